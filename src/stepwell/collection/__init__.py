@@ -1,0 +1,1 @@
+"""Passages, queries and relevance labels."""

@@ -1,0 +1,227 @@
+"""The recipe: everything that a run depends on, typed.
+
+Every field carries its unit and its default; ``docs/recipe.md`` is generated from these types. Reading YAML
+and naming the line of a mistake is :mod:`stepwell.recipe_file`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the recipe; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CollectionSection(Section):
+    """What is searched, and which queries train, steer and test."""
+
+    path: str = Field(description="A BEIR directory (corpus.jsonl, queries.jsonl, qrels/), or `demo`: the docs of installed Python packages.")
+    train: str = Field("train", description="The qrels split that trains.")
+    dev: str = Field("auto", description="The split that steers: a name, or `auto`: the split `dev`, and when it is taken for the test or missing, a part carved off training by hash.")
+    test: str = Field("auto", description="The split of the final table: a name, or `auto`: `test`, else `dev`, else a part carved off training by hash.")
+    train_queries: Count | None = Field(None, description="Use at most so many training queries, chosen by hash; all when empty.")
+    dev_queries: Count | None = Field(500, description="Use at most so many dev queries, chosen by hash; all when empty.")
+    test_queries: Count | None = Field(None, description="Use at most so many test queries, chosen by hash; all when empty.")
+
+
+class TokensSection(Section):
+    """Where texts are cut, in tokens."""
+
+    query: Count = Field(32, description="Longest query, in tokens.")
+    passage: Count = Field(144, description="Longest passage, in tokens (titles are joined in front).")
+    pair: Count = Field(176, description="Longest query-passage pair of a cross-encoder, in tokens; the passage is cut.")
+
+
+class StudentSection(Section):
+    """The model to build: the embeddings and some layers of an encoder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    base: str = Field(alias="from", description="Any encoder: a hub name or a directory (`demo`: the bundled all-MiniLM-L6-v2).")
+    layers: Count | None = Field(None, description="How many of its layers to keep; all when empty.")
+    pick: Literal["first", "spread", "last"] | list[int] = Field("first", description="Which layers: the first, evenly spread, the last, or a list of layer numbers from 0.")
+    pooling: Literal["mean", "cls"] = Field("mean", description="How token vectors become one vector.")
+    similarity: Literal["cos", "dot"] = Field("cos", description="How two vectors are compared.")
+    scale: Positive | None = Field(None, description="What similarities are multiplied with in the losses; 20 for cos and 1 for dot when empty.")
+    towers: Literal[1, 2] = Field(1, description="One shared tower for queries and passages, or two.")
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor from a similarity to a logit."""
+        return self.scale if self.scale is not None else (20.0 if self.similarity == "cos" else 1.0)
+
+
+class Optimiser(Section):
+    """How a model is trained: AdamW, linear warm-up, linear decay, clipped gradients."""
+
+    epochs: Weight = Field(1.0, description="Passes over the training queries (or texts); 0 trains nothing.")
+    steps: Count | None = Field(None, description="Optimiser steps, instead of epochs.")
+    lr: Positive = Field(5e-5, description="Highest learning rate.")
+    batch: Count = Field(16, description="Queries (or texts) a step, over all processes.")
+    warmup: Fraction = Field(0.1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: Weight = Field(0.01, description="AdamW weight decay; not on biases and norms.")
+    clip: Positive = Field(2.0, description="Largest norm of the gradient.")
+    dropout: bool = Field(False, description="Keep the model's dropout; off is faster and usually as good for distillation.")
+    freeze_words: bool = Field(False, description="Leave the word embeddings as they are.")
+
+
+class DenseTraining(Optimiser):
+    """Contrastive training: each query against its positives, mined negatives and everything else in the batch."""
+
+    negatives: Annotated[int, Field(ge=0)] = Field(1, description="Mined negatives a query, besides those of the batch.")
+    tau: Positive = Field(1.0, description="Temperature of the softmax, after the scale.")
+
+
+class RerankTraining(Optimiser):
+    """Training of a cross-encoder: listwise cross-entropy over a query's candidates (METHOD: teacher)."""
+
+    lr: Positive = Field(1e-4, description="Highest learning rate of the body.")
+    head_lr: Positive = Field(1e-3, description="Highest learning rate of the scoring head, which starts from nothing.")
+    batch: Count = Field(8, description="Queries a step; each brings its candidates as pairs.")
+    candidates: Annotated[int, Field(ge=2)] = Field(8, description="Pairs a query, K: positives and mined negatives.")
+    train_queries: Count | None = Field(None, description="Use at most so many training queries; all when empty.")
+    imitate_epochs: Weight = Field(0.0, description="First learn a dual encoder's scores on the same pairs, without labels, for so many epochs.")
+
+
+class Teacher(Section):
+    """A teacher: trained by the ladder from `from`, or taken as it is when `train` is empty."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    base: str = Field(alias="from", description="A hub name or a directory (`demo`: the bundled all-MiniLM-L6-v2).")
+    layers: Count | None = Field(None, description="Keep the first so many layers before training; all when empty.")
+
+
+class DualEncoderTeacher(Teacher):
+    """A teacher that embeds."""
+
+    kind: Literal["dual-encoder"]
+    train: DenseTraining | None = Field(None, description="How to train it; empty takes it as it is.")
+    pooling: Literal["mean", "cls"] | None = Field(None, description="Pooling; as the model has it when empty.")
+    similarity: Literal["cos", "dot"] | None = Field(None, description="Similarity; as the model has it when empty.")
+    scale: Positive | None = Field(None, description="From similarity to logit; 20 for cos and 1 for dot when empty.")
+
+
+class CrossEncoderTeacher(Teacher):
+    """A teacher that reads query and passage together."""
+
+    kind: Literal["cross-encoder"]
+    train: RerankTraining | None = Field(None, description="How to train it; empty takes it as it is.")
+    imitate: str | None = Field(None, description="The dual-encoder teacher whose scores it first imitates.")
+
+
+class Mining(Section):
+    """From a run to candidates: which passages stand beside the positives."""
+
+    depth: Count = Field(100, description="Passages retrieved a query.")
+    first: Count = Field(1, description="Best rank a negative may have (1 = top).")
+    last: Count = Field(50, description="Worst rank a negative may have.")
+    sampling: Literal["random", "hardest", "simans"] = Field("random", description="How negatives are drawn from the window: evenly, from the top, or near the positive's score (SimANS).")
+    positives: Count = Field(2, description="Positives a query, at most (never more than half of its candidates).")
+    margin: float | None = Field(None, description="Drop a passage that scores higher than the positive's score minus this, in the miner's own scores.")
+    near_duplicate: Fraction | None = Field(0.9, description="Drop a passage whose words overlap with a positive's so much (Jaccard); empty keeps all.")
+    denoise: float | None = Field(None, description="Drop a passage that the denoising teacher scores higher than the positive minus this (logits).")
+    pool: Count | None = Field(None, description="Candidates kept a query, from which each epoch draws K; K when empty (the same every epoch).")
+
+
+class Rung(Optimiser):
+    """One rung: what the student learns from one teacher.
+
+    loss = alpha * hard + beta * soft + gamma * keep  (METHOD: losses).
+    """
+
+    teacher: str = Field(description="The teacher's name.")
+    loss: Literal["embedding", "in-batch", "candidates"] = Field(description="`embedding`: its vectors; `in-batch`: its scores of all passages of the batch; `candidates`: its scores of the query's own K candidates.")
+    alpha: Weight = Field(0.1, description="Weight of the hard loss (labels).")
+    beta: Weight = Field(0.9, description="Weight of the soft loss (the teacher's scores).")
+    gamma: Weight = Field(1.0, description="Weight of keep (the student's own scores at the start of the rung); unused by `embedding`.")
+    tau: Positive = Field(1.0, description="Temperature of the soft loss and of keep.")
+    candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K.")
+    keep_over: Literal["candidates", "batch"] = Field("candidates", description="What keep is measured over: the query's own candidates, or all passages of the batch.")
+    beside: str | None = Field(None, description="A dual-encoder teacher whose in-batch term stays beside this rung's own.")
+    beside_weight: Weight = Field(0.5, description="Weight of that term.")
+    hold: Weight = Field(0.0, description="Weight of staying near the embedding teacher's vectors (the embedding rung's loss, kept beside).")
+    negatives: str = Field("auto", description="Who mines: `student`, `bm25` or a dual-encoder teacher's name; auto = the last dual-encoder teacher at or before this rung, else bm25.")
+    force: bool = Field(False, description="Train even when the teacher has no headroom over the student.")
+
+
+class Refine(Optimiser):
+    """Data progressive distillation: only what the teacher gets right and the student gets wrong."""
+
+    rounds: Annotated[int, Field(ge=0)] = Field(1, description="At most so many rounds, while dev improves.")
+    teacher: str | None = Field(None, description="The teacher; the last rung's when empty.")
+    depth: Count = Field(20, description="Passages of the student's list that the teacher reranks.")
+    rule: Literal["top", "better"] = Field("top", description="`top`: teacher rank 1, student rank 2 to `worst` (MS MARCO). `better`: teacher rank before student rank, and at most `worst` (NQ).")
+    worst: Count = Field(15, description="The rank bound of the rule.")
+    candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K, hardest first.")
+    alpha: Weight = 0.1
+    beta: Weight = 0.9
+    gamma: Weight = 1.0
+    tau: Positive = 1.0
+    lr: Positive = Field(1e-5, description="Highest learning rate.")
+    epochs: Weight = Field(3.0, description="Passes over the selected queries.")
+    keep_over: Literal["candidates", "batch"] = "candidates"
+
+
+class WarmUp(DenseTraining):
+    """Contrastive training of the student before the first rung; 0 epochs leave it out."""
+
+    epochs: Weight = Field(0.0, description="Passes over the training queries; 0 leaves the warm-up out.")
+
+
+class Recipe(Section):
+    """A whole run: collection, student, teachers, ladder, refine, proof."""
+
+    name: str = Field("stepwell", description="Shown in tables and reports.")
+    seed: int = Field(13, ge=0, description="All randomness follows from it.")
+    collection: CollectionSection
+    tokens: TokensSection = TokensSection()
+    student: StudentSection
+    teachers: dict[str, Annotated[DualEncoderTeacher | CrossEncoderTeacher, Field(discriminator="kind")]] = Field(default_factory=dict)
+    mining: Mining = Mining()
+    warmup: WarmUp = WarmUp()
+    ladder: list[Rung] = Field(min_length=1)
+    refine: Refine = Refine()
+    proof: Literal["none", "quick", "full"] = Field("quick", description="Which baselines are trained for the final table, with the ladder's number of updates: `quick`: contrastive only and straight from the strongest teacher; `full`: straight from each teacher by each loss; `none`.")
+
+    @field_validator("teachers")
+    @classmethod
+    def _names(cls, teachers: dict[str, Teacher]) -> dict[str, Teacher]:
+        for name in teachers:
+            if name in {"student", "bm25", "auto", "none"}:
+                raise ValueError(f"a teacher can't be called {name!r}: the word has a meaning of its own in a recipe")
+        return teachers
+
+    @model_validator(mode="after")
+    def _references(self) -> Recipe:
+        for number, rung in enumerate(self.ladder, start=1):
+            where = f"rung {number} of the ladder"
+            teacher = self._teacher(rung.teacher, where)
+            if rung.loss in ("embedding", "in-batch") and teacher.kind != "dual-encoder":
+                raise ValueError(f"{where}: the loss `{rung.loss}` needs a dual-encoder teacher, and {rung.teacher!r} is a {teacher.kind}")
+            if rung.beside is not None and self._teacher(rung.beside, where).kind != "dual-encoder":
+                raise ValueError(f"{where}: `beside` needs a dual-encoder teacher, and {rung.beside!r} is none")
+            if rung.negatives not in ("auto", "student", "bm25") and self._teacher(rung.negatives, where).kind != "dual-encoder":
+                raise ValueError(f"{where}: only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none")
+        for name, teacher in self.teachers.items():
+            if isinstance(teacher, CrossEncoderTeacher) and teacher.imitate is not None:
+                if self._teacher(teacher.imitate, f"teacher {name!r}").kind != "dual-encoder":
+                    raise ValueError(f"teacher {name!r}: `imitate` needs a dual-encoder teacher, and {teacher.imitate!r} is none")
+        if self.refine.teacher is not None:
+            self._teacher(self.refine.teacher, "refine")
+        return self
+
+    def _teacher(self, name: str, where: str) -> DualEncoderTeacher | CrossEncoderTeacher:
+        if name not in self.teachers:
+            raise ValueError(f"{where} names the teacher {name!r}, which is not among the teachers ({', '.join(self.teachers) or 'there are none'})")
+        return self.teachers[name]
