@@ -25,13 +25,27 @@ class Section(BaseModel):
 class CollectionSection(Section):
     """What is searched, and which queries train, steer and test."""
 
-    path: str = Field(description="A BEIR directory (corpus.jsonl, queries.jsonl, qrels/), or `demo`: the docs of installed Python packages.")
+    path: str = Field(
+        description="A BEIR directory (corpus.jsonl, queries.jsonl, qrels/), or `demo`: the docs of installed Python packages."
+    )
     train: str = Field("train", description="The qrels split that trains.")
-    dev: str = Field("auto", description="The split that steers: a name, or `auto`: the split `dev`, and when it is taken for the test or missing, a part carved off training by hash.")
-    test: str = Field("auto", description="The split of the final table: a name, or `auto`: `test`, else `dev`, else a part carved off training by hash.")
-    train_queries: Count | None = Field(None, description="Use at most so many training queries, chosen by hash; all when empty.")
-    dev_queries: Count | None = Field(500, description="Use at most so many dev queries, chosen by hash; all when empty.")
-    test_queries: Count | None = Field(None, description="Use at most so many test queries, chosen by hash; all when empty.")
+    dev: str = Field(
+        "auto",
+        description="The split that steers: a name, or `auto`: the split `dev`, and when it is taken for the test or missing, a part carved off training by hash.",
+    )
+    test: str = Field(
+        "auto",
+        description="The split of the final table: a name, or `auto`: `test`, else `dev`, else a part carved off training by hash.",
+    )
+    train_queries: Count | None = Field(
+        None, description="Use at most so many training queries, chosen by hash; all when empty."
+    )
+    dev_queries: Count | None = Field(
+        500, description="Use at most so many dev queries, chosen by hash; all when empty."
+    )
+    test_queries: Count | None = Field(
+        None, description="Use at most so many test queries, chosen by hash; all when empty."
+    )
 
 
 class TokensSection(Section):
@@ -39,7 +53,9 @@ class TokensSection(Section):
 
     query: Count = Field(32, description="Longest query, in tokens.")
     passage: Count = Field(144, description="Longest passage, in tokens (titles are joined in front).")
-    pair: Count = Field(176, description="Longest query-passage pair of a cross-encoder, in tokens; the passage is cut.")
+    pair: Count = Field(
+        176, description="Longest query-passage pair of a cross-encoder, in tokens; the passage is cut."
+    )
 
 
 class StudentSection(Section):
@@ -47,12 +63,21 @@ class StudentSection(Section):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    base: str = Field(alias="from", description="Any encoder: a hub name or a directory (`demo`: the bundled all-MiniLM-L6-v2).")
+    base: str = Field(
+        alias="from",
+        description="Any encoder: a hub name or a directory (`demo`: the bundled all-MiniLM-L6-v2).",
+    )
     layers: Count | None = Field(None, description="How many of its layers to keep; all when empty.")
-    pick: Literal["first", "spread", "last"] | list[int] = Field("first", description="Which layers: the first, evenly spread, the last, or a list of layer numbers from 0.")
+    pick: Literal["first", "spread", "last"] | list[int] = Field(
+        "first",
+        description="Which layers: the first, evenly spread, the last, or a list of layer numbers from 0.",
+    )
     pooling: Literal["mean", "cls"] = Field("mean", description="How token vectors become one vector.")
     similarity: Literal["cos", "dot"] = Field("cos", description="How two vectors are compared.")
-    scale: Positive | None = Field(None, description="What similarities are multiplied with in the losses; 20 for cos and 1 for dot when empty.")
+    scale: Positive | None = Field(
+        None,
+        description="What similarities are multiplied with in the losses; 20 for cos and 1 for dot when empty.",
+    )
     towers: Literal[1, 2] = Field(1, description="One shared tower for queries and passages, or two.")
 
     @property
@@ -71,14 +96,18 @@ class Optimiser(Section):
     warmup: Fraction = Field(0.1, description="Share of the steps in which the learning rate rises.")
     weight_decay: Weight = Field(0.01, description="AdamW weight decay; not on biases and norms.")
     clip: Positive = Field(2.0, description="Largest norm of the gradient.")
-    dropout: bool = Field(False, description="Keep the model's dropout; off is faster and usually as good for distillation.")
+    dropout: bool = Field(
+        False, description="Keep the model's dropout; off is faster and usually as good for distillation."
+    )
     freeze_words: bool = Field(False, description="Leave the word embeddings as they are.")
 
 
 class DenseTraining(Optimiser):
     """Contrastive training: each query against its positives, mined negatives and everything else in the batch."""
 
-    negatives: Annotated[int, Field(ge=0)] = Field(1, description="Mined negatives a query, besides those of the batch.")
+    negatives: Annotated[int, Field(ge=0)] = Field(
+        1, description="Mined negatives a query, besides those of the batch."
+    )
     tau: Positive = Field(1.0, description="Temperature of the softmax, after the scale.")
 
 
@@ -90,7 +119,10 @@ class RerankTraining(Optimiser):
     batch: Count = Field(8, description="Queries a step; each brings its candidates as pairs.")
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Pairs a query, K: positives and mined negatives.")
     train_queries: Count | None = Field(None, description="Use at most so many training queries; all when empty.")
-    imitate_epochs: Weight = Field(0.0, description="First learn a dual encoder's scores on the same pairs, without labels, for so many epochs.")
+    imitate_epochs: Weight = Field(
+        0.0,
+        description="First learn a dual encoder's scores on the same pairs, without labels, for so many epochs.",
+    )
 
 
 class Teacher(Section):
@@ -126,12 +158,27 @@ class Mining(Section):
     depth: Count = Field(100, description="Passages retrieved a query.")
     first: Count = Field(1, description="Best rank a negative may have (1 = top).")
     last: Count = Field(50, description="Worst rank a negative may have.")
-    sampling: Literal["random", "hardest", "simans"] = Field("random", description="How negatives are drawn from the window: evenly, from the top, or near the positive's score (SimANS).")
+    sampling: Literal["random", "hardest", "simans"] = Field(
+        "random",
+        description="How negatives are drawn from the window: evenly, from the top, or near the positive's score (SimANS).",
+    )
     positives: Count = Field(2, description="Positives a query, at most (never more than half of its candidates).")
-    margin: float | None = Field(None, description="Drop a passage that scores higher than the positive's score minus this, in the miner's own scores.")
-    near_duplicate: Fraction | None = Field(0.9, description="Drop a passage whose words overlap with a positive's so much (Jaccard); empty keeps all.")
-    denoise: float | None = Field(None, description="Drop a passage that the denoising teacher scores higher than the positive minus this (logits).")
-    pool: Count | None = Field(None, description="Candidates kept a query, from which each epoch draws K; K when empty (the same every epoch).")
+    margin: float | None = Field(
+        None,
+        description="Drop a passage that scores higher than the positive's score minus this, in the miner's own scores.",
+    )
+    near_duplicate: Fraction | None = Field(
+        0.9,
+        description="Drop a passage whose words overlap with a positive's so much (Jaccard); empty keeps all.",
+    )
+    denoise: float | None = Field(
+        None,
+        description="Drop a passage that the denoising teacher scores higher than the positive minus this (logits).",
+    )
+    pool: Count | None = Field(
+        None,
+        description="Candidates kept a query, from which each epoch draws K; K when empty (the same every epoch).",
+    )
 
 
 class Rung(Optimiser):
@@ -141,17 +188,33 @@ class Rung(Optimiser):
     """
 
     teacher: str = Field(description="The teacher's name.")
-    loss: Literal["embedding", "in-batch", "candidates"] = Field(description="`embedding`: its vectors; `in-batch`: its scores of all passages of the batch; `candidates`: its scores of the query's own K candidates.")
+    loss: Literal["embedding", "in-batch", "candidates"] = Field(
+        description="`embedding`: its vectors; `in-batch`: its scores of all passages of the batch; `candidates`: its scores of the query's own K candidates."
+    )
     alpha: Weight = Field(0.1, description="Weight of the hard loss (labels).")
     beta: Weight = Field(0.9, description="Weight of the soft loss (the teacher's scores).")
-    gamma: Weight = Field(1.0, description="Weight of keep (the student's own scores at the start of the rung); unused by `embedding`.")
+    gamma: Weight = Field(
+        1.0,
+        description="Weight of keep (the student's own scores at the start of the rung); unused by `embedding`.",
+    )
     tau: Positive = Field(1.0, description="Temperature of the soft loss and of keep.")
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K.")
-    keep_over: Literal["candidates", "batch"] = Field("candidates", description="What keep is measured over: the query's own candidates, or all passages of the batch.")
-    beside: str | None = Field(None, description="A dual-encoder teacher whose in-batch term stays beside this rung's own.")
+    keep_over: Literal["candidates", "batch"] = Field(
+        "candidates",
+        description="What keep is measured over: the query's own candidates, or all passages of the batch.",
+    )
+    beside: str | None = Field(
+        None, description="A dual-encoder teacher whose in-batch term stays beside this rung's own."
+    )
     beside_weight: Weight = Field(0.5, description="Weight of that term.")
-    hold: Weight = Field(0.0, description="Weight of staying near the embedding teacher's vectors (the embedding rung's loss, kept beside).")
-    negatives: str = Field("auto", description="Who mines: `student`, `bm25` or a dual-encoder teacher's name; auto = the last dual-encoder teacher at or before this rung, else bm25.")
+    hold: Weight = Field(
+        0.0,
+        description="Weight of staying near the embedding teacher's vectors (the embedding rung's loss, kept beside).",
+    )
+    negatives: str = Field(
+        "auto",
+        description="Who mines: `student`, `bm25` or a dual-encoder teacher's name; auto = the last dual-encoder teacher at or before this rung, else bm25.",
+    )
     force: bool = Field(False, description="Train even when the teacher has no headroom over the student.")
 
 
@@ -161,7 +224,10 @@ class Refine(Optimiser):
     rounds: Annotated[int, Field(ge=0)] = Field(1, description="At most so many rounds, while dev improves.")
     teacher: str | None = Field(None, description="The teacher; the last rung's when empty.")
     depth: Count = Field(20, description="Passages of the student's list that the teacher reranks.")
-    rule: Literal["top", "better"] = Field("top", description="`top`: teacher rank 1, student rank 2 to `worst` (MS MARCO). `better`: teacher rank before student rank, and at most `worst` (NQ).")
+    rule: Literal["top", "better"] = Field(
+        "top",
+        description="`top`: teacher rank 1, student rank 2 to `worst` (MS MARCO). `better`: teacher rank before student rank, and at most `worst` (NQ).",
+    )
     worst: Count = Field(15, description="The rank bound of the rule.")
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K, hardest first.")
     alpha: Weight = 0.1
@@ -179,6 +245,21 @@ class WarmUp(DenseTraining):
     epochs: Weight = Field(0.0, description="Passes over the training queries; 0 leaves the warm-up out.")
 
 
+class Judging(Section):
+    """How students and teachers are compared on dev, and what is decided by it."""
+
+    measure: str = Field("nDCG@10", description="The measure that decides (an ir-measures name).")
+    depth: Count = Field(100, description="Passages retrieved a query for evaluation.")
+    rerank: Count = Field(
+        20,
+        description="Passages of the student's list that a cross-encoder teacher reranks, for its headroom and in the final table.",
+    )
+    headroom_queries: Count = Field(
+        200, description="Dev queries on which a cross-encoder teacher's headroom is measured, at most."
+    )
+    level: Fraction = Field(0.05, description="A rung is not promoted when dev gets worse with a p-value below this.")
+
+
 class Recipe(Section):
     """A whole run: collection, student, teachers, ladder, refine, proof."""
 
@@ -187,12 +268,18 @@ class Recipe(Section):
     collection: CollectionSection
     tokens: TokensSection = TokensSection()
     student: StudentSection
-    teachers: dict[str, Annotated[DualEncoderTeacher | CrossEncoderTeacher, Field(discriminator="kind")]] = Field(default_factory=dict)
+    teachers: dict[str, Annotated[DualEncoderTeacher | CrossEncoderTeacher, Field(discriminator="kind")]] = Field(
+        default_factory=dict
+    )
     mining: Mining = Mining()
     warmup: WarmUp = WarmUp()
     ladder: list[Rung] = Field(min_length=1)
     refine: Refine = Refine()
-    proof: Literal["none", "quick", "full"] = Field("quick", description="Which baselines are trained for the final table, with the ladder's number of updates: `quick`: contrastive only and straight from the strongest teacher; `full`: straight from each teacher by each loss; `none`.")
+    judging: Judging = Judging()
+    proof: Literal["none", "quick", "full"] = Field(
+        "quick",
+        description="Which baselines are trained for the final table, with the ladder's number of updates: `quick`: contrastive only and straight from the strongest teacher; `full`: straight from each teacher by each loss; `none`.",
+    )
 
     @field_validator("teachers")
     @classmethod
@@ -208,20 +295,29 @@ class Recipe(Section):
             where = f"rung {number} of the ladder"
             teacher = self._teacher(rung.teacher, where)
             if rung.loss in ("embedding", "in-batch") and teacher.kind != "dual-encoder":
-                raise ValueError(f"{where}: the loss `{rung.loss}` needs a dual-encoder teacher, and {rung.teacher!r} is a {teacher.kind}")
+                raise ValueError(
+                    f"{where}: the loss `{rung.loss}` needs a dual-encoder teacher, and {rung.teacher!r} is a {teacher.kind}"
+                )
             if rung.beside is not None and self._teacher(rung.beside, where).kind != "dual-encoder":
                 raise ValueError(f"{where}: `beside` needs a dual-encoder teacher, and {rung.beside!r} is none")
-            if rung.negatives not in ("auto", "student", "bm25") and self._teacher(rung.negatives, where).kind != "dual-encoder":
-                raise ValueError(f"{where}: only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none")
+            if (
+                rung.negatives not in ("auto", "student", "bm25")
+                and self._teacher(rung.negatives, where).kind != "dual-encoder"
+            ):
+                raise ValueError(
+                    f"{where}: only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none"
+                )
         for name, teacher in self.teachers.items():
-            if isinstance(teacher, CrossEncoderTeacher) and teacher.imitate is not None:
-                if self._teacher(teacher.imitate, f"teacher {name!r}").kind != "dual-encoder":
-                    raise ValueError(f"teacher {name!r}: `imitate` needs a dual-encoder teacher, and {teacher.imitate!r} is none")
+            imitate = teacher.imitate if isinstance(teacher, CrossEncoderTeacher) else None
+            if imitate is not None and self._teacher(imitate, f"teacher {name!r}").kind != "dual-encoder":
+                raise ValueError(f"teacher {name!r}: `imitate` needs a dual-encoder teacher, and {imitate!r} is none")
         if self.refine.teacher is not None:
             self._teacher(self.refine.teacher, "refine")
         return self
 
     def _teacher(self, name: str, where: str) -> DualEncoderTeacher | CrossEncoderTeacher:
         if name not in self.teachers:
-            raise ValueError(f"{where} names the teacher {name!r}, which is not among the teachers ({', '.join(self.teachers) or 'there are none'})")
+            raise ValueError(
+                f"{where} names the teacher {name!r}, which is not among the teachers ({', '.join(self.teachers) or 'there are none'})"
+            )
         return self.teachers[name]

@@ -1,1 +1,10 @@
 """Passages, queries and relevance labels."""
+
+from stepwell.collection.beir import Problem
+from stepwell.collection.check import check_directory
+from stepwell.collection.collection import Collection
+from stepwell.collection.qrels import Qrels
+from stepwell.collection.splits import Splits, resolve_splits
+from stepwell.collection.store import open_collection
+
+__all__ = ["Collection", "Problem", "Qrels", "Splits", "check_directory", "open_collection", "resolve_splits"]

@@ -1,0 +1,20 @@
+"""Proof: measures, significance, comparison."""
+
+from stepwell.evaluation.comparison import Comparison, Row, compare, wins_and_losses
+from stepwell.evaluation.measures import DEFAULT_MEASURES, Evaluation, evaluate, measure_name
+from stepwell.evaluation.significance import bootstrap_interval, bootstrap_intervals, holm, paired_test
+
+__all__ = [
+    "DEFAULT_MEASURES",
+    "Comparison",
+    "Evaluation",
+    "Row",
+    "bootstrap_interval",
+    "bootstrap_intervals",
+    "compare",
+    "evaluate",
+    "holm",
+    "measure_name",
+    "paired_test",
+    "wins_and_losses",
+]

@@ -1,0 +1,1 @@
+"""The ladder: stages, the workspace that keeps them, the climb."""

@@ -1,0 +1,1 @@
+"""Dual encoders and cross-encoders: opened, cut, run."""

@@ -1,0 +1,1 @@
+"""Finding passages: BM25, vectors, exact search, fusion, runs."""

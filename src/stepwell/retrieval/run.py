@@ -55,8 +55,12 @@ class Run:
         return Run(self.queries[rows], self.passages[rows], self.scores[rows])
 
     def save(self, path: Path, collection: Collection) -> None:
-        """Write the run as Parquet: columns query, passage (rows of the collection), score; best first."""
+        """Write the run as Parquet: columns query, passage (rows of the collection), score; best first.
+
+        A query with an empty list is one row with passage -1.
+        """
         filled = self.passages >= 0
+        filled[:, 0] = True
         table = pa.table(
             {
                 "query": np.repeat(self.queries, filled.sum(axis=1)),
@@ -95,12 +99,52 @@ class Run:
         return cls(query[starts].astype(np.int32), passages, scores)
 
     def to_trec(self, path: Path, collection: Collection, tag: str = "stepwell") -> None:
-        """Write a TREC run file: query-id Q0 passage-id rank score tag."""
+        """Write a TREC run file: query-id Q0 passage-id rank score tag.
+
+        trec_eval orders by score alone and equal scores by id. Equal scores are therefore lowered by the
+        smallest step there is, so that it sees the order of this run.
+        """
         with path.open("w", encoding="utf-8") as file:
             for query, passages, scores in zip(self.queries, self.passages, self.scores, strict=True):
-                query_id = collection.query_ids[int(query)]
+                query_id, above = collection.query_ids[int(query)], np.float32(np.inf)
                 for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), start=1):
                     if passage < 0:
                         break
+                    above = min(score, np.nextafter(above, np.float32(-np.inf)))
                     passage_id = collection.passage_ids[int(passage)]
-                    file.write(f"{query_id} Q0 {passage_id} {rank} {score:.6f} {tag}\n")
+                    file.write(f"{query_id} Q0 {passage_id} {rank} {above:.9g} {tag}\n")
+
+    @classmethod
+    def from_trec(cls, path: Path, collection: Collection, queries: NDArray[np.int32]) -> Run:
+        """Read a TREC run file for ``queries`` (rows of the collection); lists are sorted by score.
+
+        Raises
+        ------
+        StepwellError
+            When a line has not six fields, a score is no number, or a passage is not in the collection.
+        """
+        lists: dict[int, list[tuple[float, int]]] = {int(query): [] for query in queries}
+        known = {collection.query_ids[int(query)]: int(query) for query in queries}
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                fields = line.split()
+                if len(fields) != 6:
+                    raise StepwellError(
+                        f"{path}:{number}: a line of a TREC run has six fields (query Q0 passage rank score tag), this "
+                        f"one {len(fields)}. Write the run again."
+                    )
+                try:
+                    score = float(fields[4])
+                except ValueError:
+                    raise StepwellError(
+                        f"{path}:{number}: the score {fields[4]!r} is no number. Write the run again."
+                    ) from None
+                if fields[0] in known:
+                    lists[known[fields[0]]].append((-score, collection.passage_row(fields[2])))
+        depth = max([1, *(len(found) for found in lists.values())])
+        passages = np.full((len(lists), depth), -1, dtype=np.int32)
+        scores = np.full((len(lists), depth), -np.inf, dtype=np.float32)
+        for i, found in enumerate(lists.values()):
+            for j, (negative, passage) in enumerate(sorted(found)):
+                passages[i, j], scores[i, j] = passage, -negative
+        return cls(np.fromiter(lists, dtype=np.int32, count=len(lists)), passages, scores)

@@ -1,0 +1,230 @@
+"""A collection: passages, queries and judgements, memory-mapped and addressed by row number."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from stepwell.collection.qrels import Qrels
+from stepwell.errors import StepwellError
+
+Rows = Sequence[int] | NDArray[np.integer]
+
+_NEAREST_AMONG = 20_000  # ids compared when an id is unknown: enough to be helpful, few enough to be quick
+
+
+def map_arrow(path: Path) -> pa.Table:
+    """Memory-map an Arrow IPC file; nothing is read until it is used."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+class Strings(Sequence[str]):
+    """A column of strings on disk, read on demand.
+
+    Parameters
+    ----------
+    column
+        A chunked Arrow column whose chunks all have the same length, except for a shorter last one.
+    """
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._chunks: list[pa.StringArray] = [chunk for chunk in column.chunks if len(chunk)]
+        self._length = len(column)
+        self._size = len(self._chunks[0]) if self._chunks else 1
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return self.take(range(*at.indices(self._length)))
+        row = at + self._length if at < 0 else at
+        if not 0 <= row < self._length:
+            raise IndexError(f"row {at} of {self._length}")
+        text: str = self._chunks[row // self._size][row % self._size].as_py()
+        return text
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._chunks:
+            yield from chunk.to_pylist()
+
+    def take(self, rows: Rows) -> list[str]:
+        """Return the strings at ``rows``, in that order; a row outside (also -1) raises IndexError."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < self._length):
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {self._length}")
+        order = np.argsort(wanted, kind="stable")
+        chunks, within = np.divmod(wanted[order], self._size)
+        taken: list[str] = [""] * len(wanted)
+        for start, stop in _runs(chunks):
+            values = self._chunks[chunks[start]].take(pa.array(within[start:stop])).to_pylist()
+            for place, value in zip(order[start:stop], values, strict=True):
+                taken[place] = value
+        return taken
+
+
+def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield the (start, stop) of each stretch of equal neighbours."""
+    edges = np.flatnonzero(values[1:] != values[:-1]) + 1
+    bounds = [0, *edges.tolist(), len(values)] if len(values) else [0]
+    yield from pairwise(bounds)
+
+
+def hash_text(text: str) -> int:
+    """Return a 64-bit hash of a string, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def normal(text: str) -> str:
+    """Return a text as it counts for duplicates: lower case, single blanks.
+
+    >>> normal(" Who  won? ")
+    'who won?'
+    """
+    return " ".join(text.lower().split())
+
+
+class IdIndex:
+    """From id to row without a dictionary in memory: hashes in sorted order, found by bisection.
+
+    Parameters
+    ----------
+    ids
+        The ids, by row.
+    hashes
+        ``hash_text`` of all ids, sorted, shape (N,), uint64.
+    rows
+        The row that each hash belongs to, shape (N,), int32.
+    """
+
+    def __init__(self, ids: Strings, hashes: NDArray[np.uint64], rows: NDArray[np.int32]) -> None:
+        self.ids, self.hashes, self.rows = ids, hashes, rows
+
+    def find(self, name: str) -> int:
+        """Return the row of an id, -1 when there is none."""
+        hashed = np.uint64(hash_text(name))
+        at = int(np.searchsorted(self.hashes, hashed))
+        while at < len(self.hashes) and self.hashes[at] == hashed:
+            row = int(self.rows[at])
+            if self.ids[row] == name:
+                return row
+            at += 1  # another id with the same hash
+        return -1
+
+    def row(self, name: str, kind: str, collection: str) -> int:
+        """Return the row of an id, or raise StepwellError that names the nearest ids."""
+        row = self.find(name)
+        if row < 0:
+            near = difflib.get_close_matches(name, islice(self.ids, _NEAREST_AMONG), n=3)
+            hint = (
+                f"The nearest ids are {', '.join(map(repr, near))}." if near else f"Its ids look like {self.ids[0]!r}."
+            )
+            raise StepwellError(f"The collection {collection} has no {kind} with the id {name!r}. {hint}")
+        return row
+
+
+class Collection:
+    """Passages, queries and judgements; an immutable view over memory-mapped Arrow files.
+
+    Made by :func:`stepwell.collection.open_collection`. Ids may be any strings; everything inside stepwell
+    speaks in row numbers, which follow the order of the files.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        path: Path,
+        fingerprint: str,
+        passages: tuple[IdIndex, Strings],
+        queries: tuple[IdIndex, Strings],
+        qrels: dict[str, Qrels],
+    ) -> None:
+        self.name, self.path, self.fingerprint = name, path, fingerprint
+        self._passage_index, self._passages = passages
+        self._query_index, self._queries = queries
+        self._qrels = qrels
+
+    def __repr__(self) -> str:
+        return (
+            f"Collection({self.name!r}, {self.n_passages:,} passages, {self.n_queries:,} queries, "
+            f"{', '.join(self.splits)})"
+        )
+
+    @property
+    def n_passages(self) -> int:
+        """Number of passages, N."""
+        return len(self._passages)
+
+    @property
+    def n_queries(self) -> int:
+        """Number of queries in all splits and outside of them."""
+        return len(self._queries)
+
+    @property
+    def passage_ids(self) -> Sequence[str]:
+        """Passage ids by row, read on demand."""
+        return self._passage_index.ids
+
+    @property
+    def query_ids(self) -> Sequence[str]:
+        """Query ids by row, read on demand."""
+        return self._query_index.ids
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the qrels files."""
+        return tuple(self._qrels)
+
+    def passage_texts(self, rows: Rows | None = None) -> list[str]:
+        """Return passages (title, a blank, text) at ``rows`` in that order; all when None.
+
+        Raises
+        ------
+        IndexError
+            For a row outside of the collection, also for -1 (padding).
+        """
+        return list(self._passages) if rows is None else self._passages.take(rows)
+
+    def query_texts(self, rows: Rows | None = None) -> list[str]:
+        """Return queries at ``rows`` in that order; all when None."""
+        return list(self._queries) if rows is None else self._queries.take(rows)
+
+    def passages_slice(self, start: int, stop: int) -> list[str]:
+        """Return passages ``start`` to ``stop`` (exclusive; cut at the end)."""
+        return self._passages[start:stop]
+
+    def passage_row(self, id: str) -> int:
+        """Return the row of a passage id; StepwellError names the nearest ids when it is unknown."""
+        return self._passage_index.row(id, "passage", self.name)
+
+    def query_row(self, id: str) -> int:
+        """Return the row of a query id; StepwellError names the nearest ids when it is unknown."""
+        return self._query_index.row(id, "query", self.name)
+
+    def qrels(self, split: str) -> Qrels:
+        """Return the judgements of a split.
+
+        Raises
+        ------
+        StepwellError
+            When there is no such split; names those there are.
+        """
+        if split not in self._qrels:
+            raise StepwellError(
+                f"The collection {self.name} has no split {split!r}: {self.path / 'qrels'} holds "
+                f"{', '.join(self.splits)}. Name one of these, or add qrels/{split}.tsv."
+            )
+        return self._qrels[split]

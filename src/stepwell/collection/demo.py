@@ -1,0 +1,171 @@
+"""The built-in collection: the documentation of the Python packages that are installed.
+
+Real text that is on every machine after install, and useful by itself: a search over the docs of what one
+has. The same packages give the same collection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import platform
+import shutil
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock
+
+from stepwell.collection.collection import normal
+from stepwell.collection.docstrings import Pair, read_package
+
+FORMAT = 1  # of the rules below; a change makes the collection again
+
+# Dependencies of stepwell, so they are installed wherever it is; with the parts that are left out:
+# internal, or nearly the same over and over.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "accelerate": (),
+    "bm25s": (),
+    "click": (),
+    "datasets": (),
+    "filelock": (),
+    "fsspec": (),
+    "huggingface_hub": (),
+    "jinja2": (),
+    "joblib": (),
+    "networkx": (),
+    "numpy": (),
+    "pandas": (),
+    "psutil": (),
+    "pyarrow": (),
+    "pydantic": ("v1",),
+    "rich": (),
+    "safetensors": (),
+    "scipy": (),
+    "sentence_transformers": (),
+    "sklearn": (),
+    "sympy": (),
+    "tokenizers": (),
+    "torch": ("_dynamo", "_inductor", "_functorch", "_export", "_prims", "_refs", "onnx", "ao"),
+    "transformers": ("models",),
+    "typer": (),
+}
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where a package is published under another name
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many passages, and queries of each split: all when None; otherwise chosen by hash."""
+
+    passages: int | None = None
+    train: int | None = None
+    dev: int | None = None
+    test: int | None = None
+
+
+SIZES = {"demo": Size(passages=4000, train=1000, dev=300, test=500), "demo-full": Size()}
+SHARES = {"test": 0.14, "dev": 0.24, "train": 1.0}  # where the splits end in the range of the hash
+
+
+def build(name: str, cache: Path) -> Path:
+    """Write the demo collections as BEIR directories into the cache, once for a set of installed versions.
+
+    Parameters
+    ----------
+    name
+        A key of ``SIZES``.
+    cache
+        The folder they go to.
+
+    Returns
+    -------
+    Path
+        The directory of ``name``, ``<cache>/demo/<versions>/<name>``.
+    """
+    folder = cache / "demo" / _versions()
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _build(folder)
+    return folder / name
+
+
+def _build(folder: Path) -> None:
+    """Write all sizes (reading the sources is what takes time) under another name first: whole or absent."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        pairs = distinct(read_installed())
+        for name, size in SIZES.items():
+            write(part / name, pairs, size)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _versions() -> str:
+    """Return a hash of everything that the collection depends on."""
+    parts = [f"format {FORMAT}", f"python {platform.python_version()}", f"{PACKAGES} {SIZES} {SHARES}"]
+    for name in PACKAGES:
+        try:
+            parts.append(f"{name} {metadata.version(DISTRIBUTIONS.get(name, name))}")
+        except metadata.PackageNotFoundError:
+            continue
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def read_installed() -> Iterator[Pair]:
+    """Yield the pairs of the standard library and of the installed ``PACKAGES``."""
+    yield from read_package(Path(sysconfig.get_paths()["stdlib"]), "")
+    for name, skip in PACKAGES.items():
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations:
+            yield from read_package(Path(spec.submodule_search_locations[0]), name, skip)
+
+
+def distinct(pairs: Iterable[Pair]) -> list[Pair]:
+    """Keep the first of the pairs that share their name, query or passage."""
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for pair in pairs:
+        keys = {("name", pair.name), ("text", normal(pair.query)), ("text", normal(pair.passage))}
+        if not keys & seen:
+            kept.append(pair)
+        seen |= keys
+    return kept
+
+
+def write(folder: Path, pairs: Iterable[Pair], size: Size) -> None:
+    """Write pairs as a BEIR directory: chosen, ordered and dealt to the splits by hashes of their names."""
+    chosen = sorted(pairs, key=_place)[: size.passages]
+    splits: dict[str, list[Pair]] = {split: [] for split in SHARES}
+    for pair in chosen:
+        splits[_split(pair)].append(pair)
+    queries = [(split, pair) for split in SHARES for pair in splits[split][: getattr(size, split)]]
+    (folder / "qrels").mkdir(parents=True)
+    _write_lines(folder / "corpus.jsonl", ({"_id": p.name, "title": "", "text": p.passage} for p in chosen))
+    _write_lines(folder / "queries.jsonl", ({"_id": f"q:{p.name}", "text": p.query} for _, p in queries))
+    for split in SHARES:
+        lines = [f"q:{pair.name}\t{pair.name}\t1\n" for name, pair in queries if name == split]
+        text = "".join(["query-id\tcorpus-id\tscore\n", *lines])
+        (folder / "qrels" / f"{split}.tsv").write_text(text, encoding="utf-8")
+
+
+def _write_lines(path: Path, records: Iterable[dict[str, str]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _place(pair: Pair) -> bytes:
+    """Return where a pair stands in hash order."""
+    return hashlib.sha256(pair.name.encode()).digest()
+
+
+def _split(pair: Pair) -> str:
+    """Return the split of a pair, by another hash than its place, so that every choice holds all splits."""
+    share = int.from_bytes(hashlib.sha256(f"split {pair.name}".encode()).digest()[:8], "big") / 2**64
+    return next(split for split, until in SHARES.items() if share < until)

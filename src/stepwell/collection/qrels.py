@@ -1,0 +1,104 @@
+"""Relevance judgements as parallel arrays of row numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def pair_keys(queries: ArrayLike, passages: ArrayLike) -> NDArray[np.int64]:
+    """Join query and passage rows into one sortable number each: ``query << 32 | passage``."""
+    return (np.asarray(queries, dtype=np.int64) << 32) | np.asarray(passages, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Qrels:
+    """Which passage answers which query, and how well: E judgements, sorted by (query, passage).
+
+    Parameters
+    ----------
+    queries
+        Query rows, shape (E,), int32.
+    passages
+        Passage rows, shape (E,), int32.
+    grades
+        Grades, shape (E,), int32; 0 is judged and not relevant.
+
+    Raises
+    ------
+    ValueError
+        When the arrays differ in length or a pair is judged twice.
+
+    Examples
+    --------
+    >>> qrels = Qrels([7, 3, 7], [1, 5, 2], [1, 1, 3])
+    >>> qrels.query_rows.tolist(), qrels.positives(7).tolist()
+    ([3, 7], [2, 1])
+    >>> qrels.is_positive([3, 7], [5, 5]).tolist()
+    [True, False]
+    """
+
+    queries: NDArray[np.int32]
+    passages: NDArray[np.int32]
+    grades: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        arrays = [np.asarray(array, dtype=np.int32) for array in (self.queries, self.passages, self.grades)]
+        if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1:
+            raise ValueError(f"queries, passages and grades differ in shape: {[a.shape for a in arrays]}")
+        keys = pair_keys(arrays[0], arrays[1])
+        order = np.argsort(keys, kind="stable")
+        if (keys[order][1:] == keys[order][:-1]).any():
+            raise ValueError("a (query, passage) pair is judged twice")
+        for name, array in zip(("queries", "passages", "grades"), arrays, strict=True):
+            ordered = array[order]
+            ordered.flags.writeable = False
+            object.__setattr__(self, name, ordered)
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @cached_property
+    def query_rows(self) -> NDArray[np.int32]:
+        """Queries with at least one grade above 0: shape (Q,), int32, rising."""
+        return np.unique(self.queries[self.grades > 0])
+
+    @cached_property
+    def _positive_keys(self) -> NDArray[np.int64]:
+        positive = self.grades > 0
+        return pair_keys(self.queries[positive], self.passages[positive])
+
+    def _span(self, query: int) -> slice:
+        start, stop = np.searchsorted(self.queries, [query, query + 1])
+        return slice(int(start), int(stop))
+
+    def positives(self, query: int) -> NDArray[np.int32]:
+        """Return the passages with a grade above 0, best grade first, then in row order."""
+        span = self._span(query)
+        passages, grades = self.passages[span], self.grades[span]
+        order = np.argsort(-grades, kind="stable")
+        return passages[order[grades[order] > 0]]
+
+    def judged(self, query: int) -> NDArray[np.int32]:
+        """Return all judged passages, of any grade, in row order."""
+        return self.passages[self._span(query)]
+
+    def is_positive(self, queries: ArrayLike, passages: ArrayLike) -> NDArray[np.bool_]:
+        """Say for each pair whether its grade is above 0; the two broadcast, e.g. (B, 1) with (N,).
+
+        A passage of -1 (padding) is never positive.
+        """
+        queries, passages = np.broadcast_arrays(queries, passages)
+        keys, wanted = self._positive_keys, pair_keys(queries, passages)
+        if not len(keys):
+            return np.zeros(wanted.shape, dtype=np.bool_)
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return np.asarray((keys[at] == wanted) & (passages >= 0) & (queries >= 0), dtype=np.bool_)
+
+    def restrict(self, query_rows: ArrayLike) -> Qrels:
+        """Return the judgements of ``query_rows`` only."""
+        kept = np.isin(self.queries, np.asarray(query_rows))
+        return Qrels(self.queries[kept], self.passages[kept], self.grades[kept])

@@ -1,0 +1,140 @@
+"""Which queries train, which steer and which test."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepwell.collection.collection import Collection, normal
+from stepwell.collection.qrels import Qrels
+from stepwell.errors import StepwellError
+from stepwell.recipe import CollectionSection
+
+CARVED_SHARE = 0.1
+CARVED_LEAST = 20
+
+Rows = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three sets of judged queries that share none, with one sentence for each decision that was made."""
+
+    train: Qrels
+    dev: Qrels
+    test: Qrels
+    notes: tuple[str, ...]
+
+
+def hash_order(collection: Collection, rows: Rows) -> Rows:
+    """Return query rows ordered by sha256 of their ids: the same whatever other queries there are."""
+    keys = [hashlib.sha256(name.encode()).digest() for name in _ids(collection, rows)]
+    return rows[sorted(range(len(rows)), key=keys.__getitem__)]
+
+
+def _ids(collection: Collection, rows: Rows) -> list[str]:
+    return [collection.query_ids[int(row)] for row in rows]
+
+
+def resolve_splits(collection: Collection, section: CollectionSection) -> Splits:
+    """Decide which queries train, steer and test.
+
+    ``dev: auto`` is the split ``dev`` unless that is the test; ``test: auto`` is ``test``, else ``dev``.
+    What is missing is carved off training: the first tenth of its queries in hash order for dev, the last for
+    the test. A query is never in two splits, neither by id nor by text: it stays in the test, then in dev.
+
+    Raises
+    ------
+    StepwellError
+        When a named split does not exist, when one split is named twice, or when a split ends up empty.
+    """
+    notes: list[str] = []
+    names = _names(collection, section)
+    queries: dict[str, Rows] = {}
+    for role in ("test", "dev", "train"):
+        name = names[role]
+        if name is not None:
+            queries[role] = collection.qrels(name).query_rows
+            notes += _without_positives(collection.qrels(name), role, name)
+    _carve(collection, section, queries, notes)
+    source = {role: collection.qrels(names[role] or section.train) for role in queries}
+    _separate(collection, queries, notes)
+    for role, limit in (
+        ("train", section.train_queries),
+        ("dev", section.dev_queries),
+        ("test", section.test_queries),
+    ):
+        if limit is not None and len(queries[role]) > limit:
+            notes.append(f"{role}: {limit:,} of {len(queries[role]):,} queries, chosen by hash")
+            queries[role] = hash_order(collection, queries[role])[:limit]
+        if not len(queries[role]):
+            raise StepwellError(
+                f"The collection {collection.name} has no query with a relevant passage left for {role} (it "
+                "is "
+                f"{names[role] or f'carved off {section.train!r}'}); a run needs some in train, dev and "
+                "test each. "
+                "Add judgements, or name other splits under `collection` in the recipe."
+            )
+    train, dev, test = (source[role].restrict(queries[role]) for role in ("train", "dev", "test"))
+    return Splits(train, dev, test, tuple(notes))
+
+
+def _names(collection: Collection, section: CollectionSection) -> dict[str, str | None]:
+    """Return the qrels file of each role; None is carved off training."""
+    taken = {section.train, section.dev}
+    test: str | None = section.test
+    if test == "auto":
+        test = next((name for name in ("test", "dev") if name in collection.splits and name not in taken), None)
+    dev: str | None = section.dev
+    if dev == "auto":
+        dev = "dev" if "dev" in collection.splits and "dev" not in (test, section.train) else None
+    names = {"train": section.train, "dev": dev, "test": test}
+    for role, name in names.items():
+        other = next((other for other, same in names.items() if same == name and other != role), None)
+        if name is not None and other is not None:
+            raise StepwellError(
+                f"The recipe takes the split {name!r} for {role} and for {other}: what is tuned on a split "
+                "can't be "
+                "proved on it. Name another, or write `auto` to carve one off training."
+            )
+    return names
+
+
+def _without_positives(qrels: Qrels, role: str, name: str) -> list[str]:
+    count = len(np.unique(qrels.queries)) - len(qrels.query_rows)
+    return [f"{role}: {count:,} queries of {name} left out, no passage is relevant to them"] if count else []
+
+
+def _carve(collection: Collection, section: CollectionSection, queries: dict[str, Rows], notes: list[str]) -> None:
+    """Fill in the missing dev (from the front of the hash order of train) and test (from its end)."""
+    missing = [role for role in ("dev", "test") if role not in queries]
+    if not missing:
+        return
+    ordered = hash_order(collection, queries["train"])
+    wanted = min(max(round(CARVED_SHARE * len(ordered)), CARVED_LEAST), len(ordered) // (len(missing) + 1))
+    for role in missing:
+        limit = section.dev_queries if role == "dev" else section.test_queries
+        count = wanted if limit is None else min(wanted, limit)
+        if role == "dev":
+            queries[role], ordered = ordered[:count], ordered[count:]
+        else:
+            queries[role], ordered = ordered[len(ordered) - count :], ordered[: len(ordered) - count]
+        notes.append(f"{role}: {count:,} queries carved off {section.train} by hash")
+    queries["train"] = np.sort(ordered)
+
+
+def _separate(collection: Collection, queries: dict[str, Rows], notes: list[str]) -> None:
+    """Take a query out of dev when it is in the test, and out of train when it is in either."""
+    seen: dict[str, str] = {}
+    for role in ("test", "dev", "train"):
+        texts = [normal(text) for text in collection.query_texts(queries[role])]
+        kept = np.array([seen.get(text, role) == role for text in texts], dtype=np.bool_)
+        for other in ("test", "dev"):
+            count = sum(seen.get(text) == other for text in texts) if other != role else 0
+            if count:
+                notes.append(f"{role}: {count:,} queries left out that are in {other}, by id or by text")
+        seen |= {text: seen.get(text, role) for text in texts}
+        queries[role] = queries[role][kept]

@@ -1,0 +1,289 @@
+"""What a person sees: tables, progress with an ETA, remarks. Designed on a terminal, plain lines elsewhere.
+
+Results (tables) go to standard output; progress, remarks and warnings go to standard error, so that a pipe
+or ``--json`` gets results alone. All else in the package returns data and prints nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import rich.box
+import rich.progress
+import rich.table
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+Cell = str | int | float | None
+
+PLAIN_SECONDS = 10.0
+"""Shortest time between two progress lines where there is no terminal."""
+
+_NUMBER = re.compile(r"[<+\-−]?\.?\d")
+_PLAIN_RULE = rich.box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+
+_out = Console(highlight=False, markup=False, emoji=False)
+_err = Console(highlight=False, markup=False, emoji=False, stderr=True)
+_live: rich.progress.Progress | None = None
+_quiet = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table with notes beneath it.
+
+    Parameters
+    ----------
+    title
+        One line above the table.
+    columns
+        Column heads. The first column is set left; another one is set right when all of it are numbers.
+    rows
+        One sequence of cells a row: text as it is, integers with thousands separators, floats with three
+        decimals, None empty.
+    notes
+        Lines beneath the table, one sentence each: what a mark means, what was left out.
+    highlight
+        Numbers of the rows (from 0) that stand out on a terminal.
+
+    Examples
+    --------
+    >>> table = Table("Dropped", ["reason", "passages"], [["known positive", 1204], ["near duplicate", 31]])
+    >>> print(table.text())
+    Dropped
+    reason          passages
+    ------------------------
+    known positive     1,204
+    near duplicate        31
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+    highlight: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"a row of {len(row)} cells in a table of {len(self.columns)} columns: {row!r}")
+
+    def text(self) -> str:
+        """Return the table as aligned plain text of whatever width it needs, without a trailing newline."""
+        console = Console(width=100_000, color_system=None, force_terminal=False, legacy_windows=False)
+        with console.capture() as capture:
+            console.print(self._grid(plain=True))
+        grid = "\n".join(line.rstrip() for line in capture.get().splitlines())
+        return "\n".join(part for part in (self.title, grid, *self.notes) if part)
+
+    def __rich__(self) -> RenderableType:
+        notes = [Text(note, style="dim") for note in self.notes]
+        return Group(Text(self.title, style="bold"), self._grid(plain=False), *notes)
+
+    def _grid(self, plain: bool) -> rich.table.Table:
+        grid = rich.table.Table(
+            box=_PLAIN_RULE if plain else rich.box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=(0, 1, 0, 0),  # and the divider is a space too: two between columns
+            pad_edge=False,
+            header_style="bold",
+        )
+        columns = [[_cell(row[number]) for row in self.rows] for number in range(len(self.columns))]
+        for number, head in enumerate(self.columns):
+            right = number > 0 and _are_numbers(columns[number])
+            grid.add_column(Text(head, justify="right" if right else "left"), no_wrap=plain)
+            if right:
+                columns[number] = _set_right(columns[number], head)
+        for number, row in enumerate(zip(*columns, strict=True)):
+            grid.add_row(*map(Text, row), style="bold" if number in self.highlight else None)
+        return grid
+
+
+def _are_numbers(cells: list[str]) -> bool:
+    filled = [cell.strip() for cell in cells if cell.strip(" -–*")]
+    return bool(filled) and all(map(_NUMBER.match, filled))
+
+
+def _set_right(cells: list[str], head: str) -> list[str]:
+    """Fill cells from the left; rich would also drop blanks at their ends, which stand for an absent mark."""
+    width = max(map(cell_len, [head, *cells]))
+    return [" " * (width - cell_len(cell)) + cell for cell in cells]
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def show(table: Table) -> None:
+    """Print a table on standard output, with an empty line after it."""
+    if _out.is_terminal:
+        _out.print(table)
+        _out.print()
+    else:
+        _out.file.write(table.text() + "\n\n")
+
+
+def show_aside(table: Table) -> None:
+    """Print a table on standard error, as a remark; nothing when quiet."""
+    if not _quiet:
+        _err.print(table if _err.is_terminal else table.text(), soft_wrap=not _err.is_terminal)
+
+
+def say(text: str) -> None:
+    """Print a remark on standard error; nothing when quiet."""
+    if not _quiet:
+        _err.print(text, soft_wrap=not _err.is_terminal)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error, also when quiet."""
+    _err.print(f"Warning: {text}", style="yellow", soft_wrap=not _err.is_terminal)
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence remarks and progress, or let them speak again; tables and warnings stay."""
+    global _quiet
+    _quiet = quiet
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in words, no finer than a reader cares for.
+
+    Examples
+    --------
+    >>> duration(4.2), duration(200), duration(9000)
+    ('4 s', '3 min 20 s', '2 h 30 min')
+    """
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{round(whole / 60)} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Progress(Protocol):
+    """What :func:`progress` gives: something to be told of work done."""
+
+    def advance(self, n: int = 1) -> None:
+        """Say that ``n`` more units are done."""
+
+
+@contextmanager
+def progress(total: int | None, description: str, done: int = 0) -> Iterator[Progress]:
+    """Show how far a piece of work is and when it will end.
+
+    On a terminal it is a bar with an ETA (bars may be nested: they stand beneath one another); elsewhere a
+    plain line every ten seconds or more; nothing when quiet.
+
+    Parameters
+    ----------
+    total
+        Units of work; None when unknown.
+    description
+        What is being done, a few words.
+    done
+        Units that were done before (a resumed stage): they count in the bar but not in the ETA.
+
+    Examples
+    --------
+    >>> with progress(3, "encoding passages") as bar:
+    ...     for _ in range(3):
+    ...         bar.advance()
+    """
+    if _quiet:
+        yield _Silent()
+    elif not _err.is_terminal:
+        lines = _Lines(total, description, done, say)
+        yield lines
+        lines.close()
+    else:
+        with _bars() as bars:
+            task = bars.add_task(description, total=total)
+            bars.update(task, completed=done)
+            try:
+                yield _Bar(bars, task)
+            finally:
+                bars.remove_task(task)
+
+
+class _Silent:
+    def advance(self, n: int = 1) -> None:
+        """Nobody watches."""
+
+
+@dataclass
+class _Bar:
+    bars: rich.progress.Progress
+    task: rich.progress.TaskID
+
+    def advance(self, n: int = 1) -> None:
+        self.bars.advance(self.task, n)
+
+
+@contextmanager
+def _bars() -> Iterator[rich.progress.Progress]:
+    """Give the one live display, started by the outermost bar and stopped with it."""
+    global _live
+    if _live is not None:
+        yield _live
+        return
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(bar_width=30),
+        rich.progress.TaskProgressColumn(show_speed=True),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    # Standard output is only rerouted above the bars when it is the same screen: a pipe keeps its results.
+    bars = rich.progress.Progress(*columns, console=_err, transient=True, redirect_stdout=sys.stdout.isatty())
+    with bars:
+        _live = bars
+        try:
+            yield bars
+        finally:
+            _live = None
+
+
+class _Lines:
+    """Progress as sparse plain lines."""
+
+    def __init__(
+        self,
+        total: int | None,
+        description: str,
+        done: int,
+        write: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.description, self.start, self.done = total, description, done, done
+        self.write, self.clock = write, clock
+        self.began = self.spoke = clock()
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        now = self.clock()
+        if now - self.spoke < PLAIN_SECONDS:
+            return
+        self.spoke = now
+        line = f"{self.description}: {self.done:,}"
+        if self.total:
+            worked = max(self.done - self.start, 1)
+            left = (now - self.began) * max(self.total - self.done, 0) / worked
+            line += f" of {self.total:,} ({self.done / self.total:.0%}), about {duration(left)} left"
+        self.write(line)
+
+    def close(self) -> None:
+        if self.spoke > self.began:
+            self.write(f"{self.description}: {self.done:,} done in {duration(self.clock() - self.began)}")

@@ -1,0 +1,76 @@
+"""Work shared over the processes of ``accelerate launch``; with one process everything here is the identity.
+
+A training step is the same on every process: all know the whole batch, each embeds its share of the texts, the
+shares are gathered, and every process computes the same loss. So a loss needs to know nothing of processes, a
+passage is embedded once over all of them, and N processes give the loss and the gradient of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch import Tensor, nn
+
+
+@lru_cache(maxsize=1)
+def state() -> PartialState:
+    """Return accelerate's state of the processes, set up at the first call."""
+    return PartialState()
+
+
+def rank() -> int:
+    """Return this process's number, from 0."""
+    return int(state().process_index)
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return int(state().num_processes)
+
+
+def is_main() -> bool:
+    """Return whether this process writes the files."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    state().wait_for_everyone()
+
+
+def gather_rows(local: Tensor) -> Tensor:
+    """Concatenate equally shaped tensors of all processes along the first dimension.
+
+    The gradient flows to the own part only: since every process computes the same loss from the gathered
+    rows, the sum of the processes' gradients (:func:`sum_gradients`) is the gradient of that loss.
+
+    Parameters
+    ----------
+    local
+        This process's rows, shape (b, ...), the same on all.
+
+    Returns
+    -------
+    Tensor
+        Shape (b * world_size, ...).
+    """
+    if world_size() == 1:
+        return local
+    parts = [torch.empty_like(local) for _ in range(world_size())]
+    dist.all_gather(parts, local.detach().contiguous())
+    parts[rank()] = local
+    return torch.cat(parts)
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up the processes' gradients in place."""
+    if world_size() == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)

@@ -1,0 +1,202 @@
+"""Systems side by side: means with intervals, paired differences, and which of them are sure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepwell.display import Cell, Table
+from stepwell.errors import StepwellError
+from stepwell.evaluation.measures import Evaluation, measure_name
+from stepwell.evaluation.significance import bootstrap_intervals, holm, paired_test
+
+Interval = tuple[float, float]
+
+MEASURES = ("nDCG@10", "RR@10", "R@5", "R@20", "R@100")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system; every mapping is by measure, all values are 0..1.
+
+    ``difference`` is this system minus the reference, paired by query, with its bootstrap interval; ``p`` is
+    the paired t-test's value after Holm's correction over the systems. They are empty for the reference.
+    """
+
+    name: str
+    values: Mapping[str, float]
+    interval: Mapping[str, Interval]
+    difference: Mapping[str, float] = field(default_factory=dict)
+    difference_interval: Mapping[str, Interval] = field(default_factory=dict)
+    p: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` found: one row a system, in the order given; the first measure leads the table."""
+
+    reference: str
+    measures: tuple[str, ...]
+    queries: int
+    level: float
+    rows: tuple[Row, ...]
+
+    def row(self, name: str) -> Row:
+        """Return the row of a system; KeyError when there is none of that name."""
+        return {row.name: row for row in self.rows}[name]
+
+    def to_json(self) -> dict[str, object]:
+        """Return everything as plain lists, numbers and strings."""
+        return {**asdict(self), "measures": list(self.measures), "rows": [asdict(row) for row in self.rows]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Comparison:
+        """Return what :meth:`to_json` gave, whatever else stands beside it."""
+        rows = tuple(Row(**row) for row in content["rows"])
+        measures = tuple(content["measures"])
+        return cls(content["reference"], measures, content["queries"], content["level"], rows)
+
+    def table(self, title: str = "Comparison") -> Table:
+        """Return the table to show: the first measure with intervals and p, the others as means."""
+        main, *others = self.measures
+        columns = ["system", main, f"minus {self.reference}", "p", *others]
+        if len(self.rows) == 1:
+            columns = ["system", main, *others]
+        rows = [self._cells(row) for row in self.rows]
+        at = [number for number, row in enumerate(self.rows) if row.name == self.reference]
+        percent = f"{self.level:.0%}"
+        notes = [f"Means over {self.queries:,} queries, 0 to 1; in brackets {percent} bootstrap intervals."]
+        if len(self.rows) > 1:
+            notes.append(
+                f"* differs from {self.reference}: p < {1 - self.level:.2g} in the paired t-test, "
+                f"Holm-corrected over {_count(len(self.rows) - 1, 'system')} for each measure."
+            )
+        return Table(title, columns, rows, notes, highlight=at)
+
+    def _cells(self, row: Row) -> list[Cell]:
+        main, *others = self.measures
+        low, high = row.interval[main]
+        cells: list[Cell] = [row.name, f"{row.values[main]:.3f} [{low:.3f}, {high:.3f}]"]
+        if len(self.rows) > 1 and row.name == self.reference:
+            cells += [None, None]
+        elif len(self.rows) > 1:
+            low, high = row.difference_interval[main]
+            p = "<0.001" if row.p[main] < 0.001 else f"{row.p[main]:.3f}"
+            cells += [f"{row.difference[main]:+.3f} [{low:+.3f}, {high:+.3f}]", p + self._mark(row, main)]
+        return cells + [f"{row.values[measure]:.3f}" + self._mark(row, measure) for measure in others]
+
+    def _mark(self, row: Row, measure: str) -> str:
+        """Return a star or the space that keeps digits under digits."""
+        if len(self.rows) == 1:
+            return ""
+        return "*" if row.p.get(measure, 1.0) < 1 - self.level else " "
+
+
+def compare(
+    evaluations: Mapping[str, Evaluation],
+    reference: str,
+    measures: Sequence[str] = MEASURES,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Comparison:
+    """Compare systems with a reference, query by query.
+
+    Parameters
+    ----------
+    evaluations
+        By the systems' names, in the order of the table; all over the same queries.
+    reference
+        The system that all others are compared with.
+    measures
+        ir-measures names that every system was evaluated with; the first one leads the table.
+    seed
+        Seed of the bootstrap; all systems and measures share its draws of queries.
+    level
+        Level of the intervals; a difference is marked when its p-value is below 1 - level.
+
+    Returns
+    -------
+    Comparison
+        Rows in the order of ``evaluations``.
+
+    Raises
+    ------
+    StepwellError
+        When the reference or a measure is missing, or the systems were evaluated on different queries.
+    """
+    _check(evaluations, reference)
+    names, measures = list(evaluations), [measure_name(measure) for measure in measures]
+    values = np.stack([[evaluations[name].of(m) for m in measures] for name in names])  # (S, M, Q)
+    home = names.index(reference)
+    differences = values - values[home]  # (S, M, Q)
+    flat = np.concatenate([values, differences]).reshape(-1, values.shape[2]).T  # (Q, 2 * S * M)
+    bounds = np.stack(bootstrap_intervals(flat, seed, level), axis=-1).reshape(2, len(names), len(measures), 2)
+    p = np.array([[paired_test(*pair) for pair in zip(v, values[home], strict=True)] for v in values])
+    others = [number for number in range(len(names)) if number != home]
+    for column in range(len(measures)):
+        p[others, column] = holm(p[others, column])
+
+    def means(number: int, of: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(measures, of[number].mean(axis=-1).tolist(), strict=True))
+
+    def intervals(number: int, of: NDArray[np.float64]) -> dict[str, Interval]:
+        return {m: (float(low), float(high)) for m, (low, high) in zip(measures, of[number], strict=True)}
+
+    rows = []
+    for number, name in enumerate(names):
+        row = Row(name, means(number, values), intervals(number, bounds[0]))
+        if number != home:
+            gaps = means(number, differences), intervals(number, bounds[1])
+            row = replace(row, difference=gaps[0], difference_interval=gaps[1], p=means(number, p[:, :, None]))
+        rows.append(row)
+    return Comparison(reference, tuple(measures), values.shape[2], level, tuple(rows))
+
+
+def wins_and_losses(
+    a: Evaluation, b: Evaluation, measure: str, n: int
+) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    """Return the queries that ``a`` wins and loses most against ``b``.
+
+    Parameters
+    ----------
+    a, b
+        Evaluations over the same queries.
+    measure
+        An ir-measures name.
+    n
+        At most so many of each.
+
+    Returns
+    -------
+    tuple
+        Wins and losses, the largest first: (query row, value of ``a`` minus value of ``b``).
+    """
+    _check({"a": a, "b": b}, "a")
+    deltas = a.of(measure) - b.of(measure)
+    order = np.argsort(-deltas, kind="stable"), np.argsort(deltas, kind="stable")
+    wins, losses = ([(int(a.queries[i]), float(deltas[i])) for i in best[:n]] for best in order)
+    return [pair for pair in wins if pair[1] > 0], [pair for pair in losses if pair[1] < 0]
+
+
+def _check(evaluations: Mapping[str, Evaluation], reference: str) -> None:
+    if reference not in evaluations:
+        raise StepwellError(
+            f"The reference {reference!r} is not among the systems ({', '.join(evaluations) or 'none'}): "
+            "there is nothing to compare them with. Name one of them."
+        )
+    home = evaluations[reference].queries
+    for name, evaluation in evaluations.items():
+        lacking = len(np.setxor1d(home, evaluation.queries))
+        if lacking:
+            raise StepwellError(
+                f"{name} and {reference} were evaluated on different queries: {lacking} are in one and not "
+                "in the other, so that no difference can be paired. Evaluate both on the same split."
+            )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,171 @@
+"""Measures of a run against qrels, per query: those of trec_eval, through ir-measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from stepwell.collection import Collection, Qrels
+from stepwell.errors import StepwellError
+from stepwell.retrieval.run import Run
+
+DEFAULT_MEASURES = ("RR@10", "nDCG@10", "R@5", "R@20", "R@100")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one system scores on each query.
+
+    Parameters
+    ----------
+    queries
+        Query rows, shape (Q,), int32, rising.
+    values
+        By measure (its ir-measures name): one value a query, shape (Q,), float64, in 0..1.
+    """
+
+    queries: NDArray[np.int32]
+    values: Mapping[str, NDArray[np.float64]]
+
+    def of(self, measure: str) -> NDArray[np.float64]:
+        """Return the values (Q,) of a measure; aliases work (``MRR@10`` is ``RR@10``).
+
+        Raises
+        ------
+        StepwellError
+            When it was not computed.
+        """
+        name = measure_name(measure)
+        if name not in self.values:
+            raise StepwellError(
+                f"The measure {name} was not computed for this run; there are {', '.join(self.values)}. "
+                "Evaluate the run again with it."
+            )
+        return self.values[name]
+
+    def mean(self, measure: str) -> float:
+        """Return the mean over the queries, 0..1; NaN when there are none."""
+        values = self.of(measure)
+        return float(values.mean()) if len(values) else float("nan")
+
+    def save(self, path: Path, collection: Collection) -> None:
+        """Write one line a query as Parquet: query (its row), query_id, and one column a measure."""
+        ids = [collection.query_ids[int(row)] for row in self.queries]
+        table = pa.table({"query": self.queries, "query_id": pa.array(ids, pa.string()), **self.values})
+        metadata = {"stepwell.collection": collection.fingerprint}
+        pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path, collection: Collection) -> Evaluation:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        StepwellError
+            When it belongs to another collection.
+        """
+        table = pq.read_table(path)
+        metadata = table.schema.metadata or {}
+        if metadata.get(b"stepwell.collection", b"").decode() != collection.fingerprint:
+            raise StepwellError(
+                f"{path} holds results over another collection than {collection.name}: its row numbers would "
+                "name other queries. Evaluate again on this collection."
+            )
+        names = [name for name in table.column_names if name not in ("query", "query_id")]
+        values = {name: table[name].to_numpy().astype(np.float64) for name in names}
+        return cls(table["query"].to_numpy().astype(np.int32), values)
+
+
+def measure_name(measure: str) -> str:
+    """Return the one name that ir-measures has for a measure.
+
+    Raises
+    ------
+    StepwellError
+        When there is no such measure, or nothing installed computes it.
+
+    Examples
+    --------
+    >>> measure_name("MRR@10"), measure_name("NDCG@10")
+    ('RR@10', 'nDCG@10')
+    """
+    return str(_parse(measure))
+
+
+def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES) -> Evaluation:
+    """Measure a run on every query that has a positive; queries that the run lacks count 0.
+
+    The ranking is the run's own order, also among equal scores: what a searcher sees is what is measured.
+    :meth:`Run.to_trec` writes a file in which trec_eval sees that order too.
+
+    Parameters
+    ----------
+    run
+        Ranked lists; queries that ``qrels`` does not have are passed over.
+    qrels
+        Grades; the gain of nDCG is the grade, all other measures count grades of 1 and more as relevant.
+    measures
+        ir-measures names; ``MRR@10`` is an alias of ``RR@10``.
+
+    Returns
+    -------
+    Evaluation
+        Values per query.
+
+    Raises
+    ------
+    StepwellError
+        When a measure is unknown.
+    """
+    parsed = [_parse(measure) for measure in measures]
+    queries = qrels.query_rows
+    judged: dict[str, dict[str, int]] = {str(query): {} for query in queries.tolist()}
+    entries = zip(qrels.queries.tolist(), qrels.passages.tolist(), qrels.grades.tolist(), strict=True)
+    for query, passage, grade in entries:
+        if str(query) in judged:
+            judged[str(query)][str(passage)] = grade
+    ranked = _ranked(_cut(run, parsed), judged)
+    position = {str(query): i for i, query in enumerate(queries.tolist())}
+    values = {str(measure): np.zeros(len(queries)) for measure in parsed}
+    if judged:
+        for metric in ir_measures.iter_calc(parsed, judged, ranked):
+            values[str(metric.measure)][position[metric.query_id]] = metric.value
+    return Evaluation(queries, values)
+
+
+def _ranked(run: Run, judged: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Give each passage a score that falls by one a rank: no evaluator can then order ties another way."""
+    fall = np.arange(run.depth, 0, -1, dtype=np.float64).tolist()
+    return {
+        str(query): {str(passage): score for passage, score in zip(row, fall, strict=True) if passage >= 0}
+        for query, row in zip(run.queries.tolist(), run.passages.tolist(), strict=True)
+        if str(query) in judged
+    }
+
+
+def _cut(run: Run, parsed: Sequence[Any]) -> Run:
+    """Drop ranks that no measure looks at."""
+    cutoffs = [measure.params.get("cutoff") for measure in parsed]
+    return run.top(max(cutoffs)) if cutoffs and all(cutoffs) else run
+
+
+def _parse(measure: str) -> Any:
+    try:
+        parsed = ir_measures.parse_measure(measure)
+        pipeline: Any = ir_measures.DefaultPipeline
+        if not pipeline.supports(parsed):
+            raise ValueError("nothing installed computes it")
+    except (NameError, ValueError, SyntaxError, AssertionError) as error:
+        raise StepwellError(
+            f"There is no measure {measure!r} ({error}): nothing could be compared by it. Use a name of "
+            f"ir-measures, such as {', '.join(DEFAULT_MEASURES)}."
+        ) from error
+    return parsed

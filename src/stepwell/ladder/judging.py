@@ -1,0 +1,151 @@
+"""Stages that judge: evaluation, the teacher's headroom, and whether a rung is promoted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from stepwell import distributed
+from stepwell.collection import Qrels
+from stepwell.evaluation import DEFAULT_MEASURES, Evaluation, evaluate, measure_name, paired_test
+from stepwell.ladder.context import Context, score_missing
+from stepwell.ladder.workspace import Job
+from stepwell.retrieval.fusion import reciprocal_rank_fusion
+from stepwell.retrieval.run import Run
+from stepwell.retrieval.search import retrieve
+from stepwell.retrieval.vectors import Vectors
+
+
+def measures_of(ctx: Context) -> tuple[str, ...]:
+    """Return the measures of all tables, the deciding one among them."""
+    own = measure_name(ctx.recipe.judging.measure)
+    return (own, *(measure for measure in DEFAULT_MEASURES if measure != own))
+
+
+def _keep(ctx: Context, run: Run, qrels: Qrels, folder: Path, trec: bool = False) -> Evaluation:
+    evaluation = evaluate(run, qrels, measures_of(ctx))
+    run.save(folder / "run.parquet", ctx.collection)
+    evaluation.save(folder / "evaluation.parquet", ctx.collection)
+    if trec:
+        run.to_trec(folder / "run.trec", ctx.collection)
+    return evaluation
+
+
+def search_split(ctx: Context, split: str, queries: str, passages: str | None, job: Job) -> None:
+    """Search dev or test with vectors, and evaluate; ``passages`` names other vectors for that side (asymmetric)."""
+    qrels: Qrels = getattr(ctx.splits, split)
+    other = Vectors.open(job.inputs[passages]) if passages is not None else None
+    run = retrieve(Vectors.open(job.inputs[queries]), qrels.query_rows, ctx.recipe.judging.depth, other)
+    _keep(ctx, run, qrels, job.folder, trec=split == "test")
+
+
+def take_run(ctx: Context, split: str, source: str, job: Job) -> None:
+    """Evaluate the run of a split that another stage has (BM25)."""
+    run = Run.load(job.inputs[source] / f"{split}.parquet", ctx.collection)
+    _keep(ctx, run, getattr(ctx.splits, split), job.folder, trec=split == "test")
+
+
+def fuse(ctx: Context, split: str, sources: tuple[str, ...], job: Job) -> None:
+    """Evaluate the reciprocal rank fusion of other stages' runs."""
+    runs = [Run.load(job.inputs[source] / "run.parquet", ctx.collection) for source in sources]
+    run = reciprocal_rank_fusion(runs, ctx.recipe.judging.depth)
+    _keep(ctx, run, getattr(ctx.splits, split), job.folder, trec=split == "test")
+
+
+def rerank(ctx: Context, split: str, source: str, teacher: str, job: Job) -> None:
+    """Evaluate a cross-encoder that reranks the top of another stage's run."""
+    run = Run.load(job.inputs[source] / "run.parquet", ctx.collection)
+    _keep(
+        ctx,
+        reranked(ctx, run, teacher, ctx.recipe.judging.rerank, job),
+        getattr(ctx.splits, split),
+        job.folder,
+        trec=True,
+    )
+
+
+def reranked(ctx: Context, run: Run, teacher: str, depth: int, job: Job) -> Run:
+    """Return ``run`` with its first ``depth`` passages in the teacher's order; what follows stays behind them."""
+    reranker = ctx.reranker(job.inputs[f"teacher.{teacher}"])
+    head = run.top(depth)
+    logits = score_missing(ctx, reranker, head.queries, head.passages, job.advance)
+    logits = np.where(head.passages >= 0, logits, -np.inf)
+    order = np.argsort(-logits, axis=1, kind="stable")
+    lowest = np.where(np.isfinite(logits), logits, np.inf).min(axis=1, keepdims=True)
+    tail = np.arange(1, run.depth - head.depth + 1, dtype=np.float32)[None, :]
+    behind = np.where(run.passages[:, depth:] >= 0, lowest - tail, -np.inf)
+    return Run(
+        run.queries,
+        np.concatenate([np.take_along_axis(head.passages, order, 1), run.passages[:, depth:]], axis=1),
+        np.concatenate([np.take_along_axis(logits, order, 1), behind], axis=1).astype(np.float32),
+    )
+
+
+def headroom(ctx: Context, teacher: str, student: str, force: bool, job: Job) -> None:
+    """Decide whether a rung can pay: whether the teacher is ahead of the student on dev.
+
+    A dual encoder is compared by its own retrieval, a cross-encoder by reranking the student's list on at most
+    ``judging.headroom_queries`` queries (the ceiling of what its scores can teach).
+    """
+    measure = ctx.recipe.judging.measure
+    mine = Evaluation.load(job.inputs[student] / "evaluation.parquet", ctx.collection)
+    if ctx.teacher(teacher).kind == "dual-encoder":
+        theirs = Evaluation.load(job.inputs[f"teacher.{teacher}.dev"] / "evaluation.parquet", ctx.collection)
+    else:
+        run = Run.load(job.inputs[student] / "run.parquet", ctx.collection)
+        rows = run.queries
+        most = ctx.recipe.judging.headroom_queries
+        if len(rows) > most:
+            rows = np.sort(np.random.default_rng(ctx.recipe.seed).permutation(rows)[:most])
+        theirs = evaluate(
+            reranked(ctx, run.select(rows), teacher, ctx.recipe.judging.rerank, job),
+            ctx.splits.dev.restrict(rows),
+            (measure,),
+        )
+    own = np.isin(mine.queries, theirs.queries)
+    before = float(mine.of(measure)[own].mean())
+    after = theirs.mean(measure)
+    if distributed.is_main():
+        job.write_json(
+            "decision.json",
+            {
+                "go": bool(after > before or force),
+                "measure": measure,
+                "student": before,
+                "teacher": after,
+                "headroom": after - before,
+                "queries": int(own.sum()),
+                "forced": bool(force and after <= before),
+            },
+        )
+
+
+def promote(ctx: Context, number: int, before: str, job: Job) -> None:
+    """Decide which student goes on: that of the rung, unless dev got significantly worse or it was left out.
+
+    ``decision.json`` names the stage of the student to go on with, and says by ``go`` whether dev got better.
+    """
+    measure, level = ctx.recipe.judging.measure, ctx.recipe.judging.level
+    old = Evaluation.load(job.inputs[f"{before}.dev"] / "evaluation.parquet", ctx.collection)
+    keeper = job.names[f"{before}.dev"].removesuffix(".dev")
+    decision = {
+        "go": False,
+        "student": keeper,
+        "measure": measure,
+        "before": old.mean(measure),
+        "after": None,
+        "p": None,
+    }
+    rung = job.inputs.get(f"rung-{number}.dev")
+    if rung is not None:
+        new = Evaluation.load(rung / "evaluation.parquet", ctx.collection)
+        p = paired_test(new.of(measure), old.of(measure))
+        worse = new.mean(measure) < old.mean(measure) and p < level
+        decision |= {
+            "go": new.mean(measure) > old.mean(measure),
+            "student": keeper if worse else f"rung-{number}",
+            "after": new.mean(measure),
+            "p": p,
+        }
+    job.write_json("decision.json", decision)

@@ -1,0 +1,164 @@
+"""What a run will take on this machine: each stage's time and disk, from its operations and a short probe."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel
+
+from stepwell import distributed
+from stepwell.display import Cell, Table, duration
+from stepwell.ladder.context import Context
+from stepwell.ladder.prices import BACKWARD, config_of, operations_a_token
+from stepwell.ladder.workspace import Stage, Work, Workspace
+from stepwell.models.build import quiet
+from stepwell.models.engine import autocast, precision, token_budget
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Operations a second of this machine on the student's architecture: inference and training."""
+
+    forward: float
+    training: float
+
+    def seconds(self, work: Work) -> float:
+        """Return how long a stage will take."""
+        return work.seconds + work.forward / self.forward + work.training / self.training
+
+
+def probe(base: str) -> Speed:
+    """Time two random layers of the base model's architecture for about two seconds."""
+    config = config_of(base)
+    layers = min(2, int(config.num_hidden_layers))
+    with quiet():
+        shape = type(config).from_dict({**config.to_dict(), "num_hidden_layers": layers})
+        automatic: Any = AutoModel
+        model = automatic.from_config(shape).to(distributed.state().device)
+    length = 48
+    ids = torch.randint(0, int(config.vocab_size), (max(1, token_budget() // length), length))
+    features = {"input_ids": ids.to(model.device), "attention_mask": torch.ones_like(ids).to(model.device)}
+    operations = operations_a_token(base, layers) * ids.numel()
+    model.eval()
+
+    def forward() -> None:
+        with torch.inference_mode(), autocast():
+            model(**features)
+
+    def training() -> None:
+        with autocast():
+            loss = model(**features).last_hidden_state.float().square().mean()
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    # What is around the matrix products (padding, lookups, the optimiser) takes about a fifth of a stage.
+    return Speed(0.8 * operations / _median(forward), 0.8 * BACKWARD * operations / _median(training))
+
+
+def _median(work: Any) -> float:
+    work()
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - began < 0.8:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run with their estimates; ``done`` are those that are finished already."""
+
+    stages: list[Stage]
+    seconds: list[float]
+    done: list[bool]
+    memory: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of all that is still to do."""
+        return sum(seconds for seconds, done in zip(self.seconds, self.done, strict=True) if not done)
+
+    @property
+    def disk(self) -> float:
+        """Bytes that all stages leave."""
+        return sum(stage.work.disk for stage in self.stages)
+
+    def table(self) -> Table:
+        """Return the plan as a table."""
+        rows: list[list[Cell]] = [
+            [number, stage.title, "done" if done else duration(seconds), _bytes(stage.work.disk)]
+            for number, (stage, seconds, done) in enumerate(
+                zip(self.stages, self.seconds, self.done, strict=True), start=1
+            )
+        ]
+        kind = "bf16" if precision() is torch.bfloat16 else "fp32"
+        notes = (
+            f"About {duration(self.total)} still to go, {_bytes(self.disk)} of disk, {_bytes(self.memory)} of memory.",
+            f"Estimated for this machine ({torch.get_num_threads()} threads, {kind}) from a short probe; a rung "
+            "without headroom is left out, and refine is guessed to select one query in eight.",
+        )
+        return Table("The ladder, stage by stage", ["#", "stage", "time", "disk"], rows, notes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain values (seconds, bytes)."""
+        return {
+            "seconds": self.total,
+            "disk": self.disk,
+            "memory": self.memory,
+            "stages": [
+                {
+                    "name": stage.name,
+                    "title": stage.title,
+                    "seconds": seconds,
+                    "disk": stage.work.disk,
+                    "done": done,
+                }
+                for stage, seconds, done in zip(self.stages, self.seconds, self.done, strict=True)
+            ],
+        }
+
+
+def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace) -> Plan:
+    """Estimate every stage; what the workspace has finished costs nothing."""
+    speed = probe(ctx.recipe.student.base)
+    done = []
+    for stage in stages:
+        ready = all(real in workspace.keys for name, real in workspace.inputs(stage).items() if name in stage.inputs)
+        place = workspace.place(stage) if ready else None
+        finished = place is not None and (place / "manifest.json").is_file()
+        if place is not None:
+            name = workspace.resolve(stage.name)
+            workspace.keys[name] = workspace.key(stage)
+            if finished:
+                workspace.folders[name] = place
+        done.append(finished)
+    return Plan(stages, [speed.seconds(stage.work) for stage in stages], done, memory_of(ctx))
+
+
+def memory_of(ctx: Context) -> float:
+    """Estimate the largest resident memory of a run, in bytes: libraries, the largest training, texts and tokens."""
+    recipe = ctx.recipe
+    most = 0.0
+    for base, layers in [
+        (recipe.student.base, recipe.student.layers),
+        *((t.base, t.layers) for t in recipe.teachers.values()),
+    ]:
+        config = config_of(base)
+        weights = operations_a_token(base, layers) / 2 + int(config.vocab_size) * int(config.hidden_size)
+        depth = min(layers or config.num_hidden_layers, config.num_hidden_layers)
+        tokens = 4 * 8 * recipe.tokens.pair
+        most = max(most, 16.0 * weights + 40.0 * config.hidden_size * tokens * depth)
+    texts = 300.0 * (ctx.collection.n_passages + ctx.collection.n_queries)
+    return 7e8 + most + texts
+
+
+def _bytes(count: float) -> str:
+    if count < 1e5:
+        return "-"
+    return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

@@ -1,0 +1,114 @@
+"""What stages cost, counted in operations before anything runs: the plan, and the ETA of a run."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig
+
+from stepwell.ladder.context import Context
+from stepwell.ladder.workspace import Work
+from stepwell.models.build import locate, open_sentence_transformer, quiet, transformer_of
+from stepwell.models.tokens import Template, Tokens
+from stepwell.recipe import Optimiser
+from stepwell.training import total_steps
+
+BACKWARD = 3.0
+"""Operations of a training step over those of its forward: the backward pass takes two."""
+
+
+@lru_cache(maxsize=16)
+def config_of(base: str) -> Any:
+    """Return the transformers configuration of a base model without loading its weights where possible."""
+    place = Path(locate(base))
+    with quiet():
+        for folder in (place, place / "0_Transformer"):
+            if (folder / "config.json").is_file():
+                return AutoConfig.from_pretrained(str(folder))
+        return transformer_of(open_sentence_transformer(base)).auto_model.config
+
+
+def operations_a_token(base: str, layers: int | None) -> float:
+    """Return the operations of a forward pass per token: two per weight of the layers' matrices."""
+    config = config_of(base)
+    width = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
+    count = min(layers or config.num_hidden_layers, config.num_hidden_layers)
+    return float(2 * count * (4 * width * width + 2 * width * inner))
+
+
+class Prices:
+    """Operations and bytes of each kind of stage for one collection.
+
+    Token counts are means over a sample of the texts, under the recipe's limits and the student's tokenizer.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        recipe, collection = ctx.recipe, ctx.collection
+        tokenizer = transformer_of(open_sentence_transformer(recipe.student.base)).tokenizer
+        special = sum(Template.of(tokenizer).overhead) / 2
+        random = np.random.default_rng(0)
+
+        def mean(texts: list[str], limit: int) -> float:
+            return float(np.minimum(Tokens.build(tokenizer, texts, 10_000).lengths + special, limit).mean())
+
+        some = random.choice(collection.n_passages, min(400, collection.n_passages), replace=False)
+        few = random.choice(ctx.query_rows, min(400, len(ctx.query_rows)), replace=False)
+        self.passage = mean(collection.passage_texts(some), recipe.tokens.passage)
+        self.query = mean(collection.query_texts(few), recipe.tokens.query)
+        self.pair = min(self.passage + self.query - special / 2, recipe.tokens.pair)
+        self.train, self.dev, self.test = (
+            len(getattr(ctx.splits, split).query_rows) for split in ("train", "dev", "test")
+        )
+
+    def encode(self, base: str, layers: int | None) -> Work:
+        """Price the encoding of all passages and queries."""
+        texts = self.ctx.collection.n_passages, self.train + self.dev + self.test
+        tokens = texts[0] * self.passage + texts[1] * self.query
+        width = int(config_of(base).hidden_size)
+        return Work(forward=tokens * operations_a_token(base, layers), disk=4.0 * width * sum(texts), seconds=1.0)
+
+    def dense(self, base: str, layers: int | None, settings: Optimiser, k: int, steps: int | None = None) -> Work:
+        """Price the training of a dual encoder on queries with K candidates each."""
+        steps = steps if steps is not None else total_steps(settings, self.train)
+        tokens = steps * min(settings.batch, self.train) * (self.query + k * self.passage)
+        return self._training(base, layers, tokens)
+
+    def embedding(self, base: str, layers: int | None, settings: Optimiser, steps: int | None = None) -> Work:
+        """Price the training on all passages and queries, text by text."""
+        n, q = self.ctx.collection.n_passages, self.train
+        steps = steps if steps is not None else total_steps(settings, n + q)
+        mean = (n * self.passage + q * self.query) / (n + q)
+        return self._training(base, layers, steps * min(settings.batch, n + q) * mean)
+
+    def cross(self, base: str, layers: int | None, queries: float, k: int, training: bool) -> Work:
+        """Price the training of a cross-encoder on K pairs of so many queries, or their scoring."""
+        tokens = queries * k * self.pair
+        if training:
+            return self._training(base, layers, tokens)
+        return Work(forward=tokens * operations_a_token(base, layers), disk=12.0 * queries * k)
+
+    def _training(self, base: str, layers: int | None, tokens: float) -> Work:
+        operations = operations_a_token(base, layers)
+        weights = 4.0 * (operations / 2 + int(config_of(base).vocab_size) * int(config_of(base).hidden_size))
+        return Work(training=BACKWARD * tokens * operations, disk=weights, seconds=2.0)
+
+    def steps(self, rungs: list[tuple[Optimiser, str]]) -> int:
+        """Return the optimiser steps of some rungs, each with its loss."""
+        sizes = {"embedding": self.ctx.collection.n_passages + self.train}
+        return sum(total_steps(settings, sizes.get(loss, self.train)) for settings, loss in rungs)
+
+
+def selected_share() -> float:
+    """Return the share of training queries that refine is guessed to select, before anything is known."""
+    return 0.12
+
+
+def epochs_of(share: float, settings: Optimiser, train: int) -> int:
+    """Return the steps of a training on a share of the queries."""
+    return settings.steps or math.ceil(settings.epochs * share * train / settings.batch)

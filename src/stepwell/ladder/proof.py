@@ -1,0 +1,238 @@
+"""The proof: baselines that get the ladder's number of updates, and every system on the test queries."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from stepwell.evaluation import Evaluation, compare
+from stepwell.ladder import judging, making
+from stepwell.ladder.context import Context
+from stepwell.ladder.prices import config_of, epochs_of, selected_share
+from stepwell.ladder.workspace import Job, Work, read_json
+from stepwell.negatives import Candidates
+from stepwell.recipe import DenseTraining, Rung
+
+if TYPE_CHECKING:
+    from stepwell.ladder.build import Builder
+
+FINAL = "ladder + refine"
+
+
+def add_proof(builder: Builder) -> None:
+    """Add the trained baselines, the test stage of every system and the table that compares them."""
+    recipe = builder.recipe
+    systems = dict[str, str]()
+    systems["BM25"] = builder.add(
+        "bm25.test",
+        "take-run",
+        "test: BM25",
+        builder._judging(),
+        ("bm25",),
+        partial(judging.take_run, builder.ctx, "test", "bm25"),
+    )
+    systems["base model, untuned"] = _base(builder)
+    systems["student, untrained"] = builder.split("test", "start", "the student at the start")
+    for name, teacher in recipe.teachers.items():
+        if teacher.kind == "dual-encoder" and f"teacher.{name}" in builder.stages:
+            systems[f"teacher {name}"] = builder.split("test", f"teacher.{name}", name)
+    if recipe.proof != "none":
+        systems |= _baselines(builder)
+    ladder, final = f"student@{builder.rungs}", f"student@{builder.last}"
+    systems["ladder"] = builder.split("test", ladder, "the ladder")
+    top = "ladder"
+    if builder.last > builder.rungs:
+        systems[FINAL] = builder.split("test", final, "ladder and refine")
+        top = FINAL
+    _asymmetric(builder, systems, top)
+    builder.bm25()
+    systems[f"BM25 and {top}, fused"] = builder.add(
+        "fused.test",
+        "fuse",
+        "test: BM25 fused with the student",
+        builder._judging(),
+        ("bm25.test", f"{final}.test"),
+        partial(judging.fuse, builder.ctx, "test", ("bm25.test", f"{final}.test")),
+    )
+    strongest = builder.refine_teacher
+    if recipe.teachers[strongest].kind == "cross-encoder":
+        builder.teacher(strongest)
+        depth = recipe.judging.rerank
+        systems[f"{strongest} reranks its top {depth}"] = builder.add(
+            "reranked.test",
+            "rerank",
+            f"test: {strongest} reranks the student's list",
+            builder._judging(),
+            (f"{final}.test", f"teacher.{strongest}"),
+            partial(judging.rerank, builder.ctx, "test", f"{final}.test", strongest),
+            collective=True,
+            work=builder.prices.cross(*builder._layers(strongest), builder.prices.test, depth, training=False),
+        )
+    stages = tuple(dict.fromkeys(systems.values()))
+    builder.add(
+        "table",
+        "table",
+        "compare all systems on the test queries",
+        {"systems": systems, "reference": top, **builder._judging()},
+        stages,
+        partial(table, builder.ctx, systems, top),
+        named=True,
+    )
+
+
+def table(ctx: Context, systems: dict[str, str], reference: str, job: Job) -> None:
+    """Compare every system with the final student on the test queries (paired, Holm-corrected)."""
+    evaluations = {
+        label: Evaluation.load(job.inputs[stage] / "evaluation.parquet", ctx.collection)
+        for label, stage in systems.items()
+    }
+    comparison = compare(evaluations, reference, judging.measures_of(ctx))
+    job.write_json(
+        "comparison.json",
+        {"systems": {label: job.names[stage] for label, stage in systems.items()}, **comparison.to_json()},
+    )
+    (job.folder / "table.txt").write_text(comparison.table().text() + "\n", encoding="utf-8")
+
+
+def _base(builder: Builder) -> str:
+    section = builder.recipe.student.model_copy(update={"layers": None, "pick": "first", "towers": 1})
+
+    def run(job: Job) -> None:
+        making.build_dense(builder.ctx, section, job.folder)
+
+    settings = {"student": section.model_dump(), "tokens": builder.recipe.tokens.model_dump()}
+    builder.add("base", "base", "take the base model", settings, (), run, collective=True)
+    builder.vectors("base", "the base model", section.base, None)
+    return builder.split("test", "base", "the base model, untuned")
+
+
+def _asymmetric(builder: Builder, systems: dict[str, str], top: str) -> None:
+    """Add queries by the student, passages by the teacher of the embedding rung, where their widths agree."""
+    teacher = asymmetric_teacher(builder)
+    if teacher is None:
+        return
+    queries, passages = f"student@{builder.last}.vectors", f"teacher.{teacher}.vectors"
+    systems[f"{top}, passages by {teacher}"] = builder.add(
+        "asymmetric.test",
+        "search-test",
+        f"test: queries by the student, passages by {teacher}",
+        {**builder._judging(), "asymmetric": True},
+        (queries, passages),
+        partial(judging.search_split, builder.ctx, "test", queries, passages),
+    )
+
+
+def asymmetric_teacher(builder: Builder) -> str | None:
+    """Return the dual encoder whose passages the student can search, or None."""
+    name = next((rung.teacher for rung in builder.recipe.ladder if rung.loss == "embedding"), None)
+    if name is None:
+        return None
+    theirs = config_of(builder.recipe.teachers[name].base).hidden_size
+    return name if theirs == config_of(builder.recipe.student.base).hidden_size else None
+
+
+def _baselines(builder: Builder) -> dict[str, str]:
+    recipe = builder.recipe
+    climbs: list[tuple[Any, str]] = [(rung, rung.loss) for rung in recipe.ladder]
+    refined = recipe.refine.rounds and epochs_of(selected_share(), recipe.refine, builder.prices.train)
+    steps = builder.prices.steps(climbs) + refined
+    rungs = tuple(f"rung-{number}" for number in range(1, builder.last + 1))
+    builder.add(
+        "updates",
+        "updates",
+        "count the ladder's updates",
+        {},
+        (),
+        partial(updates, builder.ctx),
+        optional=rungs,
+    )
+    miner = builder._last_miner()
+    k = recipe.ladder[-1].candidates
+    found = builder.candidates("candidates.proof", miner, k)
+    contrastive = builder.contrastive_settings()
+    found_pairs = builder.candidates("candidates.contrastive", miner, 1 + contrastive.negatives)
+    base, layers = recipe.student.base, recipe.student.layers
+    builder.add(
+        "contrastive",
+        "contrast",
+        "baseline: contrastive only",
+        {"training": contrastive.model_dump(exclude={"epochs", "steps"}), **builder._student()},
+        ("start", "updates", found_pairs),
+        partial(contrastive_baseline, builder.ctx, contrastive, found_pairs),
+        collective=True,
+        work=builder.prices.dense(base, layers, contrastive, 1 + contrastive.negatives, steps),
+    )
+    systems = {"contrastive only": _test(builder, "contrastive", "contrastive only")}
+    for rung in straight_rungs(builder):
+        name = f"straight-{rung.teacher}-{rung.loss}"
+        builder.teacher(rung.teacher, miner)
+        if rung.loss == "embedding":
+            work: Work = builder.prices.embedding(base, layers, rung, steps)
+        else:
+            work = builder.prices.dense(base, layers, rung, k, steps)
+        inputs = ["start", "updates", f"teacher.{rung.teacher}"]
+        inputs += [found] if rung.loss != "embedding" else []
+        inputs += [f"teacher.{rung.teacher}.vectors"] if recipe.teachers[rung.teacher].kind == "dual-encoder" else []
+        builder.add(
+            name,
+            "straight",
+            f"baseline: straight from {rung.teacher} ({rung.loss})",
+            {**rung.model_dump(exclude={"epochs", "steps", "force"}), **builder._student()},
+            tuple(inputs),
+            partial(straight_baseline, builder.ctx, rung, found),
+            collective=True,
+            work=work,
+        )
+        systems[f"straight from {rung.teacher}, {rung.loss}"] = _test(builder, name, f"straight from {rung.teacher}")
+    return systems
+
+
+def _test(builder: Builder, model: str, title: str) -> str:
+    builder.student_vectors(model, title)
+    return builder.split("test", model, title)
+
+
+def straight_rungs(builder: Builder) -> list[Rung]:
+    """Return the rungs that the straight baselines climb alone: the strongest teacher's, or every one (full).
+
+    A baseline has the settings of the ladder's own rung with that teacher and loss where there is one, and of
+    the last rung else; what belongs to a ladder (keep, a teacher beside, hold) is off.
+    """
+    recipe = builder.recipe
+    strongest = recipe.ladder[-1]
+    wanted: list[tuple[str, Any]] = [(strongest.teacher, strongest.loss)]
+    if recipe.proof == "full":
+        names = dict.fromkeys(rung.teacher for rung in recipe.ladder)
+        for name in names:
+            losses = ("embedding", "in-batch") if recipe.teachers[name].kind == "dual-encoder" else ("candidates",)
+            wanted += [(name, loss) for loss in losses]
+    own = {(rung.teacher, rung.loss): rung for rung in recipe.ladder}
+    alone = {"gamma": 0.0, "beside": None, "hold": 0.0, "candidates": strongest.candidates}
+    return [
+        own.get(pair, strongest).model_copy(update={"teacher": pair[0], "loss": pair[1], **alone})
+        for pair in dict.fromkeys(wanted)
+    ]
+
+
+def updates(ctx: Context, job: Job) -> None:
+    """Count the optimiser steps that the ladder and refine took, warm-up apart (the baselines start from it too)."""
+    steps = {name: int(read_json(folder / "training.json")["steps"]) for name, folder in job.inputs.items()}
+    job.write_json("updates.json", {"steps": sum(steps.values()), "of": steps})
+
+
+def _steps(job: Job) -> int:
+    return max(1, int(read_json(job.inputs["updates"] / "updates.json")["steps"]))
+
+
+def contrastive_baseline(ctx: Context, settings: DenseTraining, found: str, job: Job) -> None:
+    """Train the start contrastively for as many updates as the ladder took."""
+    encoder = ctx.encoder(job.inputs["start"], ctx.recipe.student.loss_scale)
+    candidates = Candidates.load(job.inputs[found] / "candidates.parquet", ctx.collection)
+    making.contrast(ctx, encoder, candidates, settings.model_copy(update={"steps": _steps(job)}), job)
+
+
+def straight_baseline(ctx: Context, rung: Rung, found: str, job: Job) -> None:
+    """Distil one teacher straight into the start for as many updates as the ladder took."""
+    if found in job.inputs:
+        job.inputs["candidates"] = job.inputs[found]
+    making.distil(ctx, rung.model_copy(update={"steps": _steps(job)}), rung.teacher, rung.loss, "start", job)

@@ -1,0 +1,151 @@
+"""Running a ladder: stage after stage, with an ETA for the whole, and what a finished run leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from stepwell import distributed
+from stepwell.collection import open_collection, resolve_splits
+from stepwell.collection.store import default_cache
+from stepwell.display import duration, progress, say, show
+from stepwell.ladder.build import stages_of
+from stepwell.ladder.context import Context
+from stepwell.ladder.plan import Plan, make_plan
+from stepwell.ladder.telling import tell
+from stepwell.ladder.workspace import Workspace, read_json, versions
+from stepwell.recipe import Recipe
+from stepwell.recipe_file import dump_recipe
+
+
+def prepare(recipe: Recipe) -> Context:
+    """Open the collection and its splits."""
+    collection = open_collection(recipe.collection.path)
+    splits = resolve_splits(collection, recipe.collection)
+    for note in splits.notes:
+        say(note)
+    return Context(recipe, collection, splits, default_cache() / "scores")
+
+
+def shared_facts(ctx: Context) -> dict[str, Any]:
+    """Return what every stage of a run depends on."""
+    return {
+        "collection": ctx.collection.fingerprint,
+        "splits": ctx.recipe.collection.model_dump(exclude={"path"}),
+        "seed": ctx.recipe.seed,
+    }
+
+
+def plan(recipe: Recipe, out: Path) -> Plan:
+    """Estimate a run without starting it."""
+    ctx = prepare(recipe)
+    return make_plan(ctx, stages_of(ctx), Workspace(out, shared_facts(ctx)))
+
+
+def run(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Run a recipe to its end, or go on with it; return the final comparison (as in ``results.json``).
+
+    Parameters
+    ----------
+    recipe
+        What to do.
+    out
+        The run's folder. What is finished there is not done again; what was half done goes on.
+
+    Raises
+    ------
+    StepwellError
+        For everything that the user can mend.
+    """
+    ctx = prepare(recipe)
+    with Workspace(out, shared_facts(ctx)) as workspace:
+        if distributed.is_main():
+            _write(out / "recipe.yaml", dump_recipe(recipe))
+        stages = stages_of(ctx)
+        estimate = make_plan(ctx, stages, Workspace(out, shared_facts(ctx)))
+        say(f"{recipe.name}: {len(stages)} stages, about {duration(estimate.total)} still to go; the folder is {out}.")
+        _climb(ctx, workspace, estimate)
+        if not distributed.is_main():
+            return {}
+        return _leave(ctx, workspace, out)
+
+
+def _climb(ctx: Context, workspace: Workspace, estimate: Plan) -> None:
+    total = sum(estimate.seconds)
+    with progress(round(total), ctx.recipe.name) as bar:
+        told = 0.0
+        for number, (stage, seconds) in enumerate(zip(estimate.stages, estimate.seconds, strict=True), start=1):
+            before = told
+            if workspace.wanted(stage):
+                say(f"[{number}/{len(estimate.stages)}] {stage.title}")
+
+                def advance(share: float, note: str, before: float = before, seconds: float = seconds) -> None:
+                    nonlocal told
+                    now = before + min(1.0, share) * seconds
+                    if now > told:
+                        bar.advance(int(now) - int(told))
+                        told = now
+
+                took = workspace.do(stage, advance)
+                tell(ctx, stage, workspace.folders[workspace.resolve(stage.name)], took)
+            bar.advance(int(before + seconds) - int(told))
+            told = before + seconds
+
+
+def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
+    """Put the final model, the runs and the results where a user looks for them."""
+    names = {name: str(folder.relative_to(out)) for name, folder in workspace.folders.items()}
+    last = len(ctx.recipe.ladder) + ctx.recipe.refine.rounds
+    final = workspace.resolve(f"student@{last}")
+    comparison = read_json(workspace.folders["table"] / "comparison.json")
+    _replace_tree(workspace.folders[final] / "model", out / "model")
+    runs = out / "runs"
+    runs.mkdir(exist_ok=True)
+    for label, stage in comparison["systems"].items():
+        shutil.copyfile(workspace.folders[stage] / "run.trec", runs / f"{_file_name(label)}.trec")
+    facts = {
+        "name": ctx.recipe.name,
+        "collection": {"path": ctx.recipe.collection.path, "fingerprint": ctx.collection.fingerprint},
+        "final": final,
+        "stages": names,
+        "asymmetric": _asymmetric(ctx, workspace),
+        "versions": versions(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "comparison": comparison,
+    }
+    text = (workspace.folders["table"] / "table.txt").read_text(encoding="utf-8")
+    _write(out / "results.txt", text)
+    _write(out / "results.json", json.dumps(facts, indent=1))
+    from stepwell.evaluation import Comparison
+
+    show(Comparison.from_json(comparison).table())
+    say(f"The student is {out / 'model'} (sentence-transformers); runs, results.json and results.txt lie beside it.")
+    return facts
+
+
+def _asymmetric(ctx: Context, workspace: Workspace) -> str | None:
+    if "asymmetric.test" not in workspace.folders:
+        return None
+    name = next(rung.teacher for rung in ctx.recipe.ladder if rung.loss == "embedding")
+    return f"teacher.{name}.vectors"
+
+
+def _file_name(label: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in label.lower()).strip("-").replace("--", "-")
+
+
+def _replace_tree(source: Path, target: Path) -> None:
+    draft = target.with_name(f"{target.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(source, draft)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

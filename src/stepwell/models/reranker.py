@@ -1,0 +1,99 @@
+"""A cross-encoder: a sentence-transformers CrossEncoder that gives raw logits of query-passage pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import CrossEncoder
+from torch import Tensor
+
+from stepwell import distributed
+from stepwell.models.build import fingerprint, open_cross_encoder, save_model
+from stepwell.models.engine import autocast, forward_all, token_budget
+from stepwell.models.tokens import Template, Tokens, batches_by_length
+
+Rows = NDArray[np.int64]
+
+
+class Reranker:
+    """Scores pairs; never through a sigmoid, which would squeeze what a student has to learn into 0..1.
+
+    Parameters
+    ----------
+    model
+        A CrossEncoder with one output.
+    limit
+        Tokens of the longest pair, specials included; the model's own when None.
+    """
+
+    kind = "cross-encoder"
+
+    def __init__(self, model: CrossEncoder, limit: int | None = None) -> None:
+        self.model = model.to(distributed.state().device)
+        self.tokenizer = model.tokenizer
+        self.template = Template.of(self.tokenizer)
+        self.limit = int(limit or model.max_seq_length or 512)
+
+    @classmethod
+    def open(cls, place: str | Path, limit: int | None = None) -> Reranker:
+        """Open a sentence-transformers directory or hub name."""
+        return cls(open_cross_encoder(str(place)), limit)
+
+    def save(self, folder: Path) -> None:
+        """Write a sentence-transformers directory."""
+        save_model(self.model, folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of weights and token limit."""
+        return fingerprint(self.model, self.limit)
+
+    def tokenise(self, texts: list[str]) -> Tokens:
+        """Tokenise queries or passages, to be paired later."""
+        return Tokens.build(self.tokenizer, texts, self.limit - self.template.overhead[1])
+
+    def lengths(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> NDArray[np.int64]:
+        """Return the tokens of each pair, shape (B,)."""
+        room = self.limit - self.template.overhead[1]
+        query = np.minimum(queries.lengths[query_rows], room // 2)
+        return np.minimum(query + passages.lengths[passage_rows], room) + self.template.overhead[1]
+
+    def logits(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> Tensor:
+        """Score pairs with the gradient, shared over the processes: (B,)."""
+        lengths = self.lengths(queries, passages, query_rows, passage_rows)
+        return forward_all(
+            lengths, lambda items: self._forward(queries, passages, query_rows[items], passage_rows[items])
+        )
+
+    def _forward(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> Tensor:
+        device = distributed.state().device
+        features: dict[str, Any] = self.template.pairs(queries, passages, query_rows, passage_rows, self.limit)
+        features = {name: tensor.to(device) for name, tensor in features.items()}
+        scores: Tensor = self.model(features)["scores"]
+        return scores.reshape(len(query_rows))
+
+    @torch.inference_mode()
+    def score(
+        self,
+        queries: Tokens,
+        passages: Tokens,
+        query_rows: Rows,
+        passage_rows: Rows,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> NDArray[np.float32]:
+        """Score pairs without a gradient, on this process: (B,)."""
+        self.model.eval()
+        out = np.empty(len(query_rows), dtype=np.float32)
+        lengths = self.lengths(queries, passages, query_rows, passage_rows)
+        for batch in batches_by_length(lengths, token_budget()):
+            with autocast():
+                out[batch] = (
+                    self._forward(queries, passages, query_rows[batch], passage_rows[batch]).float().cpu().numpy()
+                )
+            advance(len(batch))
+        return out

@@ -1,0 +1,351 @@
+"""Mining: from a run to candidates, and an account of what was dropped and why.
+
+A query's candidates are some of its positives and, beside them, passages that a retriever ranks high and that
+do not answer the query. The last is the hard part: labels are incomplete, so "negatives" of a high rank are
+often positives that nobody has labelled (about 70 % of the top ones that RocketQA looked at on MS MARCO; Qu
+et al. 2021). Passages that are nearly a positive's text, or that the retriever or a teacher scores like a
+positive, can be dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from stepwell.collection import Collection, Qrels
+from stepwell.errors import StepwellError
+from stepwell.mining_report import Example, MiningReport
+from stepwell.overlap import near_duplicates
+from stepwell.recipe import Mining
+from stepwell.retrieval.run import Run
+
+__all__ = ["Candidates", "Example", "MiningReport", "mine"]
+
+DenoiseScores = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[np.float32]]
+Flags = NDArray[np.uint8]
+
+OPEN, OUTSIDE, POSITIVE, NEAR_DUPLICATE, MARGIN, DENOISED = range(6)  # what became of a ranked passage
+REASONS = {
+    POSITIVE: "a positive of the query",
+    NEAR_DUPLICATE: "near-duplicate of a positive",
+    MARGIN: "scored like a positive by the miner",
+    DENOISED: "scored like a positive by the teacher",
+}
+EXAMPLES = 2  # of each reason, in the report
+SIMANS_A, SIMANS_B = 1.0, 0.0
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """What is known of Q queries with positives: ranked lists (Q, depth), all positives, a generator each."""
+
+    queries: NDArray[np.int32]
+    ranked: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    known: list[NDArray[np.int32]]
+    chance: list[np.random.Generator]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The passages that each query is trained on, as rows of one collection.
+
+    Parameters
+    ----------
+    queries
+        Query rows, shape (Q,), int32, each at most once.
+    passages
+        Passage rows, shape (Q, M), int32: positives first, best grade first; -1 fills.
+    grades
+        Grades, shape (Q, M), int32; 0 is a negative (and where ``passages`` is -1).
+    """
+
+    queries: NDArray[np.int32]
+    passages: NDArray[np.int32]
+    grades: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        if self.passages.shape != self.grades.shape or len(self.queries) != len(self.passages):
+            raise ValueError(
+                f"queries {self.queries.shape}, passages {self.passages.shape} and grades "
+                f"{self.grades.shape} do not belong together"
+            )
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @property
+    def positives(self) -> NDArray[np.bool_]:
+        """Which candidates are positives, shape (Q, M)."""
+        return self.grades > 0
+
+    def save(self, path: Path, collection: Collection) -> None:
+        """Write as Parquet: columns query, passage (rows of the collection), grade, in order."""
+        filled = self.passages >= 0
+        table = pa.table(
+            {
+                "query": np.repeat(self.queries, filled.sum(axis=1)),
+                "passage": self.passages[filled],
+                "grade": self.grades[filled],
+            }
+        )
+        metadata = {
+            "stepwell.collection": collection.fingerprint,
+            "stepwell.width": str(self.passages.shape[1]),
+        }
+        pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path, collection: Collection) -> Candidates:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        StepwellError
+            When the candidates belong to another collection.
+        """
+        table = pq.read_table(path)
+        metadata = table.schema.metadata or {}
+        if metadata.get(b"stepwell.collection", b"").decode() != collection.fingerprint:
+            raise StepwellError(
+                f"{path} holds candidates of another collection than {collection.name}: its row numbers "
+                "would name other texts. Mine again from this collection."
+            )
+        query = table["query"].to_numpy()
+        starts = np.flatnonzero(np.r_[True, query[1:] != query[:-1]]) if len(query) else np.zeros(0, np.int64)
+        width = int(metadata[b"stepwell.width"])
+        filled = np.arange(width) < np.diff(np.r_[starts, len(query)])[:, None]  # (Q, M)
+        passages = np.full(filled.shape, -1, dtype=np.int32)
+        grades = np.zeros(filled.shape, dtype=np.int32)
+        passages[filled] = table["passage"].to_numpy()
+        grades[filled] = table["grade"].to_numpy()
+        return cls(query[starts].astype(np.int32), passages, grades)
+
+
+def mine(
+    run: Run,
+    qrels: Qrels,
+    collection: Collection,
+    settings: Mining,
+    k: int,
+    seed: int,
+    denoise_scores: DenoiseScores | None = None,
+) -> tuple[Candidates, MiningReport]:
+    """Choose the candidates of every query of a run that has a positive.
+
+    Negatives come from ranks ``settings.first`` to ``settings.last`` of the run. A list that is too short is
+    filled from the ranks below, in order, and then by chance from the collection; never with a positive, nor
+    with anything that was dropped. What a query gets depends on the seed, its id and its own list, and not on
+    the other queries.
+
+    Parameters
+    ----------
+    run
+        Ranked lists of the miner.
+    qrels
+        All labels known of these queries.
+    settings
+        Window, filters, sampling (see :class:`stepwell.recipe.Mining`).
+    k
+        Candidates a query that a step trains on, K; M = ``settings.pool`` are kept when that is more.
+    seed
+        Seed of every choice.
+    denoise_scores
+        Gives a teacher's logits of pairs (B,), (B,) -> (B,), NaN where there is none. It is asked only for
+        the positives and for negatives that would be chosen. Without it, ``settings.denoise`` does nothing.
+
+    Returns
+    -------
+    The candidates, with negatives in the order they were drawn (by rank when sampling is `hardest`), and the
+    report.
+
+    Notes
+    -----
+    SimANS (Zhou et al. 2022) draws with p ~ exp(-a (s - s_positive - b)^2). Here scores are first divided by
+    their standard deviation over the window, so that a = 1, b = 0 suits the scales of BM25 and cosine alike.
+    A query whose positives are not in its list takes its best score for s_positive.
+    """
+    labelled = np.isin(run.queries, qrels.query_rows)
+    queries = run.queries[labelled]
+    lists = _Lists(
+        queries=queries,
+        ranked=run.passages[labelled],
+        scores=run.scores[labelled],
+        known=[qrels.positives(int(query)) for query in queries],
+        chance=[_generator(seed, collection.query_ids[int(query)]) for query in queries],
+    )
+    chosen = _choose_positives(lists, qrels, min(settings.positives, max(k // 2, 1)), max(settings.pool or k, k))
+    flags, best = _filter(lists, qrels, collection, settings)
+    order = _order(lists, best, settings)
+    if settings.denoise is not None and denoise_scores is not None:
+        _denoise(lists, flags, order, chosen, settings.denoise, denoise_scores)
+    negatives = _fill(lists, flags, order, chosen, len(collection.passage_ids), settings.last)
+
+    window = flags[:, settings.first - 1 : settings.last]
+    report = MiningReport(
+        queries=len(queries),
+        without_positives=int((~labelled).sum()),
+        positives=int(chosen.positives.sum()),
+        ranked=int((window != OUTSIDE).sum()),
+        dropped={reason: int((window == flag).sum()) for flag, reason in REASONS.items()},
+        negatives=negatives,
+        examples=_examples(lists, flags, collection),
+        notes=_notes(settings, denoise_scores),
+    )
+    return chosen, report
+
+
+def _generator(seed: int, query_id: str) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{seed}\0{query_id}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def _choose_positives(lists: _Lists, qrels: Qrels, most: int, width: int) -> Candidates:
+    """Return candidates (Q, M): positives by grade, chance among equals, and -1 behind."""
+    passages = np.full((len(lists.queries), width), -1, dtype=np.int32)
+    grades = np.zeros(passages.shape, dtype=np.int32)
+    pairs = _pairs(qrels.queries, qrels.passages)
+    for row, (query, positives, chance) in enumerate(zip(lists.queries, lists.known, lists.chance, strict=True)):
+        grade = qrels.grades[np.searchsorted(pairs, _pairs(query, positives))]
+        best = np.lexsort((chance.random(len(positives)), -grade))[:most]
+        passages[row, : len(best)] = positives[best]
+        grades[row, : len(best)] = grade[best]
+    return Candidates(lists.queries, passages, grades)
+
+
+def _pairs(queries: NDArray[np.int32] | np.int32, passages: NDArray[np.int32]) -> NDArray[np.int64]:
+    return (queries.astype(np.int64) << 32) | passages
+
+
+def _filter(lists: _Lists, qrels: Qrels, collection: Collection, settings: Mining) -> tuple[Flags, NDArray[np.float64]]:
+    """Return a flag for each ranked passage (Q, depth), and the best positive's score (Q,) or -inf."""
+    ranked, scores = lists.ranked, lists.scores
+    flags = np.full(ranked.shape, OPEN, dtype=np.uint8)
+    flags[ranked < 0] = OUTSIDE
+    flags[(flags == OPEN) & qrels.is_positive(lists.queries[:, None], ranked)] = POSITIVE
+    best = np.where(flags == POSITIVE, scores, -np.inf).max(axis=1, initial=-np.inf).astype(np.float64)
+    flags[:, : settings.first - 1] = OUTSIDE
+    if settings.near_duplicate is not None:
+        row, column = np.nonzero(flags == OPEN)
+        alike = near_duplicates(ranked[row, column], row, lists.known, collection, settings.near_duplicate)
+        flags[row[alike], column[alike]] = NEAR_DUPLICATE
+    if settings.margin is not None:
+        limit = np.where(np.isfinite(best), best - settings.margin, np.inf)
+        flags[(flags == OPEN) & (scores > limit[:, None])] = MARGIN
+    return flags, best
+
+
+def _order(lists: _Lists, best: NDArray[np.float64], settings: Mining) -> NDArray[np.intp]:
+    """Return the columns (Q, depth) in the order of drawing: those of the window, then the ranks below."""
+    order = np.tile(np.arange(lists.ranked.shape[1]), (len(lists.ranked), 1))
+    window = slice(settings.first - 1, settings.last)
+    width = order[:, window].shape[1]
+    if settings.sampling == "hardest" or not order.size:
+        return order
+    key = np.array([chance.random(width) for chance in lists.chance])  # (Q, W)
+    if settings.sampling == "simans":  # the first of -log p - Gumbel noise: a sample without replacement
+        key = np.log(-np.log(np.maximum(key, 1e-300))) - _simans(lists.scores, best, window)
+    order[:, window] = settings.first - 1 + np.argsort(key, axis=1, kind="stable")
+    return order
+
+
+def _simans(scores: NDArray[np.float32], best: NDArray[np.float64], window: slice) -> NDArray[np.float64]:
+    """Return log p of the window's passages (Q, W), up to a constant of the query."""
+    there = np.isfinite(scores)[:, window]
+    finite = np.where(np.isfinite(scores), scores, 0.0).astype(np.float64)
+    aim = np.where(np.isfinite(best), best, finite[:, 0])[:, None]
+    finite = finite[:, window]
+    count = np.maximum(there.sum(axis=1, keepdims=True), 1)
+    mean = finite.sum(axis=1, keepdims=True, where=there) / count
+    std = np.sqrt(((finite - mean) ** 2).sum(axis=1, keepdims=True, where=there) / count)
+    away = (finite - aim) / np.maximum(std, 1e-9)
+    return np.where(there, -SIMANS_A * (away - SIMANS_B) ** 2, -1e300)
+
+
+def _draw(flags: Flags, order: NDArray[np.intp], chosen: Candidates) -> tuple[NDArray[np.intp], ...]:
+    """Return row, column in the run, and number in the row's draws, of the passages that fill the lists."""
+    free = (chosen.passages < 0).sum(axis=1, keepdims=True)
+    is_open = np.take_along_axis(flags == OPEN, order, axis=1)
+    number = is_open.cumsum(axis=1)
+    row, place = np.nonzero(is_open & (number <= free))
+    return row, order[row, place], number[row, place] - 1
+
+
+def _denoise(
+    lists: _Lists,
+    flags: Flags,
+    order: NDArray[np.intp],
+    chosen: Candidates,
+    limit: float,
+    ask: DenoiseScores,
+) -> None:
+    """Drop what the teacher scores above the positive minus ``limit``; asks only for what would be drawn."""
+    row, column = np.nonzero(chosen.positives)
+    bar = np.full(len(lists.queries), -np.inf)
+    np.fmax.at(bar, row, ask(lists.queries[row], chosen.passages[row, column]))
+    bar = np.where(np.isfinite(bar), bar - limit, np.inf)  # (Q,)
+    asked = np.zeros(flags.shape, dtype=np.bool_)
+    while True:  # what is drawn in the place of a dropped passage is asked for in the next turn
+        row, column, _ = _draw(flags, order, chosen)
+        fresh = ~asked[row, column]
+        row, column = row[fresh], column[fresh]
+        if not len(row):
+            return
+        asked[row, column] = True
+        dropped = ask(lists.queries[row], lists.ranked[row, column]) > bar[row]
+        flags[row[dropped], column[dropped]] = DENOISED
+
+
+def _fill(
+    lists: _Lists, flags: Flags, order: NDArray[np.intp], chosen: Candidates, n_passages: int, last: int
+) -> dict[str, int]:
+    """Put negatives behind the positives, in place, and return where they came from."""
+    row, column, number = _draw(flags, order, chosen)
+    behind = chosen.positives.sum(axis=1)
+    chosen.passages[row, behind[row] + number] = lists.ranked[row, column]
+    from_below = int((column >= last).sum())
+    by_chance = 0
+    for short in np.flatnonzero((chosen.passages < 0).any(axis=1)).tolist():
+        gaps = np.flatnonzero(chosen.passages[short] < 0)
+        barred = np.union1d(lists.ranked[short], lists.known[short])
+        # So many different passages that, whatever is barred among them, enough are left if there are enough.
+        drawn = lists.chance[short].choice(n_passages, min(n_passages, len(gaps) + len(barred)), replace=False)
+        drawn = drawn[~np.isin(drawn, barred)][: len(gaps)]
+        chosen.passages[short, gaps[: len(drawn)]] = drawn
+        by_chance += len(drawn)
+    return {
+        "negatives from the window": len(row) - from_below,
+        "negatives from the ranks below": from_below,
+        "negatives by chance": by_chance,
+        "places left empty": int((chosen.passages < 0).sum()),
+    }
+
+
+def _examples(lists: _Lists, flags: Flags, collection: Collection) -> tuple[Example, ...]:
+    """Return the best-ranked dropped passage of a few queries, for each reason that is a judgement."""
+    examples = []
+    for flag, reason in REASONS.items():
+        if flag == POSITIVE:
+            continue
+        hit = flags == flag
+        for row in np.flatnonzero(hit.any(axis=1))[:EXAMPLES].tolist():
+            passage = int(lists.ranked[row, hit[row].argmax()])
+            positive, dropped = collection.passage_texts([int(lists.known[row][0]), passage])
+            query = collection.query_texts([int(lists.queries[row])])[0]
+            examples.append(Example(reason, query, positive, dropped))
+    return tuple(examples)
+
+
+def _notes(settings: Mining, denoise_scores: DenoiseScores | None) -> tuple[str, ...]:
+    if settings.denoise is None:
+        return ()
+    if denoise_scores is None:
+        return ("mining.denoise was not applied: no teacher is there to score yet.",)
+    return ("The teacher was asked only about passages that were about to be chosen.",)

@@ -1,0 +1,305 @@
+"""What models are trained for: the data of a step, and the losses on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stepwell import distributed
+from stepwell.collection import Qrels
+from stepwell.losses import embedding_loss, hard_loss, soft_loss
+from stepwell.models.encoder import Encoder
+from stepwell.models.reranker import Reranker
+from stepwell.models.tokens import Tokens
+from stepwell.negatives import Candidates
+from stepwell.retrieval.vectors import Vectors
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Weights of a student's loss; ``*_over`` says which passages a softmax runs over.
+
+    ``candidates`` are the query's own K, ``batch`` all passages of the batch, over all processes.
+    """
+
+    alpha: float = 1.0
+    beta: float = 0.0
+    gamma: float = 0.0
+    tau: float = 1.0
+    over: str = "batch"
+    keep_over: str = "candidates"
+    beside: float = 0.0
+    hold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which candidates a step uses: K of the M that a query has.
+
+    Parameters
+    ----------
+    k
+        Candidates a query.
+    seed
+        The draw of an epoch is a function of (seed, epoch, query); with M <= K all are used.
+    """
+
+    k: int
+    seed: int
+
+    def columns(self, candidates: Candidates, examples: Rows, epoch: int) -> Rows:
+        """Return the columns (B, K) to use: positives first (at most half of K), then negatives."""
+        width = candidates.passages.shape[1]
+        if width <= self.k:
+            return np.broadcast_to(np.arange(width), (len(examples), width))
+        out = np.empty((len(examples), self.k), dtype=np.int64)
+        for i, example in enumerate(examples):
+            random = np.random.default_rng([self.seed, epoch, int(candidates.queries[example])])
+            grades, filled = candidates.grades[example], candidates.passages[example] >= 0
+            positives = random.permutation(np.flatnonzero(grades > 0))[: max(1, self.k // 2)]
+            negatives = random.permutation(np.flatnonzero((grades <= 0) & filled))[: self.k - len(positives)]
+            chosen = np.concatenate([positives, negatives])
+            padding = np.flatnonzero(~filled)[: self.k - len(chosen)]
+            rest = np.setdiff1d(np.arange(width), np.concatenate([chosen, padding]))
+            out[i] = np.concatenate([chosen, padding, rest])[: self.k]
+        return out
+
+
+class StudentObjective:
+    """Trains a dual encoder on its queries' candidates: contrastively, or from teachers, or both.
+
+    One class for warm-up, in-batch rung, candidate rung and refine: they differ in ``terms`` and in which
+    scores they are given. Every teacher score is looked up; no teacher runs here.
+
+    Parameters
+    ----------
+    encoder
+        What learns.
+    queries, passages
+        Tokens of all queries and passages of the collection; row = row of the collection.
+    candidates
+        M candidates of each training query.
+    qrels
+        All known positives: a passage that answers another query of the batch is no negative of that query.
+    terms
+        Weights.
+    draw
+        K of the M candidates, epoch by epoch.
+    teacher_scores
+        Logits of the candidates, shape (Q, M), for ``over="candidates"`` with beta > 0.
+    teacher
+        Vectors of the teacher, for ``over="batch"`` with beta > 0.
+    start
+        Vectors of the student at the start of the rung, for gamma > 0.
+    beside
+        Vectors of another teacher, whose in-batch scores count with weight ``terms.beside``.
+    hold
+        Vectors that the student's stay near, with weight ``terms.hold``.
+    """
+
+    separable = False
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        queries: Tokens,
+        passages: Tokens,
+        candidates: Candidates,
+        qrels: Qrels,
+        terms: Terms,
+        draw: Draw,
+        teacher_scores: NDArray[np.float32] | None = None,
+        teacher: Vectors | None = None,
+        start: Vectors | None = None,
+        beside: Vectors | None = None,
+        hold: Vectors | None = None,
+    ) -> None:
+        self.encoder, self.queries, self.passages = encoder, queries, passages
+        self.candidates, self.qrels, self.terms, self.draw = candidates, qrels, terms, draw
+        self.teacher_scores, self.teacher, self.start = teacher_scores, teacher, start
+        self.beside, self.hold = beside, hold
+
+    @property
+    def size(self) -> int:
+        """Training queries."""
+        return len(self.candidates.queries)
+
+    @property
+    def module(self) -> nn.Module:
+        """The student."""
+        return self.encoder.model
+
+    def loss(self, examples: Rows, epoch: int) -> tuple[Tensor, dict[str, float]]:
+        """Return alpha * hard + beta * soft + gamma * keep (+ beside + hold) of some queries."""
+        terms = self.terms
+        columns = self.draw.columns(self.candidates, examples, epoch)  # (B, K)
+        query_rows = self.candidates.queries[examples]  # (B,)
+        own = np.take_along_axis(self.candidates.passages[examples], columns, axis=1)  # (B, K)
+        filled = own >= 0
+        unique, places = np.unique(own[filled], return_inverse=True)  # (U,)
+        place = np.zeros(own.shape, dtype=np.int64)
+        place[filled] = places
+
+        q = self.encoder.embed(self.queries, query_rows.astype(np.int64), "query")  # (B, D)
+        p = self.encoder.embed(self.passages, unique.astype(np.int64), "document")  # (U, D)
+        batch = self.encoder.scale * q @ p.T  # (B, U)
+        device = batch.device
+        index, mask = torch.from_numpy(place).to(device), torch.from_numpy(filled).to(device)
+
+        def pick(scores: Tensor, over: str) -> tuple[Tensor, Tensor | None]:
+            return (scores, None) if over == "batch" else (scores.gather(1, index), mask)
+
+        def of(vectors: Vectors) -> Tensor:
+            theirs = vectors.of_queries(query_rows) @ np.asarray(vectors.passages[unique]).T
+            return torch.from_numpy(theirs * np.float32(vectors.scale)).to(device)  # (B, U)
+
+        parts: dict[str, Tensor] = {}
+        if terms.alpha:
+            known = torch.from_numpy(self.qrels.is_positive(query_rows[:, None], unique[None, :])).to(device)
+            scores, valid = pick(batch, terms.over)
+            positives = known if terms.over == "batch" else known.gather(1, index)
+            parts["hard"] = terms.alpha * hard_loss(scores, positives, valid)
+        if terms.beta:
+            scores, valid = pick(batch, terms.over)
+            parts["soft"] = terms.beta * soft_loss(
+                scores, self._teacher(examples, columns, of, device), terms.tau, valid
+            )
+        if terms.gamma and self.start is not None:
+            scores, valid = pick(batch, terms.keep_over)
+            parts["keep"] = terms.gamma * soft_loss(scores, pick(of(self.start), terms.keep_over)[0], terms.tau, valid)
+        if terms.beside and self.beside is not None:
+            parts["beside"] = terms.beside * soft_loss(batch, of(self.beside), terms.tau)
+        if terms.hold and self.hold is not None:
+            target = np.concatenate([self.hold.of_queries(query_rows), self.hold.passages[unique]])
+            parts["hold"] = terms.hold * embedding_loss(torch.cat([q, p]), torch.from_numpy(target).to(device))
+        return torch.stack(list(parts.values())).sum(), {name: float(part) for name, part in parts.items()}
+
+    def _teacher(self, examples: Rows, columns: Rows, of: object, device: torch.device) -> Tensor:
+        if self.terms.over == "batch":
+            assert self.teacher is not None and callable(of)
+            scores: Tensor = of(self.teacher)
+            return scores
+        assert self.teacher_scores is not None
+        return torch.from_numpy(np.take_along_axis(self.teacher_scores[examples], columns, axis=1)).to(device)
+
+
+class EmbeddingObjective:
+    """Pulls the student's vectors of all passages and queries to a teacher's (the embedding rung; no labels).
+
+    Parameters
+    ----------
+    encoder
+        The student.
+    passages, queries
+        Tokens of all passages and queries of the collection.
+    teacher
+        The teacher's vectors; its queries are those that take part.
+    seed
+        Initialises the projection, which exists only where the widths differ and is thrown away after.
+    """
+
+    separable = False
+
+    def __init__(
+        self, encoder: Encoder, queries: Tokens, passages: Tokens, teacher: Vectors, rows: Rows, seed: int
+    ) -> None:
+        self.encoder, self.queries, self.passages, self.teacher = encoder, queries, passages, teacher
+        self.rows = rows  # training queries
+        width = int(teacher.passages.shape[1])
+        self.projection: nn.Module = nn.Identity()
+        if width != encoder.dimension:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.projection = nn.Linear(encoder.dimension, width, bias=False)
+        self.projection.to(distributed.state().device)
+        self._module = nn.ModuleDict({"student": encoder.model, "projection": self.projection})
+
+    @property
+    def size(self) -> int:
+        """Passages and training queries."""
+        return len(self.passages) + len(self.rows)
+
+    @property
+    def module(self) -> nn.Module:
+        """The student and the projection."""
+        return self._module
+
+    def loss(self, examples: Rows, epoch: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the mean squared distance of some texts' vectors."""
+        n = len(self.passages)
+        p, q = examples[examples < n], self.rows[examples[examples >= n] - n]
+        vectors, targets = [], []
+        if len(p):
+            vectors.append(self.encoder.embed(self.passages, p, "document"))
+            targets.append(np.asarray(self.teacher.passages[p]))
+        if len(q):
+            vectors.append(self.encoder.embed(self.queries, q, "query"))
+            targets.append(self.teacher.of_queries(q.astype(np.int32)))
+        student = self.projection(torch.cat(vectors))
+        loss = embedding_loss(student, torch.from_numpy(np.concatenate(targets)).to(student.device))
+        return loss, {"distance": float(loss)}
+
+
+class RerankObjective:
+    """Trains a cross-encoder over its queries' candidates: on labels, or to imitate given scores.
+
+    Parameters
+    ----------
+    reranker
+        What learns.
+    queries, passages
+        Its tokens of all queries and passages of the collection.
+    candidates
+        K candidates of each training query.
+    imitate
+        Scores to imitate instead of learning the labels, shape (Q, K).
+    """
+
+    separable = True
+
+    def __init__(
+        self,
+        reranker: Reranker,
+        queries: Tokens,
+        passages: Tokens,
+        candidates: Candidates,
+        draw: Draw,
+        imitate: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.reranker, self.queries, self.passages = reranker, queries, passages
+        self.candidates, self.draw, self.imitate = candidates, draw, imitate
+
+    @property
+    def size(self) -> int:
+        """Training queries."""
+        return len(self.candidates.queries)
+
+    @property
+    def module(self) -> nn.Module:
+        """The cross-encoder."""
+        return self.reranker.model
+
+    def loss(self, examples: Rows, epoch: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the listwise cross-entropy, or the KL to the imitated scores, of some queries."""
+        columns = self.draw.columns(self.candidates, examples, epoch)  # (B, K)
+        own = np.take_along_axis(self.candidates.passages[examples], columns, axis=1)  # (B, K)
+        filled = own >= 0
+        query_rows = np.broadcast_to(self.candidates.queries[examples][:, None], own.shape)
+        flat = self.reranker.logits(
+            self.queries, self.passages, query_rows[filled].astype(np.int64), own[filled].astype(np.int64)
+        )
+        mask = torch.from_numpy(filled).to(flat.device)
+        scores = torch.zeros(own.shape, device=flat.device).masked_scatter(mask, flat)  # (B, K)
+        if self.imitate is not None:
+            target = torch.from_numpy(np.take_along_axis(self.imitate[examples], columns, axis=1))
+            loss = soft_loss(scores, target.to(flat.device), 1.0, mask)
+            return loss, {"imitate": float(loss)}
+        grades = np.take_along_axis(self.candidates.grades[examples], columns, axis=1)
+        loss = hard_loss(scores, torch.from_numpy((grades > 0) & filled).to(flat.device), mask)
+        return loss, {"listwise": float(loss)}

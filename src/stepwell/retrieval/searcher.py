@@ -1,0 +1,163 @@
+"""Searching with a finished run, or with any encoder over a collection."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from stepwell.collection import Collection, open_collection
+from stepwell.collection.store import default_cache
+from stepwell.display import progress
+from stepwell.errors import StepwellError
+from stepwell.models.encoder import Encoder
+from stepwell.retrieval.bm25 import BM25Index
+from stepwell.retrieval.search import top_k
+from stepwell.retrieval.vectors import Vectors, write_vectors
+
+Mode = Literal["student", "asymmetric", "bm25", "fused"]
+RRF_K = 60
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found."""
+
+    rank: int
+    passage_id: str
+    score: float
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the hit as plain values."""
+        return asdict(self)
+
+
+class Searcher:
+    """Answers queries over one collection.
+
+    Parameters
+    ----------
+    collection
+        What is searched.
+    encoder
+        Embeds the queries; None for BM25 alone.
+    vectors
+        The passages' vectors; of the encoder, or of a teacher whose space it was pulled to (asymmetric).
+    bm25
+        The BM25 index, for ``bm25`` and ``fused``.
+    """
+
+    def __init__(
+        self, collection: Collection, encoder: Encoder | None, vectors: Vectors | None, bm25: BM25Index | None
+    ) -> None:
+        self.collection, self.encoder, self.vectors, self.bm25 = collection, encoder, vectors, bm25
+
+    @classmethod
+    def open(cls, run: Path, mode: Mode = "student", collection: str | None = None) -> Searcher:
+        """Open a finished run's folder (its collection is known) or a model directory (give ``collection``).
+
+        Raises
+        ------
+        StepwellError
+            When the folder is neither, the run isn't finished, or it has no asymmetric retriever.
+        """
+        facts = read_results(run) if (run / "results.json").is_file() else None
+        if facts is None and (run / "stages").is_dir():
+            raise StepwellError(f"the run in {run} is not finished: go on with `stepwell run`, then search.")
+        place = collection or (facts["collection"]["path"] if facts else None)
+        if place is None:
+            raise StepwellError(
+                f"{run} is no finished run, so what to search is not known: name the collection with --collection."
+            )
+        opened = open_collection(place)
+        if facts is not None and opened.fingerprint != facts["collection"]["fingerprint"]:
+            raise StepwellError(
+                f"the collection {place} is not the one that the run in {run} was made from (its content has changed): "
+                "its vectors would name other passages. Run again, or search with the model: stepwell search "
+                f"{run / 'model'} --collection {place}."
+            )
+        bm25 = BM25Index.build(opened) if mode in ("bm25", "fused") else None
+        if mode == "bm25":
+            return cls(opened, None, None, bm25)
+        encoder = Encoder.open(run / "model" if facts else run)
+        if facts is None:
+            if mode == "asymmetric":
+                raise StepwellError(
+                    f"{run} is a model; the asymmetric mode needs a finished run with a teacher's vectors."
+                )
+            return cls(opened, encoder, vectors_of(encoder, opened), bm25)
+        stage = facts["asymmetric"] if mode == "asymmetric" else f"{facts['final']}.vectors"
+        if stage is None:
+            raise StepwellError(
+                f"the run in {run} has no asymmetric retriever: its ladder has no embedding rung, or teacher and "
+                "student differ in width. Search with --mode student."
+            )
+        return cls(opened, encoder, Vectors.open(run / facts["stages"][stage]), bm25)
+
+    def search(self, query: str, k: int = 10) -> list[Hit]:
+        """Return the ``k`` best passages for a query, best first."""
+        if not query.strip():
+            raise StepwellError("the query is empty: there is nothing to search for.")
+        lists = []
+        depth = max(k, 100) if self.bm25 is not None and self.encoder is not None else k
+        if self.encoder is not None and self.vectors is not None:
+            vector = self.encoder.encode(self.encoder.tokenise([query], "query"), "query")
+            lists.append(top_k(vector, self.vectors.passages, depth))
+        if self.bm25 is not None:
+            lists.append(self.bm25.search([query], depth))
+        if len(lists) == 1:
+            rows, scores = (part[0] for part in lists[0])
+        else:
+            rows, scores = _fused([part[0][0] for part in lists])
+        found = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row >= 0][:k]
+        texts = self.collection.passage_texts([row for row, _ in found])
+        return [
+            Hit(rank, self.collection.passage_ids[row], score, text)
+            for rank, ((row, score), text) in enumerate(zip(found, texts, strict=True), start=1)
+        ]
+
+
+def _fused(lists: list[Any]) -> tuple[list[int], list[float]]:
+    total: dict[int, float] = {}
+    for rows in lists:
+        for rank, row in enumerate(rows.tolist(), start=1):
+            if row >= 0:
+                total[row] = total.get(row, 0.0) + 1.0 / (RRF_K + rank)
+    best = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    return [row for row, _ in best], [score for _, score in best]
+
+
+def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = ()) -> Vectors:
+    """Return the vectors of a collection under any encoder, from the cache where they are."""
+    rows = np.asarray(query_rows, dtype=np.int32)
+    name = f"{collection.fingerprint[:16]}-{encoder.fingerprint[:16]}-{hash_rows(rows)}"
+    folder = default_cache() / "vectors" / name
+    if not (folder / "vectors.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with progress(collection.n_passages + len(rows), "encoding") as bar:
+            write_vectors(encoder, collection, rows, folder, bar.advance)
+    return Vectors.open(folder)
+
+
+def hash_rows(rows: Any) -> str:
+    """Return a short name of a set of rows."""
+    import hashlib
+
+    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()[:8]
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """Read ``results.json`` of a finished run."""
+    try:
+        facts: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        if not {"collection", "stages", "final"} <= facts.keys():
+            raise ValueError("keys are missing")
+    except (OSError, ValueError) as error:
+        raise StepwellError(
+            f"can't read {run / 'results.json'} ({error}): run `stepwell run` again, it repairs it."
+        ) from error
+    return facts

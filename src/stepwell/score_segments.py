@@ -1,0 +1,212 @@
+"""One file of the score store: an immutable, sorted, memory-mapped Arrow table that knows when it is damaged.
+
+A segment is an Arrow IPC file with one record batch of two columns, ``pair`` (uint64, query row in the upper
+half and passage row in the lower, rising) and ``score`` (float32). Its metadata holds a small index: the
+first pair and a checksum of every block of 1,024 pairs. A look-up reads the index, checks the few blocks it
+needs when it meets them for the first time, and touches nothing else; opening reads the index alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import uuid
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+BLOCK = 1024  # pairs; a power of two, because `find` halves it
+
+
+class Owner(NamedTuple):
+    """Whose scores these are: fingerprints of the teacher and of the collection."""
+
+    teacher: str
+    collection: str
+
+
+class DamagedError(Exception):
+    """A segment is not what was written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """An open segment of S pairs in B blocks; only ``firsts``, ``checksums`` and ``checked`` are in memory.
+
+    Parameters
+    ----------
+    path
+        The file.
+    owner
+        Whose scores it holds.
+    replaces
+        Names of the segments whose pairs it holds, and which are to be ignored.
+    pairs, scores
+        Memory-mapped columns, shape (S,), uint64 and float32.
+    firsts, checksums
+        First pair and CRC-32 of each block, shape (B,), uint64 and uint32.
+    checked
+        Which blocks have been read and found whole, shape (B,).
+    """
+
+    path: Path
+    owner: Owner
+    replaces: tuple[str, ...]
+    pairs: NDArray[np.uint64]
+    scores: NDArray[np.float32]
+    firsts: NDArray[np.uint64]
+    checksums: NDArray[np.uint32]
+    checked: NDArray[np.bool_] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @classmethod
+    def open(cls, path: Path) -> Segment:
+        """Map a segment and check its index.
+
+        Raises
+        ------
+        DamagedError
+            When the file is cut off, or not a segment, or its index is not the one that was written.
+        OSError
+            When the file is gone or can't be read.
+        """
+        try:
+            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+                metadata = reader.schema.metadata or {}
+                if reader.num_record_batches != 1:
+                    raise DamagedError(path)
+                batch = reader.get_batch(0)
+            facts = metadata[b"stepwell.facts"]
+            index = base64.b64decode(metadata[b"stepwell.index"], validate=True)
+            if hashlib.sha256(facts + index).hexdigest().encode() != metadata[b"stepwell.checksum"]:
+                raise DamagedError(path)
+            told = json.loads(facts)
+            if batch.num_rows != told["pairs"] or batch.schema.types != [pa.uint64(), pa.float32()]:
+                raise DamagedError(path)
+            # Not `to_numpy`: it imports pandas, which takes longer than everything here.
+            pairs = np.frombuffer(batch.column(0).buffers()[1], np.uint64, count=batch.num_rows)
+            scores = np.frombuffer(batch.column(1).buffers()[1], np.float32, count=batch.num_rows)
+        except (pa.ArrowException, ValueError, KeyError) as error:
+            raise DamagedError(path) from error
+        except OSError as error:
+            if error.errno is None:  # Arrow's own complaint about a file that ends too early
+                raise DamagedError(path) from error
+            raise
+        blocks = -(-told["pairs"] // BLOCK)
+        return cls(
+            path=path,
+            owner=Owner(told["teacher"], told["collection"]),
+            replaces=tuple(told["replaces"]),
+            pairs=pairs,
+            scores=scores,
+            firsts=np.frombuffer(index, "<u8", count=blocks).astype(np.uint64),
+            checksums=np.frombuffer(index, "<u4", offset=8 * blocks).astype(np.uint32),
+            checked=np.zeros(blocks, dtype=np.bool_),
+        )
+
+    def find(self, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """Return the scores of ``keys`` (B,), NaN where there is none; DamagedError for a broken block."""
+        found = np.full(keys.shape, np.nan, dtype=np.float32)
+        block = np.searchsorted(self.firsts, keys, side="right") - 1
+        inside = np.flatnonzero(block >= 0)
+        block, keys = block[inside], keys[inside]
+        self.check(np.unique(block[~self.checked[block]]))
+        last = len(self) - 1
+        at = block * BLOCK
+        step = BLOCK // 2
+        while step:  # the last pair of the block that is not above the key
+            ahead = np.minimum(at + step, last)
+            at = np.where(self.pairs[ahead] <= keys, ahead, at)
+            step //= 2
+        hit = self.pairs[at] == keys
+        found[inside[hit]] = self.scores[at[hit]]
+        return found
+
+    def check(self, blocks: NDArray[np.intp]) -> None:
+        """Read these blocks and compare them with their checksums; DamagedError at the first that differs."""
+        for block in blocks.tolist():
+            if self._checksum(block) != self.checksums[block]:
+                raise DamagedError(self.path)
+        self.checked[blocks] = True
+
+    def check_all(self) -> None:
+        """Check every block that has not been checked."""
+        self.check(np.flatnonzero(~self.checked))
+
+    def whole(self) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """Return the pairs and scores of all blocks that are not damaged."""
+        good = [self._checksum(block) == checksum for block, checksum in enumerate(self.checksums.tolist())]
+        keep = np.repeat(good, BLOCK)[: len(self)]
+        return self.pairs[keep], self.scores[keep]
+
+    def _checksum(self, block: int) -> int:
+        return _checksum(self.pairs, self.scores, block)
+
+
+def write_segment(
+    directory: Path,
+    owner: Owner,
+    pairs: NDArray[np.uint64],
+    scores: NDArray[np.float32],
+    replaces: tuple[str, ...] = (),
+) -> Path:
+    """Write pairs (S,), rising and each once, and their scores (S,) as a new segment, whole or not at all.
+
+    The file appears under its name only when all of it is on the disk (write aside, fsync, rename, fsync of
+    the directory).
+    """
+    blocks = range(-(-len(pairs) // BLOCK))
+    checksums = np.array([_checksum(pairs, scores, block) for block in blocks], dtype="<u4")
+    index = pairs[::BLOCK].astype("<u8").tobytes() + checksums.tobytes()
+    facts = json.dumps({**owner._asdict(), "pairs": len(pairs), "replaces": replaces}).encode()
+    batch = pa.record_batch({"pair": pairs, "score": scores}).replace_schema_metadata(
+        {
+            "stepwell.facts": facts,
+            "stepwell.index": base64.b64encode(index),
+            "stepwell.checksum": hashlib.sha256(facts + index).hexdigest(),
+        }
+    )
+    # A name is never used twice: `replaces` of an older segment must not hit a newer one.
+    path = directory / f"{uuid.uuid4().hex}.arrow"
+    aside = path.with_suffix(".tmp")
+    try:
+        with aside.open("wb") as file:
+            with pa.ipc.new_file(file, batch.schema) as writer:
+                writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_directory(directory)
+    return path
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in ``directory`` survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _checksum(pairs: NDArray[np.uint64], scores: NDArray[np.float32], block: int) -> int:
+    part = slice(block * BLOCK, (block + 1) * BLOCK)
+    return zlib.crc32(scores[part].data, zlib.crc32(pairs[part].data))

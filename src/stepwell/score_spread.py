@@ -1,0 +1,129 @@
+"""How far a teacher's scores lie apart, and whether the temperature fits them.
+
+The soft loss sees ``softmax(t / tau)`` over a query's candidates. When the scores lie close together (a
+cross-encoder read through a sigmoid, a cosine without scale) it is flat and teaches nothing; when they lie
+too far apart it is a label with a detour. Both ruin distillation in silence, so they are looked at before
+training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+ONE_HOT = 0.99  # largest probability of a softmax that is as good as a label
+FLAT = 0.99  # share of the greatest possible entropy above which a softmax is as good as even
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What the scores of many queries' candidates look like.
+
+    Parameters
+    ----------
+    queries
+        Queries with two scores or more; the others are left out.
+    mean_std, median_std
+        Standard deviation of the scores within a query: mean and median over the queries (logits).
+    low, high
+        Smallest and largest score of all (logits).
+    one_hot, flat
+        Share of the queries whose softmax at ``tau`` is as good as a label or as good as even.
+    entropy
+        Mean over the queries of the softmax's entropy, as a share of the greatest possible (1 = even).
+    tau
+        The temperature.
+    """
+
+    queries: int
+    mean_std: float
+    median_std: float
+    low: float
+    high: float
+    one_hot: float
+    flat: float
+    entropy: float
+    tau: float
+
+
+def spread(scores: ArrayLike, tau: float = 1.0) -> Spread:
+    """Describe scores (Q, K) at a temperature; NaN marks a candidate without score.
+
+    Raises
+    ------
+    ValueError
+        When no query has two scores.
+
+    Examples
+    --------
+    >>> spread([[2.0, 2.0], [9.0, -9.0]]).one_hot
+    0.5
+    """
+    table = np.asarray(scores, dtype=np.float64)  # (Q, K)
+    table = table[np.isfinite(table).sum(axis=1) >= 2]
+    if not len(table):
+        raise ValueError("no query has two scores: there is nothing to compare")
+    there = np.isfinite(table)
+    std = np.nanstd(np.where(there, table, np.nan), axis=1)  # (Q,)
+    probabilities = _softmax(np.where(there, table / tau, -np.inf))  # (Q, K)
+    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
+    entropy = -(probabilities * logs).sum(axis=1) / np.log(there.sum(axis=1))  # (Q,)
+    return Spread(
+        queries=len(table),
+        mean_std=float(std.mean()),
+        median_std=float(np.median(std)),
+        low=float(table[there].min()),
+        high=float(table[there].max()),
+        one_hot=float((probabilities.max(axis=1) > ONE_HOT).mean()),
+        flat=float((entropy > FLAT).mean()),
+        entropy=float(entropy.mean()),
+        tau=tau,
+    )
+
+
+def check_tau(scores: ArrayLike, tau: float) -> list[str]:
+    """Return warnings, each with what to change, when ``tau`` does not fit the scores (Q, K).
+
+    The tau that is suggested is the median standard deviation within a query: the softmax then sees scores
+    that differ by about 1.
+
+    Examples
+    --------
+    >>> check_tau([[4.0, 1.0, -1.0], [3.0, 2.5, 0.0]], tau=1.0)
+    []
+    """
+    seen = spread(scores, tau)
+    if seen.median_std < 1e-6:
+        return [
+            "The teacher gives nearly the same score to all candidates of half of the "
+            f"{seen.queries:,} queries or more: there is nothing to learn from it. Is it trained, and does "
+            "it read the texts (tokens.pair)?"
+        ]
+    better = f"{seen.median_std:.2g}"
+    between = f"typically differ by {better} within a query (all lie in {seen.low:.3g} to {seen.high:.3g})"
+    if seen.flat > 0.5:
+        cause = ""
+        if seen.low >= 0 and seen.high <= 1:
+            cause = (
+                " They look like probabilities or cosines: take the raw logits of a cross-encoder, without a "
+                "sigmoid, and set `scale` for a dual encoder; or"
+            )
+        return [
+            f"The teacher's scores {between}: at tau {tau:g} the softmax of {seen.flat:.0%} of the queries "
+            f"is flat and teaches nothing.{cause or ' To mend it,'} set tau near {better}."
+        ]
+    if seen.one_hot > 0.9:
+        return [
+            f"The teacher's scores {between}: at tau {tau:g} the softmax of {seen.one_hot:.0%} of the "
+            "queries puts more than 99 % on one candidate, which says no more than the label. Set tau near "
+            f"{better}, or mine harder negatives."
+        ]
+    return []
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
+    return result

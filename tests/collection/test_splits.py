@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pytest
+
+from stepwell.collection import Collection, open_collection, resolve_splits
+from stepwell.errors import StepwellError
+from stepwell.recipe import CollectionSection
+
+
+@pytest.fixture
+def collection(tiny_directory):
+    """Return a maker of collections: the queries (by number) of each split, all answered by passage 0."""
+
+    def make(texts: dict[int, str] | None = None, **splits: range | list[int]) -> Collection:
+        numbers = sorted({number for split in splits.values() for number in split})
+        queries = [{"_id": f"q{n}", "text": (texts or {}).get(n, f"question {n}")} for n in numbers]
+        qrels = {name: [(f"q{n}", "p0", 1) for n in split] for name, split in splits.items()}
+        return open_collection(tiny_directory(queries=queries, **qrels))
+
+    return make
+
+
+def names(collection, section=None):
+    splits = resolve_splits(collection, section or CollectionSection(path="x"))
+    parts = (splits.train, splits.dev, splits.test)
+    train, dev, test = ({collection.query_ids[row] for row in part.query_rows} for part in parts)
+    assert not (train & dev or train & test or dev & test)
+    return train, dev, test, splits.notes
+
+
+def numbered(numbers):
+    return {f"q{n}" for n in numbers}
+
+
+def test_splits_that_are_there_are_taken_as_they_are(collection):
+    train, dev, test, notes = names(collection(train=range(9), dev=range(9, 12), test=range(12, 20)))
+    assert (train, dev, test) == (numbered(range(9)), numbered(range(9, 12)), numbered(range(12, 20)))
+    assert notes == ()
+
+
+def test_a_lone_dev_split_is_the_test_and_dev_is_carved_off_training(collection):
+    train, dev, test, notes = names(collection(train=range(300), dev=range(300, 310)))
+    assert test == numbered(range(300, 310))
+    assert len(dev) == 30 and train | dev == numbered(range(300))
+    assert notes == ("dev: 30 queries carved off train by hash",)
+
+
+def test_with_training_alone_dev_and_test_are_both_carved(collection):
+    train, dev, test, notes = names(collection(train=range(100)))
+    assert (len(train), len(dev), len(test)) == (60, 20, 20)  # a tenth, but at least 20
+    assert len(notes) == 2
+    train, dev, test, _ = names(collection(train=range(9)))
+    assert (len(train), len(dev), len(test)) == (3, 3, 3)  # 20 are not to be had
+
+
+def test_carving_is_stable_when_other_queries_come(collection):
+    before = names(collection(train=range(400)))
+    after = names(collection(train=range(420)))
+    assert len(before[1] & after[1]) >= 36 and len(before[2] & after[2]) >= 36  # of 40
+    assert not (before[1] & after[2] or before[2] & after[1])
+
+
+def test_a_carved_dev_is_the_same_with_and_without_a_carved_test(collection):
+    _, alone, _, _ = names(collection(train=range(300), test=range(300, 310)))
+    _, both, _, _ = names(collection(train=range(300)))
+    assert alone == both
+
+
+def test_a_query_in_several_splits_stays_in_the_one_that_proves(collection):
+    train, dev, test, notes = names(collection(train=range(10), dev=[8, 9, 10], test=[9, 11]))
+    assert (train, dev, test) == (numbered(range(8)), {"q8", "q10"}, {"q9", "q11"})
+    assert notes == (
+        "dev: 1 queries left out that are in test, by id or by text",
+        "train: 1 queries left out that are in test, by id or by text",
+        "train: 1 queries left out that are in dev, by id or by text",
+    )
+
+
+def test_a_query_with_the_text_of_a_test_query_does_not_train(collection):
+    made = collection(texts={0: "Who  won?", 12: "who won?"}, train=range(5), dev=[10, 11], test=[12])
+    assert names(made)[0] == numbered(range(1, 5))
+
+
+def test_limits_choose_by_hash_and_nest(collection):
+    made = collection(train=range(50), dev=range(50, 70), test=range(70, 90))
+    small = names(made, CollectionSection(path="x", train_queries=10, dev_queries=5, test_queries=6))
+    large = names(made, CollectionSection(path="x", train_queries=20, dev_queries=9, test_queries=7))
+    assert [len(part) for part in small[:3]] == [10, 5, 6]
+    assert all(few < many for few, many in zip(small[:3], large[:3], strict=True))
+    assert "dev: 5 of 20 queries, chosen by hash" in small[3]
+
+
+def test_queries_without_a_positive_are_left_out_with_a_note(tiny_directory):
+    rows = [("q0", "p0", 0)], [("q1", "p1", 1), ("q2", "p2", 1)]
+    queries = [{"_id": f"q{n}", "text": f"question {n}"} for n in range(4)]
+    directory = tiny_directory(queries=queries, test=[*rows[0], ("q3", "p1", 1)], train=rows[1])
+    splits = resolve_splits(open_collection(directory), CollectionSection(path="x"))
+    assert splits.notes[0] == "test: 1 queries of test left out, no passage is relevant to them"
+    assert len(splits.test) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"dev": "test"}, r"takes the split 'test' for dev and for test"),
+        ({"test": "train"}, r"takes the split 'train' for train and for test"),
+        ({"train": "training"}, r"no split 'training'.*dev, test, train"),
+    ],
+)
+def test_a_recipe_that_tests_on_what_it_tunes_or_names_nothing_is_refused(collection, section, message):
+    made = collection(train=range(5), dev=range(5, 8), test=range(8, 10))
+    if section == {"dev": "test"}:
+        section = {"dev": "test", "test": "test"}
+    with pytest.raises(StepwellError, match=message):
+        names(made, CollectionSection(path="x", **section))
+
+
+def test_nothing_left_to_train_on_is_an_error(collection):
+    with pytest.raises(StepwellError, match="no query with a relevant passage left for train"):
+        names(collection(train=[1], dev=[1], test=[2]))
