@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from stepwell.collection import Collection, open_collection
 
+os.environ["STEPWELL_PRECISION"] = "fp32"  # exact comparisons, on machines that multiply bf16 faster too
+
 settings.register_profile("stepwell", deadline=None)  # a shared machine is slow at times
 settings.load_profile("stepwell")
+
+TOPICS = ("river", "engine", "violin", "glacier", "harvest", "comet", "castle", "enzyme", "market", "sail")
+TRAITS = ("old", "bright", "deep", "slow", "north", "early", "broken", "quiet", "large", "hidden", "warm", "thin")
+FILLERS = ("the", "was", "and", "with", "a", "side", "to", "it", "which", "is", "number")
 
 # Lines of a file: records become JSON, strings stay as they are.
 Lines = Sequence[Mapping[str, object] | str]
@@ -75,6 +83,67 @@ def tiny_collection(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -
     return open_collection(tiny_path, tmp_path_factory.mktemp("tiny-cache"))
 
 
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return encoders of three families with random weights, saved as sentence-transformers directories.
+
+    ``bert`` (WordPiece, token types), ``roberta`` (byte-level BPE, no token types, positions from 2 on) and
+    ``distilbert`` (WordPiece, no token types): 3 layers, 32 wide, texts of at most 64 tokens, mean pooling.
+    """
+    return {name: write_model(name, tmp_path_factory.mktemp(name)) for name in ("bert", "roberta", "distilbert")}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_models: dict[str, Path]) -> Path:
+    """Return the directory of a random 3-layer, 32-wide BERT encoder; see ``tiny_models``."""
+    return tiny_models["bert"]
+
+
+def write_model(family: str, folder: Path, seed: int = 5) -> Path:
+    """Write a random encoder of a family, as a sentence-transformers directory."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import (
+        AutoModel,
+        BertConfig,
+        BertTokenizerFast,
+        DistilBertTokenizerFast,
+        DistilBertConfig,
+        RobertaConfig,
+        RobertaTokenizerFast,
+    )
+
+    if family == "roberta":
+        pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(ByteLevel.alphabet())]
+        tokenizer = RobertaTokenizerFast(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
+    else:
+        characters = "abcdefghijklmnopqrstuvwxyz0123456789.,:;?!'-"
+        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TOPICS, *TRAITS, *(f for f in FILLERS if len(f) > 1)]
+        pieces += [*characters, *(f"##{character}" for character in characters)]
+        kind = BertTokenizerFast if family == "bert" else DistilBertTokenizerFast
+        tokenizer = kind(vocab={piece: i for i, piece in enumerate(pieces)})
+    tokenizer.model_max_length = 64
+    deep = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    shared = {"vocab_size": len(pieces), "initializer_range": 0.2}
+    config = {
+        "bert": lambda: BertConfig(**shared, **deep, max_position_embeddings=64),
+        "roberta": lambda: RobertaConfig(**shared, **deep, max_position_embeddings=66, type_vocab_size=1),
+        "distilbert": lambda: DistilBertConfig(
+            **shared, dim=32, hidden_dim=64, n_layers=3, n_heads=4, max_position_embeddings=64
+        ),
+    }[family]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = AutoModel.from_config(config)
+    body.save_pretrained(folder / "body")
+    tokenizer.save_pretrained(folder / "body")
+    model = SentenceTransformer(modules=[Transformer(str(folder / "body")), Pooling(32, "mean")], device="cpu")
+    model.save_pretrained(str(folder / "model"), create_model_card=False)
+    return folder / "model"
+
+
 def write_tiny(directory: Path, passages: int = 60, queries: int = 40, seed: int = 7) -> None:
     """Write a small collection that can be learned: a query shares two or three words with its positives.
 
@@ -82,35 +151,9 @@ def write_tiny(directory: Path, passages: int = 60, queries: int = 40, seed: int
     and every fourth a judged passage of grade 0. 70 % of the queries train, 15 % are dev, 15 % test.
     """
     rng = random.Random(seed)
-    topics = (
-        "river",
-        "engine",
-        "violin",
-        "glacier",
-        "harvest",
-        "comet",
-        "castle",
-        "enzyme",
-        "market",
-        "sail",
-    )
-    words = (
-        "old",
-        "bright",
-        "deep",
-        "slow",
-        "north",
-        "early",
-        "broken",
-        "quiet",
-        "large",
-        "hidden",
-        "warm",
-        "thin",
-    )
     corpus: list[dict[str, str]] = []
     for i in range(passages):
-        chosen = [topics[i % len(topics)], *rng.sample(words, 3)]
+        chosen = [TOPICS[i % len(TOPICS)], *rng.sample(TRAITS, 3)]
         text = f"the {chosen[0]} was {chosen[1]} and {chosen[2]} , with a {chosen[3]} side to it"
         corpus.append({"_id": f"doc/{i:03d}-{chosen[0]}", "title": f"{chosen[0]} {i}", "text": text})
     qrels: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
@@ -122,7 +165,7 @@ def write_tiny(directory: Path, passages: int = 60, queries: int = 40, seed: int
         records.append({"_id": query, "text": f"which {told[1]} is {told[3]} and {told[5]} number {i}"})
         judged = {positive: 2}
         if i % 3 == 0:
-            judged[(positive + len(topics)) % passages] = 1  # the same topic
+            judged[(positive + len(TOPICS)) % passages] = 1  # the same topic
         if i % 4 == 0:
             judged.setdefault((positive + 1) % passages, 0)
         split = "train" if i % 20 < 14 else "dev" if i % 20 < 17 else "test"

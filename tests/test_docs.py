@@ -74,12 +74,8 @@ def run_page(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             exec(code, names)
         else:
             shell = ["bash", "-euo", "pipefail", "-c", commands(block)]
-            done = subprocess.run(
-                shell, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600
-            )
-            assert done.returncode == 0, (
-                f"{where} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-            )
+            done = subprocess.run(shell, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+            assert done.returncode == 0, f"{where} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.fixture
@@ -135,9 +131,7 @@ def test_blocks_of_a_page_run_in_order_in_one_folder(tmp_path: Path, monkeypatch
     assert (tmp_path / "in/words.txt").read_text() == "well\nmore words\n"
 
 
-@pytest.mark.parametrize(
-    "language, code", [("bash", "false\ntrue"), ("console", "$ exit 1"), ("python", "1 / 0")]
-)
+@pytest.mark.parametrize("language, code", [("bash", "false\ntrue"), ("console", "$ exit 1"), ("python", "1 / 0")])
 def test_a_block_that_fails_fails_its_page(
     language: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +141,5 @@ def test_a_block_that_fails_fails_its_page(
 
 
 def test_a_mark_counts_for_the_next_block_only() -> None:
-    found = blocks(
-        "<!-- no-run -->\n```bash\na\n```\n\n```bash\nb\n```\n<!-- no-run -->\nwords\n```bash\nc\n```\n"
-    )
+    found = blocks("<!-- no-run -->\n```bash\na\n```\n\n```bash\nb\n```\n<!-- no-run -->\nwords\n```bash\nc\n```\n")
     assert [(block.text, block.mark) for block in found] == [("a\n", "no-run"), ("b\n", ""), ("c\n", "")]

@@ -63,6 +63,11 @@ def test_a_collection_elsewhere_is_named_in_full(beir, tmp_path):
     assert load_recipe(path).name == "far: away #1"
 
 
+def test_a_directory_called_demo_is_not_the_bundled_collection(beir, tmp_path):
+    home = beir(name="demo")
+    assert load_recipe(write_recipe(home, tmp_path / "r.yaml")).collection.path == str(home)
+
+
 def test_without_a_split_called_train_the_largest_one_trains(beir, tmp_path):
     home = beir(splits=("judged",))
     recipe = load_recipe(write_recipe(home, tmp_path / "r.yaml"))

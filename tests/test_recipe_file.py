@@ -157,15 +157,11 @@ def test_a_mistake_names_its_line_and_what_to_do(recipe, old, new, said):
 
 
 def test_an_empty_ladder_is_refused(recipe):
-    assert "r.yaml:16: ladder: needs at least 1" in message(
-        recipe((GOOD[GOOD.index("ladder:") :], "ladder: []\n"))
-    )
+    assert "r.yaml:16: ladder: needs at least 1" in message(recipe((GOOD[GOOD.index("ladder:") :], "ladder: []\n")))
 
 
 def test_several_mistakes_are_told_at_once_one_a_line_in_order(recipe):
-    path = recipe(
-        ("layers: 2", "layrs: 2\n  scale: -1\n  scale: 2"), ("name: tiny", "sead: 1"), ("lr: 1e-4", "lr: x")
-    )
+    path = recipe(("layers: 2", "layrs: 2\n  scale: -1\n  scale: 2"), ("name: tiny", "sead: 1"), ("lr: 1e-4", "lr: x"))
     lines = message(path).splitlines()
     assert lines[0] == "The recipe r.yaml has 4 mistakes:"
     assert [re.match(r"  r\.yaml:(\d+): ([\w.]+)", line).groups() for line in lines[1:-1]] == [
@@ -224,9 +220,7 @@ def test_anchors_and_merges_may_be_used(recipe):
 
 
 def test_directories_beside_the_recipe_are_found_from_anywhere(recipe, tmp_path, monkeypatch):
-    recipe(
-        ("path: demo", "path: data/mine"), ("from: demo", "from: org/base"), ("from: demo", "from: ./other")
-    )
+    recipe(("path: demo", "path: data/mine"), ("from: demo", "from: org/base"), ("from: demo", "from: ./other"))
     for directory in ("data/mine", "org/base", "demo", "elsewhere"):
         (tmp_path / directory).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -282,9 +276,7 @@ def test_the_value_of_an_override_is_yaml(text, expected):
     assert parse_override(text) == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["student.layers", "=2", "a=[", "a={b: c: d}", "a=!!python/name:os.system x"]
-)
+@pytest.mark.parametrize("text", ["student.layers", "=2", "a=[", "a={b: c: d}", "a=!!python/name:os.system x"])
 def test_an_override_that_cannot_be_read_is_refused(text):
     with pytest.raises(StepwellError, match="--set"):
         parse_override(text)

@@ -64,15 +64,17 @@ def write_recipe(
         raise _exists(target)
     home = target.resolve().parent
     small = _small_depth(student, layers, teacher or student)
-    collection = open_collection(directory)
-    section = CollectionSection(path=str(directory), train=_train_split(collection))
+    is_own = isinstance(directory, Path) and directory.is_dir()  # also one that is called demo
+    place = str(Path(directory).resolve()) if is_own else str(directory)
+    collection = open_collection(place)
+    section = CollectionSection(path=place, train=_train_split(collection))
     splits = resolve_splits(collection, section)
     trained_on = len(splits.train.query_rows)
     text = _HEAD.format(
         name=_quoted(collection.name),
         passages=f"{collection.n_passages:,}",
         queries=f"{collection.n_queries:,}",
-        path=_quoted(_spelled(str(directory), home)),
+        path=_quoted(_spelled(place, home)),
         train=_quoted(section.train),
         splits=_describe(collection, splits),
         student=_quoted(_spelled(student, home)),

@@ -178,7 +178,7 @@ class StudentObjective:
         if terms.hold and self.hold is not None:
             target = np.concatenate([self.hold.of_queries(query_rows), self.hold.passages[unique]])
             parts["hold"] = terms.hold * embedding_loss(torch.cat([q, p]), torch.from_numpy(target).to(device))
-        return torch.stack(list(parts.values())).sum(), {name: float(part) for name, part in parts.items()}
+        return torch.stack(list(parts.values())).sum(), {name: part.item() for name, part in parts.items()}
 
     def _teacher(self, examples: Rows, columns: Rows, of: object, device: torch.device) -> Tensor:
         if self.terms.over == "batch":
@@ -218,6 +218,8 @@ class EmbeddingObjective:
                 torch.manual_seed(seed)
                 self.projection = nn.Linear(encoder.dimension, width, bias=False)
         self.projection.to(distributed.state().device)
+        for parameter in self.projection.parameters():  # every process projects the whole batch
+            parameter.register_hook(lambda gradient: gradient / distributed.world_size())
         self._module = nn.ModuleDict({"student": encoder.model, "projection": self.projection})
 
     @property
@@ -243,7 +245,7 @@ class EmbeddingObjective:
             targets.append(self.teacher.of_queries(q.astype(np.int32)))
         student = self.projection(torch.cat(vectors))
         loss = embedding_loss(student, torch.from_numpy(np.concatenate(targets)).to(student.device))
-        return loss, {"distance": float(loss)}
+        return loss, {"distance": loss.item()}
 
 
 class RerankObjective:
@@ -299,7 +301,7 @@ class RerankObjective:
         if self.imitate is not None:
             target = torch.from_numpy(np.take_along_axis(self.imitate[examples], columns, axis=1))
             loss = soft_loss(scores, target.to(flat.device), 1.0, mask)
-            return loss, {"imitate": float(loss)}
+            return loss, {"imitate": loss.item()}
         grades = np.take_along_axis(self.candidates.grades[examples], columns, axis=1)
         loss = hard_loss(scores, torch.from_numpy((grades > 0) & filled).to(flat.device), mask)
-        return loss, {"listwise": float(loss)}
+        return loss, {"listwise": loss.item()}

@@ -51,9 +51,11 @@ class CollectionSection(Section):
 class TokensSection(Section):
     """Where texts are cut, in tokens."""
 
-    query: Count = Field(32, description="Longest query, in tokens.")
-    passage: Count = Field(144, description="Longest passage, in tokens (titles are joined in front).")
-    pair: Count = Field(
+    query: Annotated[int, Field(ge=4)] = Field(32, description="Longest query, in tokens.")
+    passage: Annotated[int, Field(ge=4)] = Field(
+        144, description="Longest passage, in tokens (titles are joined in front)."
+    )
+    pair: Annotated[int, Field(ge=8)] = Field(
         176, description="Longest query-passage pair of a cross-encoder, in tokens; the passage is cut."
     )
 
@@ -180,6 +182,12 @@ class Mining(Section):
         description="Candidates kept a query, from which each epoch draws K; K when empty (the same every epoch).",
     )
 
+    @model_validator(mode="after")
+    def _window(self) -> Mining:
+        if self.last < self.first:
+            raise ValueError(f"`last` ({self.last}) is before `first` ({self.first}): no rank is left for a negative")
+        return self
+
 
 class Rung(Optimiser):
     """One rung: what the student learns from one teacher.
@@ -264,7 +272,7 @@ class Recipe(Section):
     """A whole run: collection, student, teachers, ladder, refine, proof."""
 
     name: str = Field("stepwell", description="Shown in tables and reports.")
-    seed: int = Field(13, ge=0, description="All randomness follows from it.")
+    seed: int = Field(13, ge=0, le=2**63 - 1, description="All randomness follows from it.")
     collection: CollectionSection
     tokens: TokensSection = TokensSection()
     student: StudentSection

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from stepwell import distributed
 from stepwell.errors import StepwellError
-from stepwell.models.build import head_parameters
+from stepwell.models.build import cannot_write, head_parameters
 from stepwell.recipe import Optimiser, RerankTraining
 
 CHUNK = 4
@@ -76,7 +76,7 @@ def total_steps(settings: Optimiser, size: int) -> int:
     """Return how many optimiser steps ``settings`` ask for with ``size`` examples."""
     if settings.steps is not None:
         return settings.steps
-    return math.ceil(settings.epochs * size / settings.batch) if size else 0
+    return math.ceil(settings.epochs * size / min(settings.batch, size)) if size else 0
 
 
 def batches(size: int, batch: int, seed: int, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -183,7 +183,7 @@ def _backward(objective: Objective, examples: NDArray[np.int64], epoch: int) -> 
         share = len(piece) / len(examples)
         loss, its = objective.loss(piece, epoch)
         torch.autograd.backward(share * loss)
-        value += share * float(loss)
+        value += share * loss.item()
         for name, part in its.items():
             parts[name] = parts.get(name, 0.0) + share * part
     return value, parts
@@ -227,20 +227,23 @@ class Checkpoint:
 
     def __init__(self, path: Path, module: nn.Module, optimiser: torch.optim.AdamW) -> None:
         self.path, self.module, self.optimiser = path, module, optimiser
-        self.every = float(os.environ.get("STEPWELL_CHECKPOINT_SECONDS", "60"))
+        self.every = float(os.environ.get("STEPWELL_CHECKPOINT_SECONDS", "120"))
         self.last = time.monotonic()
 
     def save_now_and_then(self, log: TrainingLog) -> None:
-        """Save when the last time was long enough ago (STEPWELL_CHECKPOINT_SECONDS, 60 by default)."""
+        """Save when the last time was long enough ago (STEPWELL_CHECKPOINT_SECONDS, 120 by default)."""
         if distributed.is_main() and time.monotonic() - self.last >= self.every:
             self.save(log)
             self.last = time.monotonic()
 
     def save(self, log: TrainingLog) -> None:
         """Write the file under another name, then rename it."""
-        tensors = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self._tensors().items()}
         draft = self.path.with_suffix(".draft")
-        save_file(tensors, draft, metadata={"log": json.dumps(log.to_json())})
+        try:
+            save_file(tensors, draft, metadata={"log": json.dumps(log.to_json())})
+        except SafetensorError as error:
+            raise cannot_write(draft, error) from error
         draft.replace(self.path)
 
     def load(self) -> TrainingLog:
@@ -256,7 +259,7 @@ class Checkpoint:
         for index, parameter in enumerate(self._parameters()):
             if f"moment1.{index}" in saved:
                 self.optimiser.state[parameter] = {
-                    "step": saved[f"step.{index}"],
+                    "step": saved[f"step.{index}"].to(parameter.device),
                     "exp_avg": saved[f"moment1.{index}"].to(parameter.device),
                     "exp_avg_sq": saved[f"moment2.{index}"].to(parameter.device),
                 }

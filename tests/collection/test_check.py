@@ -168,5 +168,5 @@ def test_no_room_to_check_is_explained(tiny_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(check, "scan", fails)
-    with pytest.raises(StepwellError, match="No space left on device.*TMPDIR names another place"):
+    with pytest.raises(StepwellError, match=r"No space left on device.*TMPDIR names another place"):
         check_directory(tiny_path)

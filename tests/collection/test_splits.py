@@ -70,9 +70,9 @@ def test_a_query_in_several_splits_stays_in_the_one_that_proves(collection):
     train, dev, test, notes = names(collection(train=range(10), dev=[8, 9, 10], test=[9, 11]))
     assert (train, dev, test) == (numbered(range(8)), {"q8", "q10"}, {"q9", "q11"})
     assert notes == (
-        "dev: 1 queries left out that are in test, by id or by text",
-        "train: 1 queries left out that are in test, by id or by text",
-        "train: 1 queries left out that are in dev, by id or by text",
+        "dev: 1 query left out, also in test by id or by text",
+        "train: 1 query left out, also in test by id or by text",
+        "train: 1 query left out, also in dev by id or by text",
     )
 
 
@@ -95,7 +95,7 @@ def test_queries_without_a_positive_are_left_out_with_a_note(tiny_directory):
     queries = [{"_id": f"q{n}", "text": f"question {n}"} for n in range(4)]
     directory = tiny_directory(queries=queries, test=[*rows[0], ("q3", "p1", 1)], train=rows[1])
     splits = resolve_splits(open_collection(directory), CollectionSection(path="x"))
-    assert splits.notes[0] == "test: 1 queries of test left out, no passage is relevant to them"
+    assert splits.notes[0] == "test: 1 query of test left out, no passage is relevant to them"
     assert len(splits.test) == 1
 
 

@@ -39,6 +39,10 @@ def _ids(collection: Collection, rows: Rows) -> list[str]:
     return [collection.query_ids[int(row)] for row in rows]
 
 
+def _queries(count: int) -> str:
+    return f"{count:,} {'query' if count == 1 else 'queries'}"
+
+
 def resolve_splits(collection: Collection, section: CollectionSection) -> Splits:
     """Decide which queries train, steer and test.
 
@@ -105,7 +109,7 @@ def _names(collection: Collection, section: CollectionSection) -> dict[str, str 
 
 def _without_positives(qrels: Qrels, role: str, name: str) -> list[str]:
     count = len(np.unique(qrels.queries)) - len(qrels.query_rows)
-    return [f"{role}: {count:,} queries of {name} left out, no passage is relevant to them"] if count else []
+    return [f"{role}: {_queries(count)} of {name} left out, no passage is relevant to them"] if count else []
 
 
 def _carve(collection: Collection, section: CollectionSection, queries: dict[str, Rows], notes: list[str]) -> None:
@@ -122,7 +126,7 @@ def _carve(collection: Collection, section: CollectionSection, queries: dict[str
             queries[role], ordered = ordered[:count], ordered[count:]
         else:
             queries[role], ordered = ordered[len(ordered) - count :], ordered[: len(ordered) - count]
-        notes.append(f"{role}: {count:,} queries carved off {section.train} by hash")
+        notes.append(f"{role}: {_queries(count)} carved off {section.train} by hash")
     queries["train"] = np.sort(ordered)
 
 
@@ -135,6 +139,6 @@ def _separate(collection: Collection, queries: dict[str, Rows], notes: list[str]
         for other in ("test", "dev"):
             count = sum(seen.get(text) == other for text in texts) if other != role else 0
             if count:
-                notes.append(f"{role}: {count:,} queries left out that are in {other}, by id or by text")
+                notes.append(f"{role}: {_queries(count)} left out, also in {other} by id or by text")
         seen |= {text: seen.get(text, role) for text in texts}
         queries[role] = queries[role][kept]

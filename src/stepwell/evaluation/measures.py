@@ -160,6 +160,8 @@ def _cut(run: Run, parsed: Sequence[Any]) -> Run:
 def _parse(measure: str) -> Any:
     try:
         parsed = ir_measures.parse_measure(measure)
+        if int(parsed.params.get("cutoff", 1)) < 1:
+            raise ValueError("its cutoff must be 1 or more")
         pipeline: Any = ir_measures.DefaultPipeline
         if not pipeline.supports(parsed):
             raise ValueError("nothing installed computes it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from stepwell.errors import StepwellError
 from stepwell.ladder import finding, judging, making, proof, refine
 from stepwell.ladder.context import Context
 from stepwell.ladder.prices import Prices, epochs_of, selected_share
@@ -208,6 +209,8 @@ class Builder:
         before, teacher = f"student@{number - 1}", rung.teacher
         miner = self._miner(number, rung)
         self.teacher(teacher, miner)
+        for name in self._beside(rung):
+            self.teacher(name)
         dense = self.recipe.teachers[teacher].kind == "dual-encoder"
         theirs = (f"teacher.{teacher}.dev",) if dense else (f"teacher.{teacher}",)
         queries = min(self.prices.dev, self.recipe.judging.headroom_queries)
@@ -292,11 +295,13 @@ class Builder:
         inputs = [found, f"teacher.{rung.teacher}.vectors" if dense else f"teacher.{rung.teacher}"]
         if rung.gamma:
             inputs.append(f"{before}.vectors")
-        extra = [rung.beside] if rung.beside else []
-        if rung.hold:
-            extra += [r.teacher for r in self.recipe.ladder if r.loss == "embedding"][:1]
-        inputs += [f"teacher.{name}.vectors" for name in extra if f"teacher.{name}.vectors" not in inputs]
-        return tuple(inputs)
+        inputs += [f"teacher.{name}.vectors" for name in self._beside(rung)]
+        return tuple(dict.fromkeys(inputs))
+
+    def _beside(self, rung: Rung) -> list[str]:
+        """Return the dual encoders whose vectors a rung needs besides those of its own teacher."""
+        held = [r.teacher for r in self.recipe.ladder if r.loss == "embedding"][:1] if rung.hold else []
+        return [*([rung.beside] if rung.beside else []), *held]
 
     def _judge_student(self, model: str, title: str) -> None:
         self.student_vectors(model, title)
@@ -322,6 +327,11 @@ class Builder:
         """Add rounds of data progressive distillation, each only if the one before made dev better."""
         settings = self.recipe.refine
         teacher = self.refine_teacher
+        if settings.rounds and self.recipe.teachers[teacher].kind != "cross-encoder":
+            raise StepwellError(
+                f"refine needs a cross-encoder to rerank the student's lists, and {teacher!r} is a dual encoder: name a "
+                "cross-encoder in `refine.teacher`, or leave refine out with `refine: {rounds: 0}`."
+            )
         for round_ in range(1, settings.rounds + 1):
             number = self.rungs + round_
             before = f"student@{number - 1}"

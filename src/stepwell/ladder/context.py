@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from stepwell import distributed
@@ -69,11 +72,22 @@ class Context:
 
     def pair_texts(self, reranker: Reranker) -> tuple[Tokens, Tokens]:
         """Return the tokens of all queries and passages for a cross-encoder."""
-        key = (reranker.tokenizer.name_or_path, reranker.tokenizer.vocab_size, "pair", reranker.limit)
+        key = (tokenizer_name(reranker.tokenizer), "pair", reranker.limit)
         if (*key, "query") not in self._tokens:
             self._tokens[(*key, "query")] = reranker.tokenise(self.collection.query_texts())
             self._tokens[(*key, "document")] = reranker.tokenise(self.collection.passage_texts())
         return self._tokens[(*key, "query")], self._tokens[(*key, "document")]
+
+
+def tokenizer_name(tokenizer: Any) -> str:
+    """Return a name that two tokenizers share when they cut every text alike, wherever they were loaded from."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return str(tokenizer.name_or_path)
+    facts = json.loads(backend.to_str())
+    facts.pop("truncation", None)
+    facts.pop("padding", None)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def score_missing(
@@ -123,8 +137,6 @@ def _fill(
     todo_p: NDArray[Any],
     advance: Any,
 ) -> None:
-    import torch
-
     queries, passages = ctx.pair_texts(reranker)
     world, block = distributed.world_size(), 2_048
     for start in range(0, len(todo_q), block * world):

@@ -14,7 +14,7 @@ from stepwell import distributed
 from stepwell.display import Cell, Table, duration
 from stepwell.ladder.context import Context
 from stepwell.ladder.prices import BACKWARD, config_of, operations_a_token
-from stepwell.ladder.workspace import Stage, Work, Workspace
+from stepwell.ladder.workspace import Stage, Work, Workspace, damage
 from stepwell.models.build import quiet
 from stepwell.models.engine import autocast, precision, token_budget
 
@@ -132,6 +132,8 @@ def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace) -> Plan:
         ready = all(real in workspace.keys for name, real in workspace.inputs(stage).items() if name in stage.inputs)
         place = workspace.place(stage) if ready else None
         finished = place is not None and (place / "manifest.json").is_file()
+        if place is not None and finished and stage.kind == "promote":
+            finished = damage(place) is None  # its decision is read next
         if place is not None:
             name = workspace.resolve(stage.name)
             workspace.keys[name] = workspace.key(stage)

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from stepwell.ladder.context import Context
 from stepwell.ladder.workspace import Work
-from stepwell.models.build import locate, open_sentence_transformer, quiet, transformer_of
+from stepwell.models.build import cannot_open, locate, open_sentence_transformer, quiet, transformer_of
 from stepwell.models.tokens import Template, Tokens
 from stepwell.recipe import Optimiser
 from stepwell.training import total_steps
@@ -28,7 +28,10 @@ def config_of(base: str) -> Any:
     with quiet():
         for folder in (place, place / "0_Transformer"):
             if (folder / "config.json").is_file():
-                return AutoConfig.from_pretrained(str(folder))
+                try:
+                    return AutoConfig.from_pretrained(str(folder))
+                except (OSError, ValueError) as error:
+                    raise cannot_open(base, "a model", error) from error
         return transformer_of(open_sentence_transformer(base)).auto_model.config
 
 

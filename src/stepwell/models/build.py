@@ -23,6 +23,9 @@ from stepwell.errors import StepwellError
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors of all-MiniLM-L6-v2, as its package carries it."""
 
+_WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+"""How weights are read: in fp32, and never from a pickle."""
+
 
 def locate(base: str) -> str:
     """Return what the loaders take: the directory behind ``demo``, a directory, or a hub name unchanged.
@@ -56,9 +59,9 @@ def open_sentence_transformer(base: str) -> SentenceTransformer:
     place = locate(base)
     try:
         with quiet():
-            return SentenceTransformer(place, device="cpu", model_kwargs={"dtype": torch.float32})
+            return SentenceTransformer(place, device="cpu", model_kwargs=_WEIGHTS)
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise _cannot_open(base, "encoder", error) from error
+        raise cannot_open(base, "encoder", error) from error
 
 
 def open_cross_encoder(base: str) -> CrossEncoder:
@@ -66,23 +69,28 @@ def open_cross_encoder(base: str) -> CrossEncoder:
     place = locate(base)
     try:
         with quiet():
-            model: CrossEncoder = CrossEncoder(
-                place, device="cpu", model_kwargs={"dtype": torch.float32}, activation_fn=nn.Identity()
-            )
+            model: CrossEncoder = CrossEncoder(place, device="cpu", model_kwargs=_WEIGHTS, activation_fn=nn.Identity())
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise _cannot_open(base, "cross-encoder", error) from error
+        raise cannot_open(base, "cross-encoder", error) from error
     if model.num_labels != 1:
         raise StepwellError(
             f"the cross-encoder {base} gives {model.num_labels} scores a pair and a ranking needs one: it was trained "
             "to classify. Choose a re-ranker, or give it `train` so that it gets a head of its own."
         )
+    kinds = getattr(transformer_of(model).auto_model.config, "architectures", None) or [""]
+    if len(model) == 1 and str(kinds[0]).endswith("Model"):  # the head would be a random one
+        raise StepwellError(
+            f"{base} is an encoder ({kinds[0]}) and no cross-encoder: it has no scoring head, so its scores would be "
+            "random. Choose a re-ranker, or give it `train` so that it gets a head of its own."
+        )
     return model
 
 
-def _cannot_open(base: str, what: str, error: Exception) -> StepwellError:
-    reason = " ".join(str(error).split())
+def cannot_open(base: str, what: str, error: Exception) -> StepwellError:
+    """Return what a user is told when a model can't be opened."""
+    reason = " ".join(str(error).split())[:400].rstrip(".")
     return StepwellError(
-        f"can't open {base} as {what}: {reason[:400]}. Give a directory with a sentence-transformers or transformers "
+        f"can't open {base} as {what}: {reason}. Give a directory with a sentence-transformers or transformers "
         "model in safetensors, or a hub name (and a connection, the first time)."
     )
 
@@ -183,17 +191,16 @@ def build_student(
     model = open_sentence_transformer(base)
     chosen_similarity = similarity or _similarity_of(model)
     own = next((module for module in model.modules() if isinstance(module, Pooling)), None)
-    mode = pooling or (own.pooling_mode if own is not None else "mean")
-    extra = [module for module in model if isinstance(module, Dense)] if pooling in (None, mode) else []
+    own_mode = own.pooling_mode if own is not None else "mean"
+    mode = pooling or own_mode
+    extra = [module for module in model if isinstance(module, Dense)] if mode == own_mode else []
 
     def tower() -> list[Any]:
         with quiet():
             transformer = transformer_of(open_sentence_transformer(base))
         cut_layers(transformer.auto_model, layers, pick)
         limit = transformer.max_seq_length
-        config_limit = getattr(transformer.auto_model.config, "max_position_embeddings", None)
-        known = [n for n in (config_limit,) if n] or [limit or max_tokens]
-        transformer.max_seq_length = min(max_tokens, *known)
+        transformer.max_seq_length = min(max_tokens, most_tokens(transformer.auto_model) or limit or max_tokens)
         modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), mode), *extra]
         return [*modules, Normalize()] if chosen_similarity == "cos" else modules
 
@@ -205,6 +212,15 @@ def build_student(
         else:
             modules = tower()
         return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=function, prompts=prompts)
+
+
+def most_tokens(model: nn.Module) -> int | None:
+    """Return how many tokens a transformers model has positions for; RoBERTa's kin count from padding_idx + 1 on."""
+    config: Any = model.config
+    most = getattr(config, "max_position_embeddings", None)
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    padding = getattr(tables[0], "padding_idx", None) if tables else None
+    return most and (int(most) if padding is None else int(most) - padding - 1)
 
 
 def _similarity_of(model: SentenceTransformer) -> str:
@@ -240,16 +256,18 @@ def build_cross_encoder(base: str, layers: int | None, max_tokens: int, seed: in
             model = CrossEncoder(
                 modules=[transformer, Pooling(width, "mean"), head], device="cpu", activation_fn=nn.Identity()
             )
-        model.max_seq_length = max_tokens
+        model.max_seq_length = min(max_tokens, most_tokens(transformer_of(model).auto_model) or max_tokens)
     return model
 
 
 def _is_scorer(place: str) -> bool:
-    config = Path(place) / "config.json"
-    if not config.is_file():
-        return False
-    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or [""]
-    return str(names[0]).endswith("ForSequenceClassification") or (Path(place) / "2_Dense").is_dir()
+    def facts(name: str) -> dict[str, Any]:
+        path = Path(place) / name
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    names = facts("config.json").get("architectures") or [""]
+    own = facts("config_sentence_transformers.json").get("model_type")
+    return str(names[0]).endswith("ForSequenceClassification") or own == "CrossEncoder"
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -265,11 +283,22 @@ def fingerprint(model: nn.Module, *extra: object) -> str:
     digest = hashlib.sha256(json.dumps([str(fact) for fact in extra]).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def save_model(model: SentenceTransformer | CrossEncoder, folder: Path) -> None:
     """Write a sentence-transformers directory (safetensors)."""
-    with quiet():
-        model.save_pretrained(str(folder), create_model_card=False)
+    try:
+        with quiet():
+            model.save_pretrained(str(folder), create_model_card=False)
+    except SafetensorError as error:
+        raise cannot_write(folder, error) from error
+
+
+def cannot_write(path: Path, error: Exception) -> StepwellError:
+    """Return what a user is told when safetensors can't write weights (it does not say so as an OSError)."""
+    return StepwellError(
+        f"can't write {path}: {error}. Is the disk full? What is finished is safe; make room and run the same command "
+        "again: it goes on."
+    )

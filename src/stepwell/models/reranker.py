@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor
 
 from stepwell import distributed
-from stepwell.models.build import fingerprint, open_cross_encoder, save_model
+from stepwell.models.build import fingerprint, most_tokens, open_cross_encoder, save_model, transformer_of
 from stepwell.models.engine import autocast, forward_all, token_budget
 from stepwell.models.tokens import Template, Tokens, batches_by_length
 
@@ -37,7 +37,8 @@ class Reranker:
         self.model = model.to(distributed.state().device)
         self.tokenizer = model.tokenizer
         self.template = Template.of(self.tokenizer)
-        self.limit = int(limit or model.max_seq_length or 512)
+        wanted = int(limit or model.max_seq_length or 512)
+        self.limit = min(wanted, most_tokens(transformer_of(model).auto_model) or wanted)
 
     @classmethod
     def open(cls, place: str | Path, limit: int | None = None) -> Reranker:

@@ -125,7 +125,7 @@ class Run:
         """
         lists: dict[int, list[tuple[float, int]]] = {int(query): [] for query in queries}
         known = {collection.query_ids[int(query)]: int(query) for query in queries}
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file, start=1):
                 fields = line.split()
                 if len(fields) != 6:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from filelock import FileLock
 
 from stepwell.collection import Collection, open_collection
 from stepwell.collection.store import default_cache
@@ -134,29 +136,23 @@ def _fused(lists: list[Any]) -> tuple[list[int], list[float]]:
 def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = ()) -> Vectors:
     """Return the vectors of a collection under any encoder, from the cache where they are."""
     rows = np.asarray(query_rows, dtype=np.int32)
-    name = f"{collection.fingerprint[:16]}-{encoder.fingerprint[:16]}-{hash_rows(rows)}"
+    name = f"{collection.fingerprint[:16]}-{encoder.fingerprint[:16]}-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}"
     folder = default_cache() / "vectors" / name
-    if not (folder / "vectors.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with progress(collection.n_passages + len(rows), "encoding") as bar:
-            write_vectors(encoder, collection, rows, folder, bar.advance)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if not (folder / "vectors.json").is_file():
+            with progress(collection.n_passages + len(rows), "encoding") as bar:
+                write_vectors(encoder, collection, rows, folder, bar.advance)
     return Vectors.open(folder)
-
-
-def hash_rows(rows: Any) -> str:
-    """Return a short name of a set of rows."""
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()[:8]
 
 
 def read_results(run: Path) -> dict[str, Any]:
     """Read ``results.json`` of a finished run."""
     try:
         facts: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
-        if not {"collection", "stages", "final"} <= facts.keys():
+        if not {"collection", "stages", "final", "asymmetric"} <= facts.keys():
             raise ValueError("keys are missing")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise StepwellError(
             f"can't read {run / 'results.json'} ({error}): run `stepwell run` again, it repairs it."
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.collection import Collection
+from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder, Side
 
 BLOCK = 2_048
@@ -41,10 +43,22 @@ class Vectors:
 
     @classmethod
     def open(cls, folder: Path) -> Vectors:
-        """Map what :func:`write_vectors` wrote."""
-        facts = json.loads((folder / "vectors.json").read_text(encoding="utf-8"))
-        load = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("passages", "queries")]
-        return cls(load[0], load[1], np.load(folder / "query_rows.npy"), float(facts["scale"]))
+        """Map what :func:`write_vectors` wrote.
+
+        Raises
+        ------
+        StepwellError
+            When a file of it is missing or cut off.
+        """
+        try:
+            facts = json.loads((folder / "vectors.json").read_text(encoding="utf-8"))
+            load = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("passages", "queries")]
+            return cls(load[0], load[1], np.load(folder / "query_rows.npy"), float(facts["scale"]))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise StepwellError(
+                f"the vectors in {folder} are missing or damaged ({error}). For a run, the same `stepwell run` makes "
+                "them again; in the cache, delete the folder."
+            ) from error
 
     def of_queries(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the vectors of query rows, shape (len(rows), D); a row that was not encoded raises KeyError."""
@@ -96,6 +110,13 @@ def write_vectors(
     distributed.barrier()
 
 
+def _reserve(path: Path) -> None:
+    """Take the room of a file now: a disk that is full later would kill the process at a write to mapped memory."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def _write(
     encoder: Encoder,
     side: Side,
@@ -105,10 +126,11 @@ def _write(
     advance: Callable[[int], None],
 ) -> None:
     shape = (size, encoder.dimension)
-    done = path.with_suffix(f".{distributed.rank()}.done")
+    done = path.with_suffix(f".{distributed.rank()}-of-{distributed.world_size()}.done")
     if distributed.is_main() and not path.is_file():
         draft = path.with_suffix(".draft")
         np.lib.format.open_memmap(draft, mode="w+", dtype=np.float32, shape=shape).flush()
+        _reserve(draft)
         draft.replace(path)
     distributed.barrier()
     out = np.lib.format.open_memmap(path, mode="r+")
@@ -126,4 +148,3 @@ def _write(
         draft.replace(done)
         advance(stop - start)
     distributed.barrier()
-    done.unlink(missing_ok=True) if size == 0 else None

@@ -1,0 +1,108 @@
+"""The encoder gives what sentence-transformers gives, whatever the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from stepwell.models.build import build_student, open_sentence_transformer, save_model
+from stepwell.models.encoder import Encoder
+
+TEXTS = [
+    "the river was old and deep , with a slow side to it",
+    "sail",
+    "",
+    "which engine is broken",
+    "the market was large and quiet and the harvest was early and the comet was bright " * 6,  # longer than the model
+]
+
+
+def build(base, **changes):
+    settings = {"layers": 2, "pick": "first", "pooling": None, "similarity": None, "towers": 1, "max_tokens": 48}
+    return build_student(str(base), **(settings | changes))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("similarity", ["cos", "dot"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_agrees_with_sentence_transformers(tiny_models, family, similarity, pooling):
+    model = build(tiny_models[family], similarity=similarity, pooling=pooling)
+    encoder = Encoder(model)
+    ours = encoder.encode(encoder.tokenise(TEXTS, "document"), "document")
+    assert ours == pytest.approx(model.encode_document(TEXTS), abs=1e-5)
+    assert (encoder.cosine, encoder.scale) == ((True, 20.0) if similarity == "cos" else (False, 1.0))
+
+
+def test_each_side_goes_through_its_tower_after_its_prompt(tiny_model, tmp_path):
+    base = open_sentence_transformer(str(tiny_model))
+    base.prompts = {"query": "which: ", "passage": "the "}
+    save_model(base, tmp_path / "base")
+    model = build(tmp_path / "base", towers=2)
+    with torch.no_grad():
+        for parameter in model[0].sub_modules["query"].parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    encoder = Encoder(model)
+    assert (encoder.prompt("query"), encoder.prompt("document")) == ("which: ", "the ")
+    sides = {side: encoder.encode(encoder.tokenise(TEXTS, side), side) for side in ("query", "document")}
+    assert sides["query"] == pytest.approx(model.encode_query(TEXTS), abs=1e-5)
+    assert sides["document"] == pytest.approx(model.encode_document(TEXTS), abs=1e-5)
+    assert not np.allclose(sides["query"], sides["document"], atol=1e-2)
+
+
+def test_vectors_of_an_encoder_without_normalize_are_normalised_for_cosine(tiny_model):
+    encoder = Encoder.open(tiny_model)
+    vectors = encoder.encode(encoder.tokenise(TEXTS, "document"), "document")
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
+
+
+def test_saved_and_opened_it_is_the_same_to_the_bit(tiny_model, tmp_path):
+    encoder = Encoder(build(tiny_model, similarity="dot"))
+    encoder.save(tmp_path / "student")
+    again = Encoder.open(tmp_path / "student")
+    assert again.fingerprint == encoder.fingerprint
+    assert (again.limit, again.cosine, again.dimension) == (48, False, 32)
+    vectors = [e.encode(e.tokenise(TEXTS, "query"), "query") for e in (encoder, again)]
+    assert np.array_equal(*vectors)
+    plain = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert vectors[0] == pytest.approx(plain.encode_query(TEXTS), abs=1e-4)
+
+
+def test_a_batch_gives_what_single_texts_give(tiny_model):
+    encoder = Encoder.open(tiny_model)
+    tokens = encoder.tokenise(TEXTS, "query")
+    encoder.model.eval()
+    together = encoder.embed(tokens, np.arange(5), "query").detach().numpy()
+    alone = [encoder.embed(tokens, np.array([row]), "query").detach().numpy()[0] for row in range(5)]
+    assert together == pytest.approx(np.array(alone), abs=1e-5)
+    assert together == pytest.approx(encoder.encode(tokens, "query"), abs=1e-5)
+
+
+def test_rows_come_back_in_the_order_asked_for(tiny_model):
+    encoder = Encoder.open(tiny_model)
+    tokens = encoder.tokenise(TEXTS, "query")
+    encoder.model.eval()
+    all_rows, some = (encoder.embed(tokens, np.array(rows), "query") for rows in (range(5), [4, 0, 4, 2]))
+    assert torch.allclose(some, all_rows[[4, 0, 4, 2]], atol=1e-5)
+
+
+def test_a_limit_of_the_recipe_cuts_further_but_never_less(tiny_model):
+    encoder = Encoder(build(tiny_model))
+    assert encoder.tokenise(TEXTS, "query", 10).lengths.max() == 8
+    assert encoder.tokenise(TEXTS, "query", 500).lengths.max() == 46
+
+
+def test_progress_counts_every_text_once(tiny_model):
+    encoder, counts = Encoder.open(tiny_model), []
+    encoder.encode(encoder.tokenise(TEXTS, "query"), "query", counts.append)
+    assert sum(counts) == 5
+
+
+def test_no_texts_are_no_vectors(tiny_model):
+    encoder = Encoder.open(tiny_model)
+    assert encoder.encode(encoder.tokenise([], "query"), "query").shape == (0, 32)
+
+
+def test_the_fingerprint_knows_the_scale(tiny_model):
+    assert Encoder.open(tiny_model).fingerprint != Encoder.open(tiny_model, scale=30).fingerprint

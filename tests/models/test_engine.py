@@ -1,0 +1,96 @@
+"""How a batch is cut into micro-batches changes neither outputs nor gradients."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwell.models import engine
+from stepwell.models.encoder import Encoder
+
+TEXTS = ["sail", "the river was old and deep", "a bright comet", "the market was large , with a quiet side", "it", "sail"]
+
+
+@pytest.fixture
+def of_precision(monkeypatch):
+    """Return a function that gives ``precision()`` under a wish of the user's."""
+
+    def find(wish):
+        monkeypatch.setenv("STEPWELL_PRECISION", wish)
+        return engine.precision()
+
+    engine.precision.cache_clear()
+    yield find
+    engine.precision.cache_clear()
+
+
+def gradients(encoder, tokens):
+    """Loss and gradients of a loss in which each text meets each other."""
+    encoder.model.zero_grad()
+    vectors = encoder.embed(tokens, np.arange(len(tokens)), "query")
+    loss = torch.nn.functional.cross_entropy(20 * vectors @ vectors.T, torch.arange(len(tokens)).roll(1))
+    loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in encoder.model.named_parameters() if p.grad is not None}
+
+
+def test_micro_batches_give_the_gradient_of_one_padded_batch(tiny_model, monkeypatch):
+    encoder = Encoder.open(tiny_model)
+    tokens = encoder.tokenise(TEXTS, "query")
+    found = {}
+    for budget in (10_000, 24, 1):
+        monkeypatch.setattr(engine, "token_budget", lambda budget=budget: budget)
+        found[budget] = gradients(encoder, tokens)
+    whole_loss, whole = found[10_000]
+    largest = max(gradient.abs().max() for gradient in whole.values())
+    for budget in (24, 1):
+        loss, cut = found[budget]
+        assert loss == pytest.approx(whole_loss, abs=1e-5)
+        assert cut.keys() == whole.keys()
+        assert max((cut[name] - whole[name]).abs().max() for name in whole) <= 1e-5 * largest
+
+
+def test_micro_batches_hold_texts_of_similar_length(tiny_model, monkeypatch):
+    monkeypatch.setattr(engine, "token_budget", lambda: 12)
+    seen = []
+
+    def forward(items):
+        seen.append(items.tolist())
+        return torch.from_numpy(items).float()
+
+    lengths = np.array([9, 2, 4, 9, 3])
+    assert engine.forward_all(lengths, forward).tolist() == [0, 1, 2, 3, 4]
+    assert seen == [[1, 4, 2], [0], [3]]
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=30))
+def test_outputs_come_in_the_order_of_the_items(lengths):
+    out = engine.forward_all(np.array(lengths), lambda items: torch.from_numpy(items).double()[:, None])
+    assert out.dtype == torch.float32
+    assert out[:, 0].tolist() == list(range(len(lengths)))
+
+
+def test_the_user_may_choose_the_precision(of_precision):
+    assert of_precision("bf16") is torch.bfloat16
+    assert of_precision("fp32") is torch.bfloat16  # decided once a process
+    engine.precision.cache_clear()
+    assert of_precision("fp32") is torch.float32
+    assert isinstance(engine.autocast(), contextlib.nullcontext)
+
+
+@pytest.mark.parametrize(("half", "expected"), [(0.5, torch.bfloat16), (0.9, torch.float32), (40.0, torch.float32)])
+def test_the_faster_precision_is_found(of_precision, monkeypatch, half, expected):
+    monkeypatch.setattr(engine, "_matmul_seconds", lambda dtype: half if dtype is torch.bfloat16 else 1.0)
+    assert of_precision("auto") is expected
+
+
+def test_outputs_are_fp32_in_bf16_too(of_precision, tiny_model):
+    of_precision("bf16")
+    encoder = Encoder.open(tiny_model)
+    vectors = encoder.embed(encoder.tokenise(TEXTS, "query"), np.arange(6), "query")
+    assert vectors.dtype == torch.float32
+    assert vectors.norm(dim=1).detach().numpy() == pytest.approx(np.ones(6), abs=1e-5)

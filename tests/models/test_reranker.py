@@ -1,0 +1,83 @@
+"""The reranker gives the raw logits that sentence-transformers gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import CrossEncoder
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from stepwell.models.build import build_cross_encoder
+from stepwell.models.reranker import Reranker
+
+QUERIES = ["which river is old", "engine", "a bright castle"]
+PASSAGES = ["the river was old and deep", "sail", "the comet was thin and the market was warm and large " * 8]
+ROWS = np.array([0, 0, 0, 1, 1, 2, 2]), np.array([0, 1, 2, 2, 0, 1, 2])
+
+
+@pytest.fixture(params=["bert", "roberta", "distilbert"])
+def family(request):
+    return request.param
+
+
+def scores_of(reranker):
+    return reranker.score(reranker.tokenise(QUERIES), reranker.tokenise(PASSAGES), *ROWS)
+
+
+def pairs():
+    return [(QUERIES[query], PASSAGES[passage]) for query, passage in zip(*ROWS, strict=True)]
+
+
+def test_agrees_with_the_predictions_of_a_pooled_cross_encoder(tiny_models, family):
+    model = build_cross_encoder(str(tiny_models[family]), 2, 64, 1)
+    expected = model.predict(pairs(), activation_fn=nn.Identity(), show_progress_bar=False)
+    assert scores_of(Reranker(model)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_agrees_with_the_predictions_of_a_transformers_classifier(tiny_models, family, tmp_path):
+    torch.manual_seed(2)
+    AutoModelForSequenceClassification.from_pretrained(tiny_models[family], num_labels=1).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_models[family]).save_pretrained(tmp_path)
+    plain = CrossEncoder(str(tmp_path), device="cpu")  # with the sigmoid that it has by default
+    expected = plain.predict(pairs(), activation_fn=nn.Identity(), show_progress_bar=False)
+    ours = scores_of(Reranker.open(tmp_path))
+    assert ours == pytest.approx(expected, abs=1e-5)
+    assert plain.predict(pairs(), show_progress_bar=False) == pytest.approx(1 / (1 + np.exp(-ours)), abs=1e-5)
+
+
+def test_a_batch_gives_what_single_pairs_give(tiny_model):
+    reranker = Reranker(build_cross_encoder(str(tiny_model), 2, 64, 1))
+    queries, passages = reranker.tokenise(QUERIES), reranker.tokenise(PASSAGES)
+    reranker.model.eval()
+    together = reranker.logits(queries, passages, *ROWS).detach().numpy()
+    alone = [
+        reranker.logits(queries, passages, ROWS[0][i : i + 1], ROWS[1][i : i + 1]).item() for i in range(len(ROWS[0]))
+    ]
+    assert together == pytest.approx(np.array(alone), abs=1e-5)
+    assert together == pytest.approx(scores_of(reranker), abs=1e-5)
+
+
+@pytest.mark.parametrize("limit", [64, 20, 9])
+def test_lengths_are_those_of_the_padded_pairs(tiny_models, family, limit):
+    reranker = Reranker(build_cross_encoder(str(tiny_models[family]), 1, limit, 1))
+    queries, passages = reranker.tokenise(QUERIES), reranker.tokenise(PASSAGES)
+    features = reranker.template.pairs(queries, passages, *ROWS, limit)
+    assert reranker.lengths(queries, passages, *ROWS).tolist() == features["attention_mask"].sum(1).tolist()
+    assert features["input_ids"].shape[1] <= limit
+
+
+def test_a_limit_beyond_the_positions_is_cut_to_them(tiny_models, family):
+    reranker = Reranker(build_cross_encoder(str(tiny_models[family]), 1, 500, 1), 500)
+    assert reranker.limit == 64
+    assert np.isfinite(scores_of(reranker)).all()
+
+
+def test_saved_and_opened_it_is_the_same_to_the_bit(tiny_model, tmp_path):
+    reranker = Reranker(build_cross_encoder(str(tiny_model), 2, 40, 1))
+    reranker.save(tmp_path / "teacher")
+    again = Reranker.open(tmp_path / "teacher")
+    assert (again.fingerprint, again.limit) == (reranker.fingerprint, 40)
+    assert np.array_equal(scores_of(again), scores_of(reranker))
+    assert Reranker.open(tmp_path / "teacher", 30).fingerprint != again.fingerprint
