@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -219,7 +220,8 @@ class EmbeddingObjective:
                 self.projection = nn.Linear(encoder.dimension, width, bias=False)
         self.projection.to(distributed.state().device)
         for parameter in self.projection.parameters():  # every process projects the whole batch
-            parameter.register_hook(lambda gradient: gradient / distributed.world_size())
+            hooked: Any = parameter
+            hooked.register_hook(lambda gradient: gradient / distributed.world_size())
         self._module = nn.ModuleDict({"student": encoder.model, "projection": self.projection})
 
     @property

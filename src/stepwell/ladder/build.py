@@ -329,8 +329,8 @@ class Builder:
         teacher = self.refine_teacher
         if settings.rounds and self.recipe.teachers[teacher].kind != "cross-encoder":
             raise StepwellError(
-                f"refine needs a cross-encoder to rerank the student's lists, and {teacher!r} is a dual encoder: name a "
-                "cross-encoder in `refine.teacher`, or leave refine out with `refine: {rounds: 0}`."
+                f"refine needs a cross-encoder to rerank the student's lists, and {teacher!r} is a dual encoder: name "
+                "a cross-encoder in `refine.teacher`, or leave refine out with `refine: {rounds: 0}`."
             )
         for round_ in range(1, settings.rounds + 1):
             number = self.rungs + round_

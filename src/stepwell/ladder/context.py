@@ -58,13 +58,7 @@ class Context:
         """Return the tokens of all texts of one side, cut as the recipe says for training."""
         tokens = self.recipe.tokens
         limit = tokens.query if side == "query" else tokens.passage
-        key = (
-            encoder.tokenizer.name_or_path,
-            encoder.tokenizer.vocab_size,
-            encoder.prompt(side),
-            side,
-            limit,
-        )
+        key = (tokenizer_name(encoder.tokenizer), encoder.prompt(side), side, limit)
         if key not in self._tokens:
             texts = self.collection.query_texts() if side == "query" else self.collection.passage_texts()
             self._tokens[key] = encoder.tokenise(texts, side, limit)
