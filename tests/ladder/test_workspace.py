@@ -1,0 +1,234 @@
+"""Stages and their folders: what is done once stays done, what is damaged or changed is done again."""
+
+import json
+import multiprocessing
+from dataclasses import replace
+
+import pytest
+
+from stepwell.errors import StepwellError
+from stepwell.ladder.workspace import Stage, Workspace, damage, read_json
+
+SHARED = {"collection": "c0ffee", "seed": 13}
+
+
+class Recorder:
+    """Builds stages that note when they run and write what their inputs hold."""
+
+    def __init__(self):
+        self.ran = []
+
+    def stage(self, name, *inputs, settings=None, decision=None, **more):
+        def run(job):
+            self.ran.append(name)
+            parts = [(folder / "out.txt").read_text() for folder in job.inputs.values()]
+            (job.folder / "out.txt").write_text("+".join([name, *parts]))
+            if decision is not None:
+                job.write_json("decision.json", decision)
+
+        return Stage(name, more.pop("kind", name), name, settings or {}, inputs, run, **more)
+
+
+@pytest.fixture
+def recorder():
+    return Recorder()
+
+
+def do(folder, stages, shared=SHARED):
+    with Workspace(folder, shared) as workspace:
+        for stage in stages:
+            if workspace.wanted(stage):
+                workspace.do(stage)
+    return workspace
+
+
+def chain(recorder, middle=None):
+    return [
+        recorder.stage("first"),
+        recorder.stage("middle", "first", settings=middle or {"lr": 1}),
+        recorder.stage("last", "middle"),
+        recorder.stage("aside", "first"),
+    ]
+
+
+def test_what_is_finished_is_not_done_again(recorder, tmp_path):
+    do(tmp_path, chain(recorder))
+    workspace = do(tmp_path, chain(recorder))
+    assert recorder.ran == ["first", "middle", "last", "aside"]
+    assert (workspace.folders["last"] / "out.txt").read_text() == "last+middle+first"
+
+
+def test_a_changed_setting_redoes_that_stage_and_what_follows_and_nothing_else(recorder, tmp_path):
+    before = do(tmp_path, chain(recorder))
+    recorder.ran.clear()
+    after = do(tmp_path, chain(recorder, {"lr": 2}))
+    assert recorder.ran == ["middle", "last"]
+    assert {name for name in before.keys if before.keys[name] == after.keys[name]} == {"first", "aside"}
+
+
+def test_going_back_to_old_settings_finds_the_old_work(recorder, tmp_path):
+    do(tmp_path, chain(recorder))
+    do(tmp_path, chain(recorder, {"lr": 2}))
+    recorder.ran.clear()
+    do(tmp_path, chain(recorder))
+    assert recorder.ran == []
+
+
+@pytest.mark.parametrize("shared", [{**SHARED, "seed": 14}, {**SHARED, "collection": "decaf"}])
+def test_a_changed_shared_fact_redoes_everything(recorder, tmp_path, shared):
+    do(tmp_path, chain(recorder))
+    recorder.ran.clear()
+    do(tmp_path, chain(recorder), shared)
+    assert len(recorder.ran) == 4
+
+
+def test_a_key_depends_on_content_and_not_on_names_or_the_order_of_settings(recorder, tmp_path):
+    one = recorder.stage("one", kind="same", settings={"a": 1, "b": 2})
+    two = recorder.stage("two", kind="same", settings={"b": 2, "a": 1})
+    other = recorder.stage("other", kind="other", settings={"a": 1, "b": 2})
+    workspace = do(tmp_path, [one, two, other])
+    assert recorder.ran == ["one", "other"]
+    assert workspace.folders["one"] == workspace.folders["two"]
+
+
+def test_a_named_stage_depends_on_which_stages_its_inputs_are(recorder, tmp_path):
+    stages = [recorder.stage("one", kind="same"), recorder.stage("two", kind="same")]
+    stages += [recorder.stage("decide", "one", named=True), recorder.stage("again", "two", kind="decide", named=True)]
+    do(tmp_path, stages)
+    assert recorder.ran == ["one", "decide", "again"]
+
+
+DAMAGES = {
+    "changed": lambda folder: (folder / "out.txt").write_text("lies"),
+    "cut off": lambda folder: (folder / "out.txt").write_text("mid"),
+    "missing": lambda folder: (folder / "out.txt").unlink(),
+    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "half a manifest": lambda folder: (folder / "manifest.json").write_text('{"files": {"out'),
+    "a manifest of something else": lambda folder: (folder / "manifest.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_damage_is_found_said_put_aside_and_redone(recorder, tmp_path, capsys, what):
+    workspace = do(tmp_path, chain(recorder))
+    place = workspace.folders["middle"]
+    DAMAGES[what](place)
+    recorder.ran.clear()
+    do(tmp_path, chain(recorder))
+    assert recorder.ran == ["middle"]  # the others' inputs have the keys that they had
+    assert (place / "out.txt").read_text() == "middle+first" and damage(place) is None
+    said = " ".join(capsys.readouterr().err.split())
+    aside = [path for path in place.parent.iterdir() if path.name.startswith(f"{place.name}.damaged-")]
+    assert len(aside) == 1 and "middle:" in said and "again" in said and aside[0].name in said
+
+
+def test_a_stage_that_fails_leaves_its_half_and_goes_on_from_it(recorder, tmp_path):
+    tries = []
+
+    def run(job):
+        tries.append((job.folder / "half.txt").is_file())
+        (job.folder / "half.txt").write_text("half")
+        if len(tries) == 1:
+            raise RuntimeError("killed")
+
+    stage = replace(recorder.stage("stage"), run=run)
+    with pytest.raises(RuntimeError):
+        do(tmp_path, [stage])
+    assert [path.name.endswith(".partial") for path in (tmp_path / "stages").iterdir()] == [True]
+    do(tmp_path, [stage])
+    assert tries == [False, True]
+    assert not list((tmp_path / "stages").glob("*.partial"))
+
+
+def test_checkpoints_are_not_part_of_what_is_kept(recorder, tmp_path):
+    def run(job):
+        for name in ("checkpoint.safetensors", "checkpoint.draft", "passages.0.done", "model.txt"):
+            (job.folder / name).write_text("x")
+
+    workspace = do(tmp_path, [replace(recorder.stage("stage"), run=run)])
+    manifest = read_json(workspace.folders["stage"] / "manifest.json")
+    assert list(manifest["files"]) == ["model.txt"]
+    assert {path.name for path in workspace.folders["stage"].iterdir()} == {"model.txt", "manifest.json"}
+
+
+def test_the_manifest_traces_a_stage(recorder, tmp_path):
+    workspace = do(tmp_path, chain(recorder))
+    manifest = read_json(workspace.folders["middle"] / "manifest.json")
+    assert manifest["settings"] == {"lr": 1} and manifest["shared"] == SHARED
+    assert manifest["inputs"] == {"first": workspace.keys["first"]}
+    assert manifest["key"] == workspace.keys["middle"] and "torch" in manifest["versions"]
+
+
+@pytest.mark.parametrize("go, ran", [(True, ["gate", "gated", "after"]), (False, ["gate", "after"])])
+def test_a_conditional_stage_waits_for_its_decision_and_optional_inputs_may_be_missing(recorder, tmp_path, go, ran):
+    gate = recorder.stage("gate", decision={"go": go})
+    gated = recorder.stage("gated", "gate", only_if=("gate",))
+    after = recorder.stage("after", "gate", optional=("gated",))
+    workspace = do(tmp_path, [gate, gated, after])
+    assert recorder.ran == ran
+    assert (workspace.folders["after"] / "out.txt").read_text() == ("after+gate+gated+gate" if go else "after+gate")
+
+
+def test_a_stage_behind_a_gate_that_was_never_reached_is_left_out(recorder, tmp_path):
+    do(tmp_path, [recorder.stage("gated", only_if=("gate",))])
+    assert recorder.ran == []
+
+
+def test_student_names_follow_the_promotions(recorder, tmp_path):
+    workspace = Workspace(tmp_path, SHARED)
+    assert workspace.resolve("student@0.dev") == "start.dev"
+    assert workspace.resolve("student@2.vectors") == "rung-2.vectors"  # before the decision
+    assert workspace.resolve("teacher.de.dev") == "teacher.de.dev"
+    kept = {"go": False, "student": "rung-1"}
+    workspace = do(tmp_path, [recorder.stage("promote-2", kind="promote", decision=kept)])
+    assert workspace.resolve("student@2") == "rung-1"
+    assert workspace.resolve("student@2.vectors") == "rung-1.vectors"
+    assert workspace.resolve("student@3") == "rung-3"
+
+
+def test_a_stage_is_told_which_stage_is_behind_an_input(recorder, tmp_path):
+    seen = {}
+
+    def run(job):
+        seen.update(job.names)
+        (job.folder / "out.txt").write_text("")
+
+    kept = {"go": False, "student": "start"}
+    stages = [recorder.stage("start"), recorder.stage("promote-1", kind="promote", decision=kept)]
+    do(tmp_path, [*stages, replace(recorder.stage("test", "student@1"), run=run)])
+    assert seen == {"student@1": "start"}
+
+
+def _hold(folder, ready, go):
+    with Workspace(folder, SHARED):
+        ready.set()
+        go.wait(30)
+
+
+def test_two_runs_in_one_folder_are_refused_and_the_lock_ends_with_the_first(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, go = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, ready, go))
+    other.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(StepwellError, match=r"another stepwell .*--out"), Workspace(tmp_path, SHARED):
+            pass
+    finally:
+        go.set()
+        other.join()
+    with Workspace(tmp_path, SHARED):
+        pass
+
+
+def test_a_folder_that_cant_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StepwellError, match=f"{tmp_path / 'file'}.*--out"), Workspace(tmp_path / "file", SHARED):
+        pass
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_json_of_a_stage_can_be_read_back(tmp_path, recorder):
+    content = {"go": True, "ids": [1, 2], "p": 0.5}
+    workspace = do(tmp_path, [recorder.stage("gate", decision=content)])
+    assert read_json(workspace.folders["gate"] / "decision.json") == json.loads(json.dumps(content))
