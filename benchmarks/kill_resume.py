@@ -22,7 +22,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from conftest import write_model, write_recipe, write_tiny
+from conftest import TINY_RECIPE, write_model, write_recipe, write_tiny
+
+RECIPE = TINY_RECIPE.replace("epochs: 1", "epochs: 6")  # most of the time goes into trainings, as in a real ladder
 
 
 def start(recipe, out):
@@ -77,16 +79,21 @@ def main():
     with tempfile.TemporaryDirectory(prefix="stepwell-kill-") as folder:
         root = Path(folder)
         write_tiny(root / "collection")
-        recipe = write_recipe(root / "recipe.yaml", root / "collection", write_model("bert", root / "model"))
+        model = write_model("bert", root / "model")
+        recipe = write_recipe(root / "recipe.yaml", root / "collection", model, RECIPE)
         reference = root / "reference"
         process = start(recipe, reference)
         began = at_work(process, reference)
-        finish(process)
+        while not (reference / "results.json").exists() and process.poll() is None:
+            time.sleep(0.005)
         took = time.perf_counter() - began
+        finish(process)
         expected = weights(reference)
         manifests = [json.loads(path.read_text()) for path in reference.glob("stages/*/manifest.json")]
         titles = {f"{m['kind']}-{m['key'][:16]}": m["title"] for m in manifests}
-        print(f"uninterrupted: {len(titles)} stages, {len(expected)} files of weights, {took:.1f} s of work", flush=True)
+        print(
+            f"uninterrupted: {len(titles)} stages, {len(expected)} files of weights, {took:.1f} s of work", flush=True
+        )
         equal = number = 0
         while number < options.kills:
             out, instant = root / f"killed-{number}", chance.uniform(0.0, took)

@@ -45,9 +45,7 @@ def build(root, pairs, additions):
     files = list(store.directory.glob("*.arrow"))
     size = sum(path.stat().st_size for path in files)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux gives kilobytes
-    print(
-        f"built          {len(store):,} pairs, {additions} additions, {took:.0f} s, slowest {slowest:.1f} s"
-    )
+    print(f"built          {len(store):,} pairs, {additions} additions, {took:.0f} s, slowest {slowest:.1f} s")
     print(f"on disk        {size / 1e6:,.0f} MB, {size / len(store):.2f} bytes a pair, {len(files)} files")
     print(f"peak memory    {peak:,.0f} MB of the builder (mapped files included)")
 
@@ -91,9 +89,7 @@ def look_up(root, pairs):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=50_000_000)
     parser.add_argument("--additions", type=int, default=250)
     parser.add_argument("--look-up", type=Path, help=argparse.SUPPRESS)
@@ -103,6 +99,4 @@ if __name__ == "__main__":
     else:
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder), told.pairs, told.additions)
-            subprocess.run(
-                [sys.executable, __file__, "--pairs", str(told.pairs), "--look-up", folder], check=True
-            )
+            subprocess.run([sys.executable, __file__, "--pairs", str(told.pairs), "--look-up", folder], check=True)

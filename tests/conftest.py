@@ -16,6 +16,8 @@ from stepwell.collection import Collection, open_collection
 
 os.environ["STEPWELL_PRECISION"] = "fp32"  # exact comparisons, on machines that multiply bf16 faster too
 
+torch.set_num_threads(1)  # of models this small, a second thread only waits for the first
+
 settings.register_profile("stepwell", deadline=None)  # a shared machine is slow at times
 settings.load_profile("stepwell")
 
@@ -133,6 +135,20 @@ def write_recipe(path: Path, collection: Path, model: Path, text: str = TINY_REC
 def tiny_recipe(tiny_path: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a recipe file, :data:`TINY_RECIPE` over the tiny collection and model; not to be changed."""
     return write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.yaml", tiny_path, tiny_model)
+
+
+@pytest.fixture
+def variant(tmp_path: Path, tiny_path: Path, tiny_model: Path) -> Callable[..., Path]:
+    """Return a factory of recipe files: ``variant((old, new), ...)`` is the tiny one with some text replaced."""
+
+    def make(*changes: tuple[str, str]) -> Path:
+        text = TINY_RECIPE
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        return write_recipe(tmp_path / "variant.yaml", tiny_path, tiny_model, text)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,7 @@ def quiet():
 def terminal(monkeypatch):
     """Standard error as a terminal of 100 columns; gives what was written."""
     screen = io.StringIO()
-    monkeypatch.setattr(
-        display, "_err", Console(file=screen, force_terminal=True, width=100, highlight=False)
-    )
+    monkeypatch.setattr(display, "_err", Console(file=screen, force_terminal=True, width=100, highlight=False))
     return screen
 
 
@@ -102,9 +100,7 @@ def test_a_narrow_terminal_folds_cells_and_loses_nothing():
     row = ["bm25", "0.634 [0.621, 0.648]", "-0.1 [-0.2, -0.1] "]
     Console(file=screen, width=30).print(Table("T", ["system", "nDCG@10", "minus ladder"], [row]))
     assert "…" not in screen.getvalue()
-    assert all(
-        part in screen.getvalue() for part in ("0.634", "[0.621,", "0.648]", "minus", "ladder", "-0.1]")
-    )
+    assert all(part in screen.getvalue() for part in ("0.634", "[0.621,", "0.648]", "minus", "ladder", "-0.1]"))
 
 
 def test_short_work_prints_no_progress_lines(capsys):

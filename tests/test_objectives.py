@@ -80,7 +80,9 @@ def in_batch_reference(task, examples, terms):
         s, t = ([20 * float(v[0][i] @ other) for other in v[1]] for v in vectors.values())
         right = [task.qrels.is_positive(query, passage) for passage in passages]
         wrong = sum(math.exp(score) for score, good in zip(s, right, strict=True) if not good)
-        losses = [-math.log(math.exp(score) / (math.exp(score) + wrong)) for score, good in zip(s, right, strict=True) if good]
+        losses = [
+            -math.log(math.exp(score) / (math.exp(score) + wrong)) for score, good in zip(s, right, strict=True) if good
+        ]
         hard += sum(losses) / len(losses) / len(queries)
         zs, zt = (sum(math.exp(score / terms.tau) for score in scores) for scores in (s, t))
         for a, b in zip(s, t, strict=True):
@@ -117,7 +119,9 @@ class TestInBatch:
     def test_a_passage_of_two_queries_counts_once(self, task):
         # Both queries bring the passages (p0, p1): the softmax runs over two passages, not four.
         (q0, q1), (p0, p1) = task.candidates.queries[:2], task.candidates.passages[:2, 0]
-        candidates = Candidates(np.array([q0, q1]), np.array([[p0, p1], [p1, p0]]), np.array([[1, 0], [1, 0]], np.int32))
+        candidates = Candidates(
+            np.array([q0, q1]), np.array([[p0, p1], [p1, p0]]), np.array([[1, 0], [1, 0]], np.int32)
+        )
         loss = task.objective(Terms(), candidates=candidates).loss(np.arange(2), 0)[0].item()
         scores = 20 * task.own.queries[[q0, q1]] @ task.own.passages[[p0, p1]].T
         by_hand = [math.log1p(math.exp(scores[0, 1] - scores[0, 0])), math.log1p(math.exp(scores[1, 0] - scores[1, 1]))]
@@ -220,7 +224,9 @@ class TestDraw:
             assert not np.array_equal(other, drawn)
 
     def test_few_candidates_are_all_taken_in_order(self):
-        candidates = Candidates(np.array([0], np.int32), np.array([[5, 6, -1]], np.int32), np.array([[1, 0, 0]], np.int32))
+        candidates = Candidates(
+            np.array([0], np.int32), np.array([[5, 6, -1]], np.int32), np.array([[1, 0, 0]], np.int32)
+        )
         assert Draw(3, 0).columns(candidates, np.array([0, 0]), 7).tolist() == [[0, 1, 2]] * 2
 
 
@@ -237,7 +243,9 @@ class TestEmbedding:
 
     @pytest.mark.parametrize("examples", [[3, 61, 0], [2], [60, 87]])
     def test_is_the_mean_squared_distance(self, task, examples):
-        away = Vectors(np.roll(task.own.passages, 1, axis=0), np.roll(task.own.queries, 1, axis=0), task.own.query_rows, 20)
+        away = Vectors(
+            np.roll(task.own.passages, 1, axis=0), np.roll(task.own.queries, 1, axis=0), task.own.query_rows, 20
+        )
         queries = task.candidates.queries
         pairs = [
             (task.own.passages[e], away.passages[e]) if e < 60 else (task.own.queries[queries[e - 60]], away.queries[queries[e - 60]])
@@ -264,7 +272,9 @@ class TestRerank:
         filled = task.candidates.passages >= 0
         rows = np.broadcast_to(task.candidates.queries[:, None], filled.shape)
         scores = np.zeros(filled.shape, np.float32)
-        scores[filled] = reranker.score(*tokens, rows[filled].astype(np.int64), task.candidates.passages[filled].astype(np.int64))
+        scores[filled] = reranker.score(
+            *tokens, rows[filled].astype(np.int64), task.candidates.passages[filled].astype(np.int64)
+        )
         return reranker, tokens, scores, filled
 
     def test_is_the_listwise_cross_entropy_of_the_filled_candidates(self, task, rerank):

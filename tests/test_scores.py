@@ -120,9 +120,7 @@ class TestLookup:
     @settings(max_examples=30, deadline=None)
     @given(
         batches=st.lists(
-            st.lists(
-                st.tuples(st.integers(0, 5), st.integers(0, 9), st.floats(-50, 50, width=32)), max_size=12
-            ),
+            st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.floats(-50, 50, width=32)), max_size=12),
             max_size=9,
         )
     )

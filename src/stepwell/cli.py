@@ -231,7 +231,9 @@ def mine(
     try:
         settings = Mining(first=first, last=last, margin=margin, sampling=sampling, positives=1)
     except ValidationError as error:
-        raise StepwellError(f"the mining options don't fit: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
+        raise StepwellError(
+            f"the mining options don't fit: {error.errors()[0]['msg'].removeprefix('Value error, ')}."
+        ) from None
     candidates, report, opened = api.mine(collection, miner, split, k, settings, seed)
     write_tuples(candidates, opened, target)
     show(report.table())

@@ -13,13 +13,18 @@ from functools import lru_cache
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
 
 @lru_cache(maxsize=1)
 def state() -> PartialState:
-    """Return accelerate's state of the processes, set up at the first call."""
-    return PartialState()
+    """Return accelerate's state of the processes, set up at the first call.
+
+    Accelerate has to be told that processes without a GPU are several: it would take each for the only one.
+    """
+    device = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not device)
 
 
 def rank() -> int:

@@ -78,9 +78,7 @@ def test_every_measure_equals_trec_evals(tmp_path_factory, drawn):
 
 def one(passages, grades, measures=DEFAULT_MEASURES):
     """Evaluate a ranking for query 0, with grades by passage."""
-    run = Run(
-        np.zeros(1, np.int32), np.array([passages], np.int32), -np.arange(len(passages))[None].astype("f4")
-    )
+    run = Run(np.zeros(1, np.int32), np.array([passages], np.int32), -np.arange(len(passages))[None].astype("f4"))
     return evaluate(run, Qrels([0] * len(grades), list(grades), list(grades.values())), measures)
 
 

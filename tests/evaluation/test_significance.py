@@ -26,9 +26,7 @@ def test_an_interval_lies_within_the_values_and_is_repeatable(sample, seed):
 @settings(max_examples=40)
 def test_an_interval_moves_and_scales_with_the_values(sample, shift, scale):
     moved = bootstrap_interval(sample * scale + shift, 3, samples=100)
-    assert moved == pytest.approx(
-        np.array(bootstrap_interval(sample, 3, samples=100)) * scale + shift, abs=1e-9
-    )
+    assert moved == pytest.approx(np.array(bootstrap_interval(sample, 3, samples=100)) * scale + shift, abs=1e-9)
 
 
 @given(values)
@@ -43,9 +41,7 @@ def test_columns_share_their_draws():
     sample = np.random.default_rng(0).random((50, 2))
     lows, highs = bootstrap_intervals(sample, seed=9, samples=500)
     for column in range(2):
-        assert bootstrap_interval(sample[:, column], 9, samples=500) == pytest.approx(
-            (lows[column], highs[column])
-        )
+        assert bootstrap_interval(sample[:, column], 9, samples=500) == pytest.approx((lows[column], highs[column]))
 
 
 def test_drawing_in_blocks_gives_every_sample(monkeypatch):
@@ -86,9 +82,7 @@ def test_the_test_is_the_paired_t_test():
 def test_differences_that_are_all_equal_get_the_randomisation_test():
     a = np.array([0.1, 0.2, 0.3, 0.4])
     assert paired_test(a + 0.1, a) == 0.125
-    exact = stats.permutation_test(
-        (np.full(4, 0.1),), np.mean, permutation_type="samples", n_resamples=np.inf
-    )
+    exact = stats.permutation_test((np.full(4, 0.1),), np.mean, permutation_type="samples", n_resamples=np.inf)
     assert exact.pvalue == 0.125
 
 

@@ -39,7 +39,9 @@ def student(base, layers=2, pick="first", pooling=None, similarity=None, towers=
 
 def layer_weights(model):
     """One number for each layer: what its first matrix begins with."""
-    matrices = [p for name, p in transformer_of(model).named_parameters() if name.endswith(("query.weight", "q_lin.weight"))]
+    matrices = [
+        p for name, p in transformer_of(model).named_parameters() if name.endswith(("query.weight", "q_lin.weight"))
+    ]
     return [matrix[0, 0].item() for matrix in matrices]
 
 
@@ -72,7 +74,9 @@ class TestPickLayers:
 
 class TestCutLayers:
     @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
-    @pytest.mark.parametrize(("pick", "kept"), [("first", [0, 1]), ("last", [1, 2]), ("spread", [0, 2]), ([1, 2], [1, 2])])
+    @pytest.mark.parametrize(
+        ("pick", "kept"), [("first", [0, 1]), ("last", [1, 2]), ("spread", [0, 2]), ([1, 2], [1, 2])]
+    )
     def test_the_chosen_layers_survive_saving(self, tiny_models, tmp_path, family, pick, kept):
         before = layer_weights(open_sentence_transformer(str(tiny_models[family])))
         model = student(tiny_models[family], 2, pick)
@@ -220,7 +224,9 @@ def scorer(tiny_model, tmp_path):
         if not folder.is_dir():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(labels)
-                AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=labels).save_pretrained(folder)
+                AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=labels).save_pretrained(
+                    folder
+                )
             AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
         return folder
 

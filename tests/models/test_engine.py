@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from stepwell.models import engine
 from stepwell.models.encoder import Encoder
 
-TEXTS = ["sail", "the river was old and deep", "a bright comet", "the market was large , with a quiet side", "it", "sail"]
+TEXTS = [
+    "sail",
+    "the river was old and deep",
+    "a bright comet",
+    "the market was large , with a quiet side",
+    "it",
+    "sail",
+]
 
 
 @pytest.fixture

@@ -67,7 +67,9 @@ class TestTemplate:
     @pytest.mark.parametrize("limit", [64, 40])
     def test_pairs_are_padded_as_the_tokenizer_pads_them(self, tokenizer, limit):
         template = Template.of(tokenizer)
-        queries, passages = (Tokens.build(tokenizer, texts, 200) for texts in (["old river", "a", "", "sail"], PASSAGES))
+        queries, passages = (
+            Tokens.build(tokenizer, texts, 200) for texts in (["old river", "a", "", "sail"], PASSAGES)
+        )
         ours = template.pairs(queries, passages, np.arange(4), np.arange(4), limit)
         theirs = tokenizer(
             ["old river", "a", "", "sail"], PASSAGES,

@@ -71,11 +71,12 @@ def candidates(
         reranker = ctx.reranker(job.inputs[f"teacher.{teacher}"])
 
         def denoiser(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
-            return score_missing(ctx, reranker, queries, passages, job.advance)
+            return score_missing(ctx, reranker, queries, passages[:, None], job.advance)[:, 0]
 
     found, report = mine(run, ctx.splits.train, ctx.collection, settings, k, ctx.recipe.seed, denoiser)
-    found.save(job.folder / "candidates.parquet", ctx.collection)
-    job.write_json("report.json", report.to_json())
+    if distributed.is_main():
+        found.save(job.folder / "candidates.parquet", ctx.collection)
+        job.write_json("report.json", report.to_json())
 
 
 def scores(ctx: Context, teacher: str, tau: float, job: Job) -> None:

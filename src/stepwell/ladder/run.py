@@ -74,10 +74,10 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
 
 
 def _climb(ctx: Context, workspace: Workspace, estimate: Plan) -> None:
-    total = sum(estimate.seconds)
-    with progress(round(total), ctx.recipe.name) as bar:
+    left = [0.0 if done else seconds for seconds, done in zip(estimate.seconds, estimate.done, strict=True)]
+    with progress(round(sum(left)), ctx.recipe.name) as bar:
         told = 0.0
-        for number, (stage, seconds) in enumerate(zip(estimate.stages, estimate.seconds, strict=True), start=1):
+        for number, (stage, seconds) in enumerate(zip(estimate.stages, left, strict=True), start=1):
             before = told
             if workspace.wanted(stage):
                 say(f"[{number}/{len(estimate.stages)}] {stage.title}")
@@ -89,8 +89,11 @@ def _climb(ctx: Context, workspace: Workspace, estimate: Plan) -> None:
                         bar.advance(int(now) - int(told))
                         told = now
 
+                known = set(workspace.keys.values())
                 took = workspace.do(stage, advance)
-                tell(ctx, stage, workspace.folders[workspace.resolve(stage.name)], took)
+                name = workspace.resolve(stage.name)
+                if workspace.keys[name] not in known:  # the same work under another name is told once
+                    tell(ctx, stage, workspace.folders[name], took)
             bar.advance(int(before + seconds) - int(told))
             told = before + seconds
 
@@ -134,7 +137,7 @@ def _asymmetric(ctx: Context, workspace: Workspace) -> str | None:
 
 
 def _file_name(label: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in label.lower()).strip("-").replace("--", "-")
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in label.lower()).split())
 
 
 def _replace_tree(source: Path, target: Path) -> None:

@@ -63,7 +63,7 @@ def _line(ctx: Context, stage: Stage, folder: Path) -> str | None:
 def _mining(folder: Path) -> None:
     report = read_json(folder / "report.json")
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in report["dropped"].items() if count) or "nothing"
-    origin = ", ".join(f"{source} {count:,}" for source, count in report["negatives"].items() if count)
+    origin = ", ".join(f"{source} {count:,}" for source, count in report["negatives"].items() if count) or "none"
     say(f"    {report['queries']:,} queries, {report['positives']:,} positives; negatives {origin}")
     say(f"    dropped of {report['ranked']:,} passages: {dropped}")
     for example in report["examples"][:3]:

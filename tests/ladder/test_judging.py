@@ -1,0 +1,150 @@
+"""Judging: the teacher's headroom, which student goes on, and the order of a reranked list."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from stepwell.evaluation import Evaluation
+from stepwell.ladder import judging
+from stepwell.ladder.workspace import Job, read_json
+from stepwell.retrieval.run import Run
+
+MEASURE = "nDCG@10"
+
+
+def evaluation(values, start=0):
+    return Evaluation(np.arange(start, start + len(values), dtype=np.int32), {MEASURE: np.array(values, dtype=float)})
+
+
+@pytest.fixture
+def world(tiny_collection, tmp_path):
+    """A context with a dual encoder `de` and a cross-encoder `ce`, and a way to lay results into input folders."""
+    kinds = {"de": SimpleNamespace(kind="dual-encoder"), "ce": SimpleNamespace(kind="cross-encoder")}
+    settings = SimpleNamespace(measure=MEASURE, level=0.05, headroom_queries=200, rerank=3, depth=10)
+    ctx = SimpleNamespace(
+        collection=tiny_collection,
+        recipe=SimpleNamespace(judging=settings, seed=1),
+        teacher=kinds.__getitem__,
+        splits=SimpleNamespace(dev=tiny_collection.qrels("dev")),
+    )
+    (tmp_path / "out").mkdir()
+    job = Job(tmp_path / "out", {})
+
+    def lay(name, values, run=None, real=None):
+        folder = tmp_path / name
+        folder.mkdir()
+        result = values if isinstance(values, Evaluation) else evaluation(values)
+        result.save(folder / "evaluation.parquet", tiny_collection)
+        if run is not None:
+            run.save(folder / "run.parquet", tiny_collection)
+        job.inputs[name], job.names[name] = folder, real or name
+
+    return SimpleNamespace(ctx=ctx, job=job, lay=lay, decision=lambda: read_json(job.folder / "decision.json"))
+
+
+@pytest.mark.parametrize("theirs, force, go", [(0.7, False, True), (0.4, False, False), (0.5, False, False)])
+def test_a_rung_without_headroom_is_skipped(world, theirs, force, go):
+    world.lay("student@0.dev", [0.5] * 8)
+    world.lay("teacher.de.dev", [theirs] * 8)
+    judging.headroom(world.ctx, "de", "student@0.dev", force, world.job)
+    decision = world.decision()
+    assert decision["go"] is go and decision["forced"] is False and decision["queries"] == 8
+    assert decision["headroom"] == pytest.approx(theirs - 0.5)
+
+
+def test_unless_it_is_forced(world):
+    world.lay("student@0.dev", [0.5] * 8)
+    world.lay("teacher.de.dev", [0.1] * 8)
+    judging.headroom(world.ctx, "de", "student@0.dev", True, world.job)
+    assert world.decision()["go"] is True and world.decision()["forced"] is True
+
+
+def test_a_cross_encoders_headroom_is_that_of_reranking_on_the_same_queries(world, monkeypatch):
+    qrels = world.ctx.splits.dev
+    rows = qrels.query_rows
+    wrong = [[p for p in range(60) if p not in set(qrels.positives(int(q)))][:2] for q in rows]
+    lists = np.array([[*bad, qrels.positives(int(q))[0]] for bad, q in zip(wrong, rows, strict=True)], dtype=np.int32)
+    run = Run(rows, lists, np.tile(np.float32([3, 2, 1]), (len(rows), 1)))
+    world.lay("student@0.dev", judging.evaluate(run, qrels, (MEASURE,)), run)
+
+    def right(ctx, run, teacher, depth, job):  # the teacher puts the positive first
+        return Run(run.queries, run.passages[:, ::-1].copy(), run.scores)
+
+    monkeypatch.setattr(judging, "reranked", right)
+    world.ctx.recipe.judging.headroom_queries = 3
+    judging.headroom(world.ctx, "ce", "student@0.dev", False, world.job)
+    decision = world.decision()
+    assert decision["go"] and decision["queries"] == 3 and decision["teacher"] > decision["student"] > 0
+
+
+OLD = [0.5, 0.6, 0.4, 0.5, 0.7, 0.5, 0.6, 0.4]
+
+
+@pytest.mark.parametrize(
+    "new, student, go",
+    [
+        ([v - 0.2 - 0.01 * i for i, v in enumerate(OLD)], "rung-1", False),  # judged below: significantly worse
+        ([v + 0.1 for v in OLD], "rung-2", True),
+        ([OLD[0] - 0.1, *OLD[1:]], "rung-2", False),  # worse by chance: goes on, but refine would stop
+        (OLD, "rung-2", False),
+    ],
+)
+def test_only_a_significantly_worse_student_is_not_promoted(world, new, student, go):
+    world.lay("student@1.dev", OLD, real="rung-1.dev")
+    world.lay("rung-2.dev", new)
+    judging.promote(world.ctx, 2, "student@1", world.job)
+    decision = world.decision()
+    assert (decision["student"], decision["go"]) == (student, go)
+    assert decision["before"] == pytest.approx(np.mean(OLD)) and decision["after"] == pytest.approx(np.mean(new))
+
+
+def test_when_the_rung_was_left_out_the_student_before_goes_on(world):
+    world.lay("student@1.dev", OLD, real="start.dev")
+    judging.promote(world.ctx, 2, "student@1", world.job)
+    assert world.decision()["student"] == "start" and world.decision()["after"] is None
+
+
+@pytest.fixture
+def rerank(world, monkeypatch):
+    """Rerank with given logits of passages."""
+
+    def rerank(passages, logits, depth):
+        run = Run(
+            np.array([0], dtype=np.int32),
+            np.array([passages], dtype=np.int32),
+            np.array([[-np.inf if p < 0 else 9.0 - i for i, p in enumerate(passages)]], dtype=np.float32),
+        )
+
+        def score(ctx, reranker, queries, rows, advance):
+            return np.array([[logits.get(int(p), 0.0) for p in row] for row in rows], dtype=np.float32)
+
+        monkeypatch.setattr(judging, "score_missing", score)
+        world.ctx.reranker = lambda folder: None
+        world.job.inputs["teacher.ce"] = None
+        return judging.reranked(world.ctx, run, "ce", depth, world.job)
+
+    return rerank
+
+
+def test_the_head_is_in_the_teachers_order_and_the_tail_stays_behind(rerank):
+    got = rerank([7, 3, 9, 4, 5], {7: -2.0, 3: 5.0, 9: -1.0}, depth=3)
+    assert got.passages.tolist() == [[3, 9, 7, 4, 5]]
+    assert got.scores[0, :3].tolist() == [5.0, -1.0, -2.0]
+    assert (np.diff(got.scores[0]) < 0).all()
+
+
+def test_equal_scores_keep_the_students_order(rerank):
+    assert rerank([7, 3, 9, 4], {7: 1.0, 3: 1.0, 9: 1.0}, depth=3).passages.tolist() == [[7, 3, 9, 4]]
+
+
+def test_what_fills_a_short_list_stays_last(rerank):
+    got = rerank([7, 3, -1, -1], {7: -5.0, 3: -1.0, -1: 100.0}, depth=3)
+    assert got.passages.tolist() == [[3, 7, -1, -1]]
+    assert np.isneginf(got.scores[0, 2:]).all()
+
+
+def test_the_deciding_measure_comes_first_in_all_tables(world):
+    world.ctx.recipe.judging.measure = "MRR@10"
+    names = judging.measures_of(world.ctx)
+    assert names[0] == "RR@10" and len(names) == len(set(names))

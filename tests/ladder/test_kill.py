@@ -1,0 +1,76 @@
+"""A run that is killed and started again ends with the weights of one that was not.
+
+`benchmarks/kill_resume.py` does this at 25 instants of a longer ladder.
+"""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+STAGES = 28  # finished ones of the ladder below, without its proof
+
+
+def start(recipe, out):
+    settings = {"STEPWELL_CACHE": str(out.with_suffix(".cache")), "STEPWELL_CHECKPOINT_SECONDS": "0"}
+    command = [sys.executable, "-m", "stepwell", "-q", "run", str(recipe), "--out", str(out)]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **settings, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+
+
+def stages(out):
+    """Return how many stages are finished, and the one that is half done."""
+    places = list((out / "stages").glob("*"))
+    half = [path.name for path in places if path.suffix == ".partial"]
+    return len(places) - len(half), half
+
+
+def weights(out):
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*.safetensors"))
+    }
+
+
+def kill_after(process, out, finished, wait):
+    """Send SIGKILL when so many stages are finished and a moment has passed."""
+    while stages(out)[0] < finished:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+    time.sleep(wait)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_three_kills_in_one_run_change_no_weight(tmp_path, variant):
+    recipe = variant(("proof: quick", "proof: none"), ("epochs: 1", "epochs: 4"))
+    calm, troubled = tmp_path / "calm", tmp_path / "troubled"
+    finish(start(recipe, calm))
+    chance = random.Random(5)
+    for third in range(3):
+        process = start(recipe, troubled)
+        finished = chance.randrange(third * STAGES // 3, (third + 1) * STAGES // 3)
+        kill_after(process, troubled, finished, chance.uniform(0.0, 0.3))
+        assert process.returncode == -signal.SIGKILL
+        assert finished <= stages(troubled)[0] < stages(calm)[0]  # it was at work
+        assert not (troubled / "results.json").exists()
+    finish(start(recipe, troubled))
+    assert weights(troubled) == weights(calm)
+    assert len(weights(calm)) == 8  # two teachers, an imitation, four students, the base; the final one
+    assert stages(troubled) == stages(calm)

@@ -1,0 +1,178 @@
+"""Refine: which queries are selected, from the ranks of their first positive, and what a round did to them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from stepwell.collection import Qrels
+from stepwell.ladder.refine import (
+    MISSING,
+    can_be_selected,
+    first_positive_ranks,
+    funnel,
+    outcome,
+    select,
+    selected,
+)
+from stepwell.ladder.telling import funnel_table
+from stepwell.ladder.workspace import Job, read_json
+from stepwell.retrieval.run import Run
+
+
+def ints(*values):
+    return np.array(values, dtype=np.int32)
+
+
+QRELS = Qrels(ints(0, 0, 1, 2, 2, 3), ints(5, 7, 6, 4, 9, 8), ints(1, 2, 1, 0, 1, 1))
+
+
+def run_of(lists):
+    passages = np.array(lists, dtype=np.int32)
+    falling = np.broadcast_to(-np.arange(passages.shape[1], dtype=np.float32), passages.shape)
+    return Run(np.arange(len(lists), dtype=np.int32), passages, np.where(passages >= 0, falling, -np.inf))
+
+
+def test_the_rank_is_that_of_the_best_placed_positive():
+    run = run_of([[1, 7, 5], [6, 1, 2], [4, 3, 9], [1, 2, -1]])
+    # query 0: the second of its positives comes first; query 2: grade 0 is no positive; query 3: not in the list
+    assert first_positive_ranks(run, QRELS).tolist() == [2, 1, 3, MISSING]
+
+
+RANKS = {  # (teacher, student): selected by `top`, by `better`, with worst = 15
+    (1, 1): (False, False),
+    (1, 2): (True, True),
+    (1, 15): (True, True),
+    (1, 16): (False, True),
+    (2, 3): (False, True),
+    (3, 2): (False, False),
+    (2, 2): (False, False),
+    (15, 16): (False, True),
+    (16, 17): (False, False),
+    (1, MISSING): (False, True),
+    (MISSING, 2): (False, False),
+    (MISSING, MISSING): (False, False),
+}
+
+
+@pytest.mark.parametrize("teacher, student", RANKS)
+def test_the_papers_two_rules(teacher, student):
+    pair = np.array([teacher]), np.array([student])
+    got = tuple(bool(selected(*pair, rule, 15)[0]) for rule in ("top", "better"))
+    assert got == RANKS[teacher, student]
+
+
+ranks = arrays(np.int64, st.shared(st.integers(1, 20), key="n"), elements=st.integers(1, 30))
+
+
+@given(ranks, ranks, st.sampled_from(["top", "better"]), st.integers(1, 25), st.integers(1, 25))
+def test_no_query_is_selected_that_was_not_worth_asking_about(teacher, student, rule, worst, depth):
+    # A teacher that reranks the first `depth` passages leaves a positive that is in them in them, and others behind.
+    teacher = np.where(student <= depth, np.minimum(teacher, depth), student)
+    chosen = selected(teacher, student, rule, worst)
+    assert not (chosen & ~can_be_selected(student, rule, worst, depth)).any()
+
+
+def test_the_funnel_counts_every_query_once():
+    student = np.array([1, 2, 3, 4, 8, 16, MISSING, 3])
+    teacher = np.array([-1, 1, 1, 7, 15, -1, -1, 1])
+    rows = {(row["student"], row["teacher"]): row["queries"] for row in funnel(student, teacher)}
+    assert rows == {
+        ("1", "-"): 1,
+        ("2-3", "1"): 3,
+        ("4-7", "4-7"): 1,
+        ("8-15", "8-15"): 1,
+        ("16+", "-"): 1,
+        ("missing", "-"): 1,
+    }
+    table = funnel_table(
+        {"funnel": funnel(student, teacher), "rule": "top", "selected": 3, "queries": 8, "asked": 5}
+    ).text()
+    assert "3 of 8 queries selected" in table and "teacher not asked" in table
+
+
+@given(ranks, ranks)
+def test_the_funnel_loses_nobody(student, teacher):
+    assert sum(row["queries"] for row in funnel(student, teacher)) == len(student)
+
+
+class Settings(SimpleNamespace):
+    """Refine's settings."""
+
+    def __init__(self, **more):
+        super().__init__(**{"rule": "top", "worst": 15, "depth": 4, "candidates": 3, **more})
+
+
+@pytest.fixture
+def world(tiny_collection, tmp_path, monkeypatch):
+    """Four training queries: student ranks 1, 2, 3, missing; the teacher puts the passage with the lowest row first."""
+    from stepwell.ladder import refine
+    from stepwell.recipe import Mining
+
+    asked = []
+
+    def reranked(ctx, run, teacher, depth, job):
+        asked.extend(run.queries.tolist())
+        head = run.top(depth)
+        return Run(run.queries, np.sort(head.passages, axis=1), head.scores)
+
+    monkeypatch.setattr(refine, "reranked", reranked)
+    lists = [[10, 1, 2, 3], [41, 20, 42, 43], [5, 3, 30, 4], [50, 51, 52, 53]]
+    qrels = Qrels(ints(0, 1, 2, 3), ints(10, 20, 30, 40), ints(1, 1, 1, 1))
+    source = tmp_path / "source"
+    source.mkdir()
+    run_of(lists).save(source / "train.parquet", tiny_collection)
+    ctx = SimpleNamespace(
+        collection=tiny_collection,
+        splits=SimpleNamespace(train=qrels),
+        recipe=SimpleNamespace(mining=Mining(near_duplicate=None), seed=1),
+    )
+    folder = tmp_path / "select"
+    folder.mkdir()
+    return SimpleNamespace(ctx=ctx, job=Job(folder, {"s.train": source}), asked=asked, lists=lists)
+
+
+def test_select_asks_only_about_open_queries_and_mines_the_chosen_hardest_first(world):
+    from stepwell.negatives import Candidates
+
+    select(world.ctx, Settings(), "ce", "s", world.job)
+    decision = read_json(world.job.folder / "decision.json")
+    assert world.asked == [1, 2]  # query 0 is right already, the positive of query 3 is not in its list
+    assert decision["selected_queries"] == [1]  # of query 2 the teacher makes rank 4
+    assert decision["go"] and (decision["queries"], decision["asked"], decision["selected"]) == (4, 2, 1)
+    found = Candidates.load(world.job.folder / "candidates.parquet", world.ctx.collection)
+    assert found.queries.tolist() == [1]
+    assert found.passages.tolist() == [[20, 41, 42]]  # the positive, then by rank
+
+
+def test_when_nothing_is_selected_the_round_does_not_go(world):
+    select(world.ctx, Settings(worst=1), "ce", "s", world.job)
+    decision = read_json(world.job.folder / "decision.json")
+    assert decision["go"] is False and world.asked == []
+    assert decision["funnel"] and decision["selected"] == 0
+
+
+def test_the_outcome_counts_fixed_and_broken(world, tmp_path):
+    before, after, gate = (tmp_path / name for name in ("before", "after", "gate"))
+    for folder in (before, after, gate):
+        folder.mkdir()
+    run_of(world.lists).save(before / "train.parquet", world.ctx.collection)
+    # query 0 was right and is broken, 1 is fixed, 2 comes nearer, 3 was missing and is found
+    run_of([[1, 10, 2, 3], [20, 41, 42, 43], [5, 30, 3, 4], [50, 51, 40, 53]]).save(
+        after / "train.parquet", world.ctx.collection
+    )
+    (gate / "decision.json").write_text('{"selected_queries": [1, 2]}')
+    world.job.inputs = {"student@2.train": before, "rung-3.train": after, "select-3": gate}
+    outcome(world.ctx, "student@2", "rung-3", 3, world.job)
+    assert read_json(world.job.folder / "outcome.json") == {
+        "selected": 2,
+        "fixed": 1,
+        "nearer": 2,
+        "farther": 0,
+        "broken": 1,
+        "right_before": 1,
+        "right_after": 1,
+    }

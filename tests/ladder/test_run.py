@@ -1,0 +1,242 @@
+"""A whole ladder from one end to the other."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from stepwell import api, training
+from stepwell.errors import StepwellError
+from stepwell.evaluation import Evaluation
+from stepwell.ladder.build import stages_of
+from stepwell.ladder.run import prepare
+from stepwell.ladder.workspace import damage, read_json
+from stepwell.models.encoder import Encoder
+from stepwell.recipe_file import load_recipe
+from stepwell.retrieval.run import Run
+from stepwell.retrieval.searcher import Searcher
+
+
+@pytest.fixture(scope="module")
+def facts(tiny_run):
+    return read_json(tiny_run / "results.json")
+
+
+def manifests(folder):
+    return {m["name"]: m for m in map(read_json, folder.glob("stages/*/manifest.json"))}
+
+
+def names(recipe):
+    return [stage.name for stage in stages_of(prepare(recipe))]
+
+
+def test_every_stage_is_whole_and_comes_after_its_inputs(tiny_run, tiny_recipe, facts):
+    assert not list(tiny_run.glob("stages/*.partial")) and not list(tiny_run.rglob("*.draft"))
+    assert all(damage(place) is None for place in (tiny_run / "stages").iterdir())
+    stages = stages_of(prepare(load_recipe(tiny_recipe)))
+    seen = set()
+    for stage in stages:
+        assert {name for name in stage.inputs if "@" not in name} <= seen
+        seen.add(stage.name)
+    assert {stage.name for stage in stages if "@" not in stage.name} <= set(facts["stages"])
+
+
+def test_what_a_user_looks_for_lies_in_the_folder(tiny_run, facts):
+    assert {path.name for path in tiny_run.iterdir()} == {
+        *("model", "runs", "stages", "recipe.yaml", "results.json", "results.txt", ".lock")
+    }
+    systems = facts["comparison"]["systems"]
+    assert {
+        *("BM25", "base model, untuned", "student, untrained", "teacher de", "contrastive only"),
+        *("straight from ce, candidates", "ladder", "ladder + refine", "ladder + refine, passages by de"),
+        *("BM25 and ladder + refine, fused", "ce reranks its top 10"),
+    } == set(systems)
+    text = (tiny_run / "results.txt").read_text()
+    assert all(label in text for label in systems)
+    assert len(list((tiny_run / "runs").glob("*.trec"))) == len(systems)
+
+
+def test_the_trec_files_give_the_tables_figures(tiny_run, tiny_collection, facts):
+    rows = {row["name"]: row for row in facts["comparison"]["rows"]}
+    for label, name in (("BM25", "bm25"), ("ladder + refine", "ladder-refine"), ("ladder", "ladder")):
+        evaluation, _ = api.evaluate_system(tiny_run / "runs" / f"{name}.trec", tiny_collection.path, "test")
+        assert evaluation.mean("nDCG@10") == pytest.approx(rows[label]["values"]["nDCG@10"], abs=1e-12)
+
+
+def test_the_recipe_in_the_folder_is_the_one_that_was_run(tiny_run, tiny_recipe):
+    assert load_recipe(tiny_run / "recipe.yaml") == load_recipe(tiny_recipe)
+
+
+def test_a_second_run_does_nothing_again(tiny_run, tiny_recipe, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(training, "train", never)
+    monkeypatch.setattr("stepwell.ladder.making.train", never)
+    monkeypatch.setattr(Encoder, "encode", never)
+    before = {path: path.stat().st_mtime_ns for path in (tiny_run / "stages").rglob("*")}
+    first = read_json(tiny_run / "results.json")
+    again = api.run(tiny_recipe, tiny_run)
+    assert {path: path.stat().st_mtime_ns for path in (tiny_run / "stages").rglob("*")} == before
+    assert first["comparison"] == again["comparison"] and first["stages"] == again["stages"]
+
+
+def test_a_plan_of_a_finished_run_costs_nothing(tiny_run, tiny_recipe):
+    plan = api.plan(tiny_recipe, tiny_run)
+    assert all(plan.done) and plan.total == 0
+    fresh = api.plan(tiny_recipe, tiny_run.parent / "nowhere")
+    assert not any(fresh.done) and fresh.total > 0 and fresh.disk > 0 and fresh.memory > 1e8
+    assert not (tiny_run.parent / "nowhere").exists()
+
+
+def test_the_same_recipe_gives_the_same_weights_and_no_rung_is_idle(tiny_run, facts):
+    place = {name: tiny_run / folder for name, folder in facts["stages"].items()}
+    weights = [(place[name] / "model" / "model.safetensors").read_bytes() for name in ("start", "rung-1", "rung-2")]
+    assert len(set(weights)) == 3
+    for name in ("rung-1", "rung-2", "rung-3", "teacher.de", "teacher.ce", "contrastive"):
+        log = read_json(place[name] / "training.json")
+        assert log["steps"] == len(log["losses"]) > 0 and np.isfinite(log["losses"]).all()
+    imitation = read_json(place["teacher.ce"] / "imitation" / "training.json")
+    assert imitation["steps"] > 0 and list(imitation["parts"]) == ["imitate"]
+
+
+def test_the_embedding_rung_brings_the_student_nearer_to_the_teachers_space(tiny_run, facts):
+    losses = read_json(tiny_run / facts["stages"]["rung-1"] / "training.json")["losses"]
+    assert np.mean(losses[-2:]) < np.mean(losses[:2])
+
+
+def test_a_baseline_gets_the_ladders_number_of_updates(tiny_run, facts):
+    place = {name: tiny_run / folder for name, folder in facts["stages"].items()}
+    steps = {
+        name: read_json(place[name] / "training.json")["steps"]
+        for name in place
+        if name.startswith("rung-") and "." not in name
+    }
+    assert len(steps) == 3
+    for baseline in ("contrastive", "straight-ce-candidates"):
+        assert read_json(place[baseline] / "training.json")["steps"] == sum(steps.values())
+
+
+def test_refine_selected_some_queries(tiny_run, facts):
+    decision = read_json(tiny_run / facts["stages"]["select-3"] / "decision.json")
+    assert decision["go"] and 0 < decision["selected"] <= decision["asked"] <= decision["queries"] == 28
+
+
+def test_the_final_model_is_plain_sentence_transformers_and_ranks_as_the_searcher_does(tiny_run, tiny_collection):
+    model = SentenceTransformer(str(tiny_run / "model"), device="cpu")
+    assert len(model[0].auto_model.encoder.layer) == 1
+    passages = model.encode_document(tiny_collection.passage_texts())
+    texts = tiny_collection.query_texts(tiny_collection.qrels("test").query_rows)
+    scores = model.similarity(model.encode_query(texts), passages).numpy()
+    searcher = Searcher.open(tiny_run)
+    for text, row in zip(texts, scores, strict=True):
+        hits = searcher.search(text, 60)
+        order = np.argsort(-row, kind="stable")
+        assert [hit.passage_id for hit in hits] == [tiny_collection.passage_ids[int(i)] for i in order]
+        assert [hit.score for hit in hits] == pytest.approx(row[order].tolist(), abs=1e-5)
+
+
+def test_the_searchers_modes_give_the_tables_runs(tiny_run, tiny_collection, facts):
+    rows = tiny_collection.qrels("test").query_rows
+    labels = {"student": "ladder + refine", "asymmetric": "ladder + refine, passages by de", "bm25": "BM25"}
+    labels["fused"] = "BM25 and ladder + refine, fused"
+    for mode, label in labels.items():
+        stage = facts["stages"][facts["comparison"]["systems"][label]]
+        run = Run.load(tiny_run / stage / "run.parquet", tiny_collection)
+        searcher = Searcher.open(tiny_run, mode)
+        for query, passages in zip(rows, run.passages, strict=True):
+            hits = searcher.search(tiny_collection.query_texts([int(query)])[0], 10)
+            expected = [tiny_collection.passage_ids[int(p)] for p in passages[:10] if p >= 0]
+            assert [hit.passage_id for hit in hits] == expected, mode
+            assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+
+
+def test_changing_the_second_rung_keeps_all_before_it(tiny_run, variant, tmp_path):
+    old = load_recipe(tiny_run / "recipe.yaml")
+    new = load_recipe(variant(("tau: 0.5, epochs: 1", "tau: 0.7, epochs: 1")))
+    plan = api.plan(new, tiny_run)
+    todo = [stage.name for stage, done in zip(plan.stages, plan.done, strict=True) if not done]
+    assert todo[0] == "scores-2" and "rung-2" in todo and "rung-3" in todo
+    assert not {"start", "teacher.de", "teacher.ce", "rung-1", "rung-1.dev", "promote-1", "candidates-2"} & set(todo)
+    assert names(old) == names(new)
+
+
+def test_a_rung_without_headroom_is_left_out_and_the_student_before_it_goes_on(variant, tmp_path, capsys):
+    recipe = variant(
+        (", batch: 16, force: true", ", batch: 16"),
+        ("train: {epochs: 1, lr: 1.0e-3, batch: 8}}", "layers: 1}"),  # the teacher is the student as it starts
+        ("candidates: 4, force: true}", "candidates: 4, force: true, negatives: bm25}"),
+        ("refine: {", "refine: {rounds: 0, "),
+        ("proof: quick", "proof: none"),
+    )
+    facts = api.run(recipe, tmp_path / "run")
+    assert "rung-1" not in facts["stages"] and "rung-2" in facts["stages"]
+    decision = read_json(tmp_path / "run" / facts["stages"]["promote-1"] / "decision.json")
+    assert decision["student"] == "start" and decision["after"] is None
+    assert facts["final"] == "rung-2"
+    assert "no headroom" in capsys.readouterr().err
+    assert "contrastive only" not in facts["comparison"]["systems"]
+    # and it can be searched, also with the vectors of the student behind the name
+    assert Searcher.open(tmp_path / "run").search("river", 3)
+
+
+def test_the_paper_s_ladder_in_two_towers_with_a_dot_product(variant, tmp_path):
+    """In-batch rung, a rung with another teacher beside and keep over the batch, students mining for themselves."""
+    recipe = variant(
+        ("layers: 1}", "layers: 1, towers: 2, pooling: cls, similarity: dot}"),
+        ("loss: embedding, epochs: 1", "loss: in-batch, gamma: 0, epochs: 1"),
+        ("loss: candidates,", "loss: candidates, beside: de, keep_over: batch, negatives: student,"),
+        ("mining: {", "warmup: {epochs: 1, batch: 8}\nmining: {pool: 6, denoise: 0.1, sampling: simans, "),
+        ("proof: quick", "proof: none"),
+    )
+    facts = api.run(recipe, tmp_path / "run")
+    log = read_json(tmp_path / "run" / facts["stages"]["rung-2"] / "training.json")
+    assert set(log["parts"]) == {"hard", "soft", "keep", "beside"}
+    assert facts["asymmetric"] is None
+    with pytest.raises(StepwellError, match="no asymmetric retriever"):
+        Searcher.open(tmp_path / "run", "asymmetric")
+    model = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
+    assert not np.allclose(model.encode_query("the river"), model.encode_document("the river"))
+
+
+def test_full_proof_adds_every_teacher_by_every_loss(variant):
+    recipe = load_recipe(variant(("proof: quick", "proof: full")))
+    assert {
+        *("straight-ce-candidates", "straight-de-embedding", "straight-de-in-batch", "contrastive"),
+    } <= set(names(recipe))
+
+
+def test_a_teacher_that_only_stands_beside_a_rung_is_made_too(variant):
+    recipe = load_recipe(
+        variant(
+            ("teachers:\n", "teachers:\n  other: {kind: dual-encoder, from: MODEL}\n"),
+            ("loss: candidates,", "loss: candidates, beside: other, hold: 0.5,"),
+        )
+    )
+    stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
+    order = list(stages)
+    assert order.index("teacher.other.vectors") < order.index("rung-2")
+    assert {"teacher.other.vectors", "teacher.de.vectors"} <= set(stages["rung-2"].inputs)
+    assert "teacher.other.vectors" not in stages["rung-1"].inputs
+
+
+def test_refine_with_a_dual_encoder_is_refused_before_anything_runs(variant, tmp_path):
+    recipe = load_recipe(variant(("refine: {", "refine: {teacher: de, ")))
+    with pytest.raises(StepwellError, match=r"refine needs a cross-encoder.*'de'"):
+        api.plan(recipe, tmp_path / "run")
+
+
+def test_evaluations_are_kept_by_query(tiny_run, tiny_collection, facts):
+    for stage in facts["comparison"]["systems"].values():
+        evaluation = Evaluation.load(tiny_run / facts["stages"][stage] / "evaluation.parquet", tiny_collection)
+        assert np.array_equal(evaluation.queries, tiny_collection.qrels("test").query_rows)
+
+
+def test_the_results_are_json_that_names_versions_and_the_collection(tiny_run, tiny_collection):
+    facts = json.loads((tiny_run / "results.json").read_text(encoding="utf-8"))
+    assert facts["collection"]["fingerprint"] == tiny_collection.fingerprint
+    assert Path(facts["collection"]["path"]) == tiny_collection.path
+    assert {"stepwell", "torch", "python"} <= set(facts["versions"])
+    assert all(manifest["shared"]["seed"] == 13 for manifest in manifests(tiny_run).values())

@@ -1,0 +1,121 @@
+"""Runs go to Parquet and to TREC files and come back as they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepwell.collection import open_collection
+from stepwell.errors import StepwellError
+from stepwell.retrieval.run import Run
+
+
+def make_run(lists, queries=None):
+    """Build a run from one {passage: score} a query, best first."""
+    depth = max([1, *map(len, lists)])
+    passages, scores = np.full((len(lists), depth), -1, np.int32), np.full((len(lists), depth), -np.inf, np.float32)
+    for i, found in enumerate(lists):
+        passages[i, : len(found)], scores[i, : len(found)] = list(found), list(found.values())
+    return Run(
+        np.arange(len(lists), dtype=np.int32) if queries is None else np.array(queries, np.int32), passages, scores
+    )
+
+
+def assert_same(one, other):
+    for name in ("queries", "passages", "scores"):
+        assert getattr(one, name).tolist() == getattr(other, name).tolist()
+        assert getattr(one, name).dtype == getattr(other, name).dtype
+
+
+@st.composite
+def runs(draw):
+    """Runs over the tiny collection, ties and empty lists included."""
+    queries = draw(st.lists(st.integers(0, 39), unique=True, min_size=1, max_size=5))
+    scores = st.sampled_from([-2.5, 0.0, 0.1, 1.0, 1e-30, 7e6]) | st.floats(-100, 100, width=32)
+    lists = []
+    for _ in queries:
+        passages = draw(st.lists(st.integers(0, 59), unique=True, max_size=6))
+        lists.append(dict(zip(passages, sorted((draw(scores) for _ in passages), reverse=True), strict=True)))
+    return make_run(lists, queries)
+
+
+@settings(max_examples=30)
+@given(runs())
+def test_parquet_gives_it_back_to_the_bit(tiny_collection, tmp_path_factory, run):
+    path = tmp_path_factory.mktemp("run") / "run.parquet"
+    run.save(path, tiny_collection)
+    assert_same(Run.load(path, tiny_collection), run)
+
+
+@settings(max_examples=30)
+@given(runs())
+def test_trec_gives_the_order_back_and_leaves_no_ties(tiny_collection, tmp_path_factory, run):
+    path = tmp_path_factory.mktemp("run") / "run.trec"
+    run.to_trec(path, tiny_collection)
+    again = Run.from_trec(path, tiny_collection, run.queries)
+    depth = again.depth
+    assert again.passages.tolist() == run.passages[:, :depth].tolist()
+    assert (run.passages[:, depth:] == -1).all()
+    filled = again.passages >= 0
+    assert again.scores[filled] == pytest.approx(run.scores[:, :depth][filled], rel=1e-5, abs=1e-30)
+    for row in again.scores:
+        there = row[np.isfinite(row)]
+        assert (there[1:] < there[:-1]).all()
+
+
+def test_a_trec_line_has_ids_rank_score_and_tag(tiny_collection, tmp_path):
+    make_run([{4: 2.5, 0: 2.5}]).to_trec(tmp_path / "run", tiny_collection, "mine")
+    first, second = (line.split() for line in (tmp_path / "run").read_text().splitlines())
+    assert first == ["query:00", "Q0", "doc/004-harvest", "1", "2.5", "mine"]
+    assert second[:4] == ["query:00", "Q0", "doc/000-river", "2"]
+    assert 2.4999 < float(second[4]) < 2.5
+
+
+def test_reading_trec_sorts_and_ignores_other_queries(tiny_collection, tmp_path):
+    (tmp_path / "run").write_text(
+        "query:01 Q0 doc/001-engine 1 0.5 x\nquery:07 Q0 doc/002-violin 1 9 x\nquery:01 Q0 doc/003-glacier 2 1e1 x\n"
+    )
+    run = Run.from_trec(tmp_path / "run", tiny_collection, np.array([1, 2], np.int32))
+    assert_same(run, make_run([{3: 10.0, 1: 0.5}, {}], [1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("query:01 Q0 doc/001-engine 1 0.5", r"run:2: .*six fields .* this one 5"),
+        ("query:01 Q0 doc/001-engine 1 high x", r"run:2: the score 'high' is no number"),
+        ("query:01 Q0 nowhere 1 0.5 x", "nowhere"),
+    ],
+)
+def test_a_bad_trec_line_is_named(tiny_collection, tmp_path, line, message):
+    (tmp_path / "run").write_text(f"query:01 Q0 doc/000-river 1 0.5 x\n{line}\n")
+    with pytest.raises(StepwellError, match=message):
+        Run.from_trec(tmp_path / "run", tiny_collection, np.array([1], np.int32))
+
+
+def test_a_run_over_another_collection_is_refused(tiny_collection, tiny_directory, tmp_path):
+    make_run([{0: 1.0}]).save(tmp_path / "run.parquet", tiny_collection)
+    with pytest.raises(StepwellError, match="another collection"):
+        Run.load(tmp_path / "run.parquet", open_collection(tiny_directory()))
+
+
+def test_top_cuts_every_list():
+    run = make_run([{4: 3.0, 2: 2.0, 1: 1.0}, {5: 1.0}]).top(2)
+    assert run.depth == 2
+    assert run.passages.tolist() == [[4, 2], [5, -1]]
+
+
+def test_select_takes_lists_in_the_order_asked_for():
+    run = make_run([{4: 3.0}, {5: 1.0}, {6: 2.0}], [10, 20, 30])
+    assert_same(run.select(np.array([30, 10], np.int32)), make_run([{6: 2.0}, {4: 3.0}], [30, 10]))
+    with pytest.raises(KeyError):
+        run.select(np.array([11], np.int32))
+
+
+def test_arrays_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match="do not belong together"):
+        Run(np.zeros(2, np.int32), np.zeros((2, 3), np.int32), np.zeros((2, 4), np.float32))
+    with pytest.raises(ValueError, match="do not belong together"):
+        Run(np.zeros(1, np.int32), np.zeros((2, 3), np.int32), np.zeros((2, 3), np.float32))

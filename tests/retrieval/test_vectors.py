@@ -1,0 +1,127 @@
+"""Vectors are written block by block: an interrupted write goes on, and ends as an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from stepwell import distributed
+from stepwell.errors import StepwellError
+from stepwell.models.encoder import Encoder
+from stepwell.retrieval import vectors
+from stepwell.retrieval.vectors import Vectors, write_vectors
+
+ROWS = np.array([9, 3, 3, 30], np.int32)
+
+
+class Killed(BaseException):
+    """As good as kill -9: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model):
+    return Encoder.open(tiny_model)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(vectors, "BLOCK", 16)  # 60 passages: four blocks
+
+
+@pytest.fixture
+def whole(encoder, tiny_collection, tmp_path):
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    write_vectors(encoder, tiny_collection, ROWS, folder)
+    return Vectors.open(folder)
+
+
+class Counting:
+    """The encoder, with a count of the texts; killed when block ``last`` is asked for."""
+
+    def __init__(self, encoder, last=None):
+        self.encoder, self.last, self.blocks, self.texts = encoder, last, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.encoder, name)
+
+    def encode(self, tokens, side):
+        if self.blocks == self.last:
+            raise Killed
+        self.blocks, self.texts = self.blocks + 1, self.texts + len(tokens)
+        return self.encoder.encode(tokens, side)
+
+
+def test_holds_all_passages_and_the_queries_asked_for(whole, encoder, tiny_collection):
+    assert whole.query_rows.tolist() == [3, 9, 30]
+    assert whole.scale == 20
+    assert whole.passages == pytest.approx(
+        encoder.model.encode(tiny_collection.passage_texts(), normalize_embeddings=True), abs=1e-5
+    )
+    queries = tiny_collection.query_texts([9, 3])
+    assert whole.of_queries(np.array([9, 3], np.int32)) == pytest.approx(
+        encoder.model.encode(queries, normalize_embeddings=True), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("last", [0, 1, 3, 4])
+def test_an_interrupted_write_goes_on_and_ends_the_same(whole, encoder, tiny_collection, tmp_path, last):
+    with pytest.raises(Killed):
+        write_vectors(Counting(encoder, last), tiny_collection, ROWS, tmp_path)
+    second, told = Counting(encoder), []
+    write_vectors(second, tiny_collection, ROWS, tmp_path, told.append)
+    assert second.texts == 60 + 3 - min(16 * last, 60)  # what was written is not encoded again
+    assert sum(told) == 63
+    found = Vectors.open(tmp_path)
+    assert np.array_equal(found.passages, whole.passages)
+    assert np.array_equal(found.queries, whole.queries)
+
+
+def test_going_on_with_other_processes_encodes_what_they_had_left(
+    whole, encoder, tiny_collection, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as two:  # the first of two processes, whose fellow got nowhere
+        two.setattr(distributed, "world_size", lambda: 2)
+        with pytest.raises(Killed):
+            write_vectors(Counting(encoder, 2), tiny_collection, ROWS, tmp_path)
+    write_vectors(encoder, tiny_collection, ROWS, tmp_path)
+    assert np.array_equal(Vectors.open(tmp_path).passages, whole.passages)
+
+
+def test_no_queries_are_no_vectors(encoder, tiny_collection, tmp_path):
+    write_vectors(encoder, tiny_collection, np.zeros(0, np.int32), tmp_path)
+    assert Vectors.open(tmp_path).queries.shape == (0, 32)
+
+
+@pytest.mark.parametrize("row", [0, 4, 31])
+def test_a_query_without_a_vector_is_a_key_error(whole, row):
+    with pytest.raises(KeyError):
+        whole.of_queries(np.array([3, row], np.int32))
+
+
+def test_scores_are_logits_of_the_own_passages_and_0_for_padding(whole):
+    passages = np.array([[5, 59, -1], [0, -1, -1]], np.int32)
+    scores = whole.scores(np.array([30, 3], np.int32), passages)
+    expected = 20 * whole.of_queries(np.array([30, 3], np.int32)) @ whole.passages[[5, 59, 0]].T
+    assert scores[0, :2] == pytest.approx(expected[0, :2], abs=1e-4)
+    assert scores[1, 0] == pytest.approx(expected[1, 2], abs=1e-4)
+    assert scores[passages < 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["vectors.json", "passages.npy", "query_rows.npy"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
+def test_damaged_files_are_named(encoder, tiny_collection, tmp_path, name, damage):
+    write_vectors(encoder, tiny_collection, ROWS, tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    if damage != "missing":
+        (tmp_path / name).write_bytes(b"" if damage == "empty" else whole[: len(whole) // 2])
+    with pytest.raises(StepwellError, match="missing or damaged"):
+        Vectors.open(tmp_path)
+
+
+def test_facts_say_what_the_vectors_are(whole, tmp_path):
+    facts = json.loads((tmp_path / "whole" / "vectors.json").read_text())
+    assert facts == {"scale": 20.0, "cosine": True, "dimension": 32}

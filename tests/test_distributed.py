@@ -1,0 +1,86 @@
+"""Two processes compute what one computes with the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from stepwell import distributed
+
+SCRIPT = Path(__file__).with_name("train_in_processes.py")
+
+
+@pytest.fixture(scope="module")
+def one_and_two(tiny_model, tiny_path, tmp_path_factory):
+    """Return what one process and two processes found."""
+    folder = tmp_path_factory.mktemp("distributed")
+    places = str(tiny_model), str(tiny_path), str(folder / "cache")
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+    one = runpy.run_path(str(SCRIPT))["work"](*places, folder / "one")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",  # the launcher that starts several processes, on GPUs or not
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
+    done = subprocess.run(
+        [*launch, str(SCRIPT), *places, str(folder / "two")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "STEPWELL_PRECISION": "fp32"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return one, json.loads((folder / "two" / "found.json").read_text())
+
+
+def test_there_are_two_processes_and_rows_come_in_their_order(one_and_two):
+    one, two = one_and_two
+    assert (one["processes"], one["gathered"]) == (1, [[0.0]])
+    assert (two["processes"], two["gathered"]) == (2, [[0.0], [1.0]])
+
+
+@pytest.mark.parametrize("what", ["rung", "rung parts", "embedding", "reranker"])
+def test_every_step_has_the_loss_of_one_process(one_and_two, what):
+    one, two = one_and_two
+    assert len(one[what]) >= 4
+    assert two[what] == pytest.approx(one[what], abs=1e-4)
+
+
+def test_the_student_and_the_projection_end_as_with_one_process(one_and_two):
+    one, two = one_and_two
+    assert two["weights"] == pytest.approx(one["weights"], rel=1e-3)
+    assert two["projection"] == pytest.approx(one["projection"], abs=1e-4)
+
+
+def test_vectors_written_in_turn_are_those_of_one_process(one_and_two):
+    one, two = one_and_two
+    assert len(one["vectors"]) == 100
+    assert two["vectors"] == pytest.approx(one["vectors"], abs=1e-5)
+
+
+def test_one_process_does_nothing_special():
+    rows = torch.ones(2, 3, requires_grad=True)
+    assert distributed.gather_rows(rows) is rows
+    parameter = torch.nn.Parameter(torch.ones(2))
+    distributed.sum_gradients([parameter])
+    assert parameter.grad is None
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    distributed.barrier()
