@@ -173,8 +173,8 @@ def write_model(family: str, folder: Path, seed: int = 5) -> Path:
         AutoModel,
         BertConfig,
         BertTokenizerFast,
-        DistilBertTokenizerFast,
         DistilBertConfig,
+        DistilBertTokenizerFast,
         RobertaConfig,
         RobertaTokenizerFast,
     )

@@ -70,11 +70,11 @@ def in_batch_reference(task, examples, terms):
     """The loss of the dual-encoder rung, with loops for all sums."""
     queries = [int(task.candidates.queries[example]) for example in examples]
     passages = sorted({int(p) for example in examples for p in task.candidates.passages[example] if p >= 0})
-    model = task.encoder.model
+    texts = [task.query_texts[q] for q in queries], [task.passage_texts[p] for p in passages]
     vectors = {
-        "student": (model.encode([task.query_texts[q] for q in queries]), model.encode([task.passage_texts[p] for p in passages])),
-        "teacher": (task.teacher.queries[queries], task.teacher.passages[passages]),
-    }  # fmt: skip
+        "student": [task.encoder.model.encode(side) for side in texts],
+        "teacher": [task.teacher.queries[queries], task.teacher.passages[passages]],
+    }
     hard = soft = 0.0
     for i, query in enumerate(queries):
         s, t = ([20 * float(v[0][i] @ other) for other in v[1]] for v in vectors.values())
@@ -246,11 +246,8 @@ class TestEmbedding:
         away = Vectors(
             np.roll(task.own.passages, 1, axis=0), np.roll(task.own.queries, 1, axis=0), task.own.query_rows, 20
         )
-        queries = task.candidates.queries
-        pairs = [
-            (task.own.passages[e], away.passages[e]) if e < 60 else (task.own.queries[queries[e - 60]], away.queries[queries[e - 60]])
-            for e in examples
-        ]  # fmt: skip
+        rows = task.candidates.queries
+        pairs = [[v.passages[e] if e < 60 else v.queries[rows[e - 60]] for v in (task.own, away)] for e in examples]
         loss, _ = self.objective(task, away).loss(np.array(examples), 0)
         assert loss.item() == pytest.approx(np.mean([np.sum((a - b) ** 2) for a, b in pairs]), rel=1e-4)
 

@@ -1,4 +1,4 @@
-"""Training: everything follows from the seed, a killed run ends as an uninterrupted one, and what learns is what should."""
+"""Training follows from the seed alone: a killed run ends as an uninterrupted one, and what should learn does."""
 
 from __future__ import annotations
 
@@ -104,8 +104,16 @@ class TestSchedule:
 
     @pytest.mark.parametrize(
         ("epochs", "steps", "size", "expected"),
-        [(1, None, 32, 2), (1, None, 33, 3), (0.5, None, 32, 1), (0, None, 32, 0), (9, 7, 32, 7), (3, None, 10, 3), (1, None, 0, 0)],
-    )  # fmt: skip
+        [
+            (1, None, 32, 2),
+            (1, None, 33, 3),
+            (0.5, None, 32, 1),
+            (0, None, 32, 0),
+            (9, 7, 32, 7),
+            (3, None, 10, 3),
+            (1, None, 0, 0),
+        ],
+    )
     def test_steps_are_passes_over_the_examples(self, epochs, steps, size, expected):
         assert total_steps(Optimiser(epochs=epochs, steps=steps, batch=16), size) == expected
 

@@ -1,3 +1,66 @@
-"""stepwell: distil a small, fast dense retriever from a ladder of ever stronger teachers."""
+"""stepwell: distil a small, fast dense retriever from a ladder of ever stronger teachers.
+
+The public names are loaded when they are first used, so that importing the package takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
+
+_HOME = {
+    "check": "stepwell.api",
+    "compare": "stepwell.api",
+    "evaluate_system": "stepwell.api",
+    "mine": "stepwell.api",
+    "plan": "stepwell.api",
+    "run": "stepwell.api",
+    "search": "stepwell.api",
+    "Collection": "stepwell.collection",
+    "open_collection": "stepwell.collection",
+    "Recipe": "stepwell.recipe",
+    "load_recipe": "stepwell.recipe_file",
+    "Searcher": "stepwell.retrieval.searcher",
+    "ScoreStore": "stepwell.scores",
+    "DistillLoss": "stepwell.st_losses",
+    "EmbeddingDistillLoss": "stepwell.st_losses",
+    "StepwellError": "stepwell.errors",
+}
+
+__all__ = [
+    "Collection",
+    "DistillLoss",
+    "EmbeddingDistillLoss",
+    "Recipe",
+    "ScoreStore",
+    "Searcher",
+    "StepwellError",
+    "__version__",
+    "check",
+    "compare",
+    "evaluate_system",
+    "load_recipe",
+    "mine",
+    "open_collection",
+    "plan",
+    "run",
+    "search",
+]
+
+if TYPE_CHECKING:
+    from stepwell.api import check, compare, evaluate_system, mine, plan, run, search
+    from stepwell.collection import Collection, open_collection
+    from stepwell.errors import StepwellError
+    from stepwell.recipe import Recipe
+    from stepwell.recipe_file import load_recipe
+    from stepwell.retrieval.searcher import Searcher
+    from stepwell.scores import ScoreStore
+    from stepwell.st_losses import DistillLoss, EmbeddingDistillLoss
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stepwell' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

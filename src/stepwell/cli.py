@@ -83,9 +83,9 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Report every problem of a collection's files, with file and line."""
-    from stepwell import api
+    from stepwell.collection import check_directory
 
-    problems = api.check(directory)
+    problems = check_directory(directory)
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
         _print_json([vars(problem) | {} for problem in problems])

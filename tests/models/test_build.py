@@ -65,7 +65,7 @@ class TestPickLayers:
         picked = pick_layers(total, layers, rule)
         assert len(picked) == layers
         assert picked == sorted(set(picked))
-        assert 0 <= picked[0] and picked[-1] < total
+        assert picked[0] >= 0 and picked[-1] < total
         assert rule != "spread" or layers == 1 or (picked[0], picked[-1]) == (0, total - 1)
 
     def test_no_number_keeps_all(self):
@@ -242,7 +242,7 @@ class TestOpening:
         assert locate("someone/some-model") == "someone/some-model"
 
     def test_an_empty_directory_is_no_encoder(self, tmp_path):
-        with pytest.raises(StepwellError, match="can't open .* as encoder"):
+        with pytest.raises(StepwellError, match=r"can't open .* as encoder"):
             open_sentence_transformer(str(tmp_path))
 
     def test_truncated_weights_are_refused(self, tiny_model, tmp_path):
