@@ -16,6 +16,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
+from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from stepwell.errors import StepwellError
@@ -271,6 +272,9 @@ def _is_scorer(place: str) -> bool:
             return {}
 
     names = facts("config.json").get("architectures") or [""]
+    if not Path(place).is_dir():  # a hub name
+        with contextlib.suppress(OSError, ValueError):
+            names = AutoConfig.from_pretrained(place).architectures or [""]
     own = facts("config_sentence_transformers.json").get("model_type")
     return str(names[0]).endswith("ForSequenceClassification") or own == "CrossEncoder"
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
 from stepwell import distributed
@@ -57,8 +58,10 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of weights, token limit and similarity."""
-        return fingerprint(self.model, self.limit, self.cosine, self.scale)
+        """The sha256 of weights, token limit, pooling, prompts and similarity."""
+        pooling = [module.pooling_mode for module in self.model.modules() if isinstance(module, Pooling)]
+        prompts = [self.prompt("query"), self.prompt("document")]
+        return fingerprint(self.model, self.limit, pooling, prompts, self.cosine, self.scale)
 
     def prompt(self, side: Side) -> str:
         """Return what the model wants in front of its texts, as sentence-transformers would choose it."""
