@@ -59,7 +59,7 @@ def demo(
     if plan_only:
         show(api.plan(recipe, out).table())
         return
-    api.run(recipe, out)
+    _show_results(api.run(recipe, out))
     say(f'Try it: stepwell search {out} "how do I open a zip file"')
 
 
@@ -101,20 +101,21 @@ def check(
 @app.command()
 def plan(recipe: RecipeFile, out: OutOption = None, changes: SetOption = None, as_json: JsonOption = False) -> None:
     """List the stages with their estimated time and disk on this machine, from a short probe."""
+    opened = _recipe(recipe, changes)  # first: a mistake in it is told at once, before torch is imported
     from stepwell import api
 
-    made = api.plan(_recipe(recipe, changes), out)
+    made = api.plan(opened, out)
     _print_json(made.to_json()) if as_json else show(made.table())
 
 
 @app.command()
 def run(recipe: RecipeFile, out: OutOption = None, changes: SetOption = None, as_json: JsonOption = False) -> None:
     """Climb the ladder; started again after a stop or a crash it goes on where it was."""
+    opened = _recipe(recipe, changes)
     from stepwell import api
 
-    results = api.run(_recipe(recipe, changes), out)
-    if as_json:
-        _print_json(results)
+    results = api.run(opened, out)
+    _print_json(results) if as_json else _show_results(results)
 
 
 @app.command(name="eval")
@@ -256,6 +257,13 @@ def score(
     show(score_pairs(collection, pairs, target, teacher, tokens))
 
 
+def _show_results(results: dict[str, Any]) -> None:
+    from stepwell.evaluation import Comparison
+
+    if results:  # only the main process has them
+        show(Comparison.from_json(results["comparison"]).table())
+
+
 def _recipe(path: Path, changes: list[str] | None) -> Any:
     from stepwell.recipe_file import load_recipe, parse_override
 
@@ -294,6 +302,8 @@ def main() -> None:
     except OSError as error:
         typer.echo(f"stepwell: {_explain(error)}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # 130 is what Typer makes of Ctrl-C
+            raise
         typer.echo("stepwell: stopped. What is finished is kept; the same command goes on from here.", err=True)
         sys.exit(130)

@@ -11,7 +11,7 @@ from typing import Any
 from stepwell import distributed
 from stepwell.collection import open_collection, resolve_splits
 from stepwell.collection.store import default_cache
-from stepwell.display import duration, progress, say, show
+from stepwell.display import duration, progress, say
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
@@ -122,9 +122,6 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
     text = (workspace.folders["table"] / "table.txt").read_text(encoding="utf-8")
     _write(out / "results.txt", text)
     _write(out / "results.json", json.dumps(facts, indent=1))
-    from stepwell.evaluation import Comparison
-
-    show(Comparison.from_json(comparison).table())
     say(f"The student is {out / 'model'} (sentence-transformers); runs, results.json and results.txt lie beside it.")
     return facts
 

@@ -1,0 +1,120 @@
+"""Searching with a finished run or a model: what is opened, what is refused, what is found."""
+
+import json
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from stepwell.collection import open_collection
+from stepwell.errors import StepwellError
+from stepwell.models.encoder import Encoder
+from stepwell.retrieval import searcher as searchers
+from stepwell.retrieval.searcher import RRF_K, Searcher, _fused, read_results, vectors_of
+
+
+@pytest.fixture(scope="module")
+def place(tiny_path):
+    return str(tiny_path)
+
+
+def test_a_model_searches_any_collection(tiny_model, place, tiny_collection):
+    hits = Searcher.open(tiny_model, collection=place).search("the old river", 7)
+    assert [hit.rank for hit in hits] == list(range(1, 8))
+    assert all(a.score >= b.score for a, b in pairwise(hits))
+    rows = [tiny_collection.passage_row(hit.passage_id) for hit in hits]
+    assert [hit.text for hit in hits] == tiny_collection.passage_texts(rows)
+    assert hits[0].to_json() == {
+        "rank": 1,
+        "passage_id": hits[0].passage_id,
+        "score": hits[0].score,
+        "text": hits[0].text,
+    }
+
+
+def test_a_passage_searched_by_its_own_text_is_found_first(tiny_model, place, tiny_collection):
+    searcher = Searcher.open(tiny_model, collection=place)
+    for row in (0, 17, 59):
+        hit = searcher.search(tiny_collection.passage_texts([row])[0], 1)[0]
+        assert hit.passage_id == tiny_collection.passage_ids[row] and hit.score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_no_more_passages_than_there_are(tiny_model, place):
+    assert len(Searcher.open(tiny_model, collection=place).search("river", 1000)) == 60
+
+
+def test_bm25_finds_only_what_shares_a_word_and_needs_no_model(tiny_run):
+    searcher = Searcher.open(tiny_run, "bm25")
+    assert searcher.encoder is None
+    hits = searcher.search("comet", 60)
+    assert len(hits) == 6 and all("comet" in hit.text for hit in hits)
+    assert searcher.search("zzz", 5) == []
+
+
+def test_fusion_by_hand():
+    lists = [np.array([4, 2, 9]), np.array([2, 7, -1])]
+    rows, scores = _fused(lists)
+    assert rows == [2, 4, 7, 9]
+    expected = [1 / (RRF_K + 2) + 1 / (RRF_K + 1), 1 / (RRF_K + 1), 1 / (RRF_K + 2), 1 / (RRF_K + 3)]
+    assert scores == pytest.approx(expected)
+
+
+def test_the_vectors_of_a_model_are_encoded_once(tiny_model, place, monkeypatch):
+    encoder, collection = Encoder.open(tiny_model), open_collection(place)
+    first = np.array(vectors_of(encoder, collection, [1, 3]).queries)
+
+    def never(*_, **__):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(searchers, "write_vectors", never)
+    assert np.array_equal(vectors_of(encoder, collection, [1, 3]).queries, first)
+    with pytest.raises(AssertionError):
+        vectors_of(encoder, collection, [1, 4])
+
+
+@pytest.mark.parametrize("query", ["", "  \n"])
+def test_an_empty_query_is_refused(tiny_model, place, query):
+    with pytest.raises(StepwellError, match="empty"):
+        Searcher.open(tiny_model, collection=place).search(query)
+
+
+def test_what_is_no_finished_run_is_refused(tiny_model, tmp_path):
+    with pytest.raises(StepwellError, match="--collection"):
+        Searcher.open(tiny_model)
+    (tmp_path / "stages").mkdir()
+    with pytest.raises(StepwellError, match="not finished"):
+        Searcher.open(tmp_path)
+
+
+def test_a_model_has_no_asymmetric_mode(tiny_model, place):
+    with pytest.raises(StepwellError, match="finished run"):
+        Searcher.open(tiny_model, "asymmetric", place)
+
+
+def test_a_collection_that_changed_since_the_run_is_refused(tiny_run, tiny_path, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny_path, changed)
+    with (changed / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "new", "text": "one more"}\n')
+    with pytest.raises(StepwellError, match="content has changed"):
+        Searcher.open(tiny_run, collection=str(changed))
+    shutil.copytree(tiny_path, tmp_path / "moved")  # the same content elsewhere is fine
+    assert Searcher.open(tiny_run, collection=str(tmp_path / "moved")).search("river", 1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"final": "rung-1"}'])
+def test_damaged_results_are_refused(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(StepwellError, match=r"results\.json.*run"):
+        read_results(tmp_path)
+
+
+def test_damaged_vectors_are_refused(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    facts = json.loads((run / "results.json").read_text())
+    file = run / facts["stages"][f"{facts['final']}.vectors"] / "passages.npy"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(StepwellError, match="damaged"):
+        Searcher.open(run)

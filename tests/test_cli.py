@@ -1,0 +1,162 @@
+"""The command line: every verb, what it prints where, and plain JSON for scripts."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from stepwell import __version__, cli, display
+
+
+@pytest.fixture
+def stepwell(monkeypatch, capfd):
+    """Run a command in this process; return its exit status, standard output and standard error."""
+
+    def run(*arguments, typed=None):
+        monkeypatch.setattr(sys, "argv", ["stepwell", *map(str, arguments)])
+        if typed is not None:
+            lines = iter(typed)
+            monkeypatch.setattr("builtins.input", lambda prompt="": next(lines, None) or _end())
+        capfd.readouterr()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        return status, *capfd.readouterr()
+
+    yield run
+    display.set_quiet(False)
+
+
+def _end():
+    raise EOFError
+
+
+def test_version_and_help(stepwell):
+    assert stepwell("--version")[:2] == (0, f"{__version__}\n")
+    status, out, _ = stepwell("--help")
+    verbs = ("demo", "init", "check", "plan", "run", "eval", "compare", "search", "mine", "score")
+    assert status == 0 and all(verb in out for verb in verbs)
+
+
+def test_the_module_runs_and_help_needs_no_torch():
+    code = "import sys; sys.argv = ['stepwell', '--version']; import stepwell.cli as c\ntry: c.main()\n"
+    code += "except SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    told = subprocess.run([sys.executable, "-m", "stepwell", "--version"], capture_output=True, text=True)
+    assert told.stdout.strip() == __version__
+
+
+def test_check_says_ok_by_its_status(stepwell, tiny_path, tiny_directory):
+    status, out, _ = stepwell("check", tiny_path)
+    assert status == 0 and "0 errors" in out
+    bad = tiny_directory(train=[("q0", "nobody", 1), ("q1", "p1", "x")])
+    status, out, _ = stepwell("check", bad)
+    assert status == 1 and "train.tsv:2" in out and "train.tsv:3" in out and "2 errors" in out
+    status, out, _ = stepwell("check", bad, "--json")
+    problems = json.loads(out)
+    assert status == 1 and {problem["line"] for problem in problems if problem["severity"] == "error"} == {2, 3}
+
+
+def test_init_plan_and_what_they_write(stepwell, tiny_path, tiny_model, tmp_path):
+    status, _, said = stepwell("init", tiny_path, tmp_path / "mine.yaml", "--from", tiny_model, "--layers", "1")
+    assert status == 0 and "stepwell run" in said
+    status, out, _ = stepwell("plan", tmp_path / "mine.yaml", "--out", tmp_path / "run", "--json")
+    plan = json.loads(out)
+    assert status == 0 and plan["seconds"] > 0 and not (tmp_path / "run").exists()
+    assert [stage["done"] for stage in plan["stages"]] == [False] * len(plan["stages"])
+
+
+def test_plan_prints_a_table_on_standard_output(stepwell, tiny_recipe, tiny_run):
+    status, out, _ = stepwell("plan", tiny_recipe, "--out", tiny_run)
+    assert status == 0 and "stage by stage" in out and "done" in out
+
+
+def test_set_changes_the_recipe(stepwell, tiny_recipe, tiny_run):
+    _, out, _ = stepwell("plan", tiny_recipe, "--out", tiny_run, "--set", "ladder.2.lr=5e-4", "--json")
+    done = {stage["name"]: stage["done"] for stage in json.loads(out)["stages"]}
+    assert done["rung-1"] and not done["rung-2"]
+
+
+def test_run_prints_the_table_and_nothing_else_on_standard_output(stepwell, tiny_recipe, tiny_run):
+    status, out, said = stepwell("run", tiny_recipe, "--out", tiny_run)
+    assert status == 0 and out.startswith("Comparison\n") and "ladder + refine" in out
+    assert "[1/" in said and "sentence-transformers" in said
+    status, out, said = stepwell("-q", "run", tiny_recipe, "--out", tiny_run)
+    assert status == 0 and out.startswith("Comparison\n") and said == ""
+
+
+def test_run_as_json_is_json_alone(stepwell, tiny_recipe, tiny_run):
+    status, out, _ = stepwell("run", tiny_recipe, "--out", tiny_run, "--json")
+    assert status == 0 and json.loads(out)["final"]
+
+
+def test_eval_of_every_kind_of_system(stepwell, tiny_run, tiny_path):
+    figures = {}
+    for system in (tiny_run, tiny_run / "model", tiny_run / "runs" / "ladder-refine.trec", "bm25"):
+        status, out, _ = stepwell("eval", system, "--collection", tiny_path, "--json")
+        assert status == 0
+        figures[str(system)] = json.loads(out)["nDCG@10"]
+    run, model, trec, bm25 = figures.values()
+    assert run == model == trec != bm25
+    assert run["low"] <= run["mean"] <= run["high"]
+    status, out, _ = stepwell("eval", tiny_run, "--split", "dev")  # a run knows its collection
+    assert status == 0 and "on dev" in out and "6 queries" in out
+
+
+def test_compare_shows_table_and_queries(stepwell, tiny_run):
+    status, out, _ = stepwell("compare", tiny_run, "bm25", "--queries", "2")
+    assert status == 0 and "minus" in out and "won and lost most" in out and "which" in out
+    status, out, _ = stepwell("compare", tiny_run, "bm25", "--json")
+    assert status == 0 and [row["name"] for row in json.loads(out)["rows"]] == [str(tiny_run), "bm25"]
+
+
+def test_search_once_in_json_and_line_by_line(stepwell, tiny_run):
+    status, out, _ = stepwell("search", tiny_run, "the old river", "-k", "3")
+    assert status == 0 and out.count("doc/") == 3
+    status, out, _ = stepwell("search", tiny_run, "the old river", "-k", "3", "--json")
+    hits = json.loads(out)
+    assert status == 0 and [hit["rank"] for hit in hits] == [1, 2, 3]
+    status, out, _ = stepwell("search", tiny_run, "-k", "1", typed=["comet", "castle"])
+    assert status == 0 and out.count("doc/") == 2
+
+
+@pytest.mark.parametrize("mode", ["student", "asymmetric", "bm25", "fused"])
+def test_every_mode_searches(stepwell, tiny_run, mode):
+    assert stepwell("search", tiny_run, "a hidden castle", "--mode", mode)[0] == 0
+
+
+def test_mine_writes_tuples_and_reports(stepwell, tiny_path, tiny_model, tmp_path):
+    for miner in ("bm25", tiny_model):
+        target = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+        status, out, _ = stepwell("mine", tiny_path, target, "--by", miner, "-k", "4", "--sampling", "hardest")
+        lines = [json.loads(line) for line in target.read_text().splitlines()]
+        assert status == 0 and len(lines) == 28 and "a positive of the query" in out
+        assert all(set(line) == {"query", "positive", "negative_1", "negative_2", "negative_3"} for line in lines)
+
+
+def test_score_writes_parquet(stepwell, tiny_path, tiny_run, tmp_path):
+    teacher = tiny_run / json.loads((tiny_run / "results.json").read_text())["stages"]["teacher.ce"] / "model"
+    target = tmp_path / "scores.parquet"
+    pairs = tiny_run / "runs" / "bm25.trec"
+    status, out, _ = stepwell("score", tiny_path, pairs, target, "--teacher", teacher, "--tokens", "56")
+    assert status == 0 and target.is_file() and "Raw logits" in out
+
+
+def test_ctrl_c_says_that_it_goes_on(stepwell, monkeypatch, tiny_recipe):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stepwell.api.run", stop)
+    status, _, said = stepwell("run", tiny_recipe)
+    assert status == 130 and "goes on from here" in said and "Traceback" not in said
+
+
+def test_demo_can_be_priced_without_running(stepwell, monkeypatch, tiny_recipe, tmp_path):
+    from stepwell.recipe_file import load_recipe
+
+    monkeypatch.setattr("stepwell.demo.demo_recipe", lambda: load_recipe(tiny_recipe))
+    status, out, _ = stepwell("demo", "--plan", "--out", tmp_path / "demo")
+    assert status == 0 and "stage by stage" in out and not list(tmp_path.iterdir())

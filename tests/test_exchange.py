@@ -1,0 +1,95 @@
+"""Files for other programs: n-tuples that sentence-transformers takes, and scores as Parquet."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from stepwell.errors import StepwellError
+from stepwell.exchange import read_pairs, score_pairs, write_tuples
+from stepwell.models.reranker import Reranker
+from stepwell.negatives import Candidates
+
+
+def rows(*values):
+    return np.array(values, dtype=np.int32)
+
+
+def test_tuples_are_a_line_a_query_and_load_as_a_dataset(tiny_collection, tmp_path):
+    candidates = Candidates(rows(0, 3), rows([0, 10, 20, 30], [4, 7, 8, 9]), rows([2, 0, 0, 0], [1, 0, 0, 0]))
+    write_tuples(candidates, tiny_collection, tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    texts = tiny_collection.passage_texts([0, 10, 20, 30])
+    assert lines[0] == {
+        "query": tiny_collection.query_texts([0])[0],
+        "positive": texts[0],
+        "negative_1": texts[1],
+        "negative_2": texts[2],
+        "negative_3": texts[3],
+    }
+    loaded = Dataset.from_json(str(tmp_path / "out.jsonl"), cache_dir=str(tmp_path / "cache"))
+    assert loaded.column_names == list(lines[0]) and len(loaded) == 2
+    assert not list(tmp_path.glob("*.draft"))
+
+
+def test_a_second_positive_is_no_negative_and_gaps_are_left_out(tiny_collection, tmp_path):
+    candidates = Candidates(rows(0), rows([0, 10, 20, -1]), rows([2, 1, 0, 0]))
+    write_tuples(candidates, tiny_collection, tmp_path / "out.jsonl")
+    line = json.loads((tmp_path / "out.jsonl").read_text())
+    assert list(line) == ["query", "positive", "negative_1"]
+    assert line["negative_1"] == tiny_collection.passage_texts([20])[0]
+
+
+def test_pairs_come_from_a_trec_run_or_jsonl(tiny_collection, tmp_path):
+    q, p = tiny_collection.query_ids, tiny_collection.passage_ids
+    (tmp_path / "run.trec").write_text(f"{q[1]} Q0 {p[5]} 1 2.5 x\n\n{q[0]} Q0 {p[7]} 1 2.5 x\n")
+    pairs = [{"query-id": q[1], "corpus-id": p[5]}, {"query-id": q[0], "corpus-id": p[7], "more": 1}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    for name in ("run.trec", "pairs.jsonl"):
+        queries, passages = read_pairs(tmp_path / name, tiny_collection)
+        assert queries.tolist() == [1, 0] and passages.tolist() == [5, 7]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "no pairs"),
+        (b"\n\n", "no pairs"),
+        (b"query:00 doc/000-river\n", r"pairs:1: neither JSON nor"),
+        (b'{"query-id": "query:00"}\n', r"pairs:1: .*corpus-id"),
+        (b'{"query-id": \n', r"pairs:1"),
+        (b"query:00 Q0 nobody 1 1 x\n", "nobody"),
+        (b"nobody Q0 doc/000-river 1 1 x\n", "nobody"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_pairs_that_cant_be_read_are_refused(tiny_collection, tmp_path, content, words):
+    (tmp_path / "pairs").write_bytes(content)
+    with pytest.raises(StepwellError, match=words):
+        read_pairs(tmp_path / "pairs", tiny_collection)
+
+
+def test_scores_are_raw_logits_of_each_pair_and_are_computed_once(tiny_run, tiny_collection, tmp_path, monkeypatch):
+    facts = json.loads((tiny_run / "results.json").read_text())
+    teacher = str(tiny_run / facts["stages"]["teacher.ce"] / "model")
+    monkeypatch.setenv("STEPWELL_CACHE", str(tmp_path / "cache"))
+    q, p = tiny_collection.query_ids, tiny_collection.passage_ids
+    asked = [(0, 3), (0, 1), (2, 3), (0, 3)]
+    (tmp_path / "pairs").write_text("".join(f"{q[a]} Q0 {p[b]} 1 0 x\n" for a, b in asked))
+    place = str(tiny_collection.path)
+    table = score_pairs(place, tmp_path / "pairs", tmp_path / "one.parquet", teacher, 56)
+    found = pq.read_table(tmp_path / "one.parquet").to_pydict()
+    assert found["query-id"] == [q[a] for a, _ in asked] and found["corpus-id"] == [p[b] for _, b in asked]
+    assert found["score"][0] == found["score"][3]
+    reranker = Reranker.open(teacher, 56)
+    texts = [(tiny_collection.query_texts([a])[0], tiny_collection.passage_texts([b])[0]) for a, b in asked]
+    plain = reranker.model.predict(texts, convert_to_numpy=True)
+    assert found["score"] == pytest.approx(plain.tolist(), abs=1e-5)
+    counts = dict(table.rows)
+    assert counts["pairs"] == 4 and counts["scored now"] == 3
+    monkeypatch.setattr(Reranker, "score", None)
+    again = score_pairs(place, tmp_path / "pairs", tmp_path / "two.parquet", teacher, 56)
+    assert dict(again.rows)["scored now"] == 0
+    assert pq.read_table(tmp_path / "two.parquet").to_pydict() == found
