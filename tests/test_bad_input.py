@@ -383,7 +383,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
     one_paragraph(done.stderr, tmp_path / "nowhere.yaml")
 
 
-@pytest.mark.parametrize("kilobytes", [30, 100])
+@pytest.mark.parametrize("kilobytes", [30, 200])
 def test_a_disk_that_is_full(tiny_recipe, tmp_path, kilobytes):
     """At the first model, and at the first checkpoint (three times a model's size)."""
     out, cache = tmp_path / "run", tmp_path / "cache"

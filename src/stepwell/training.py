@@ -28,7 +28,7 @@ from stepwell.errors import StepwellError
 from stepwell.models.build import cannot_write, head_parameters
 from stepwell.recipe import Optimiser, RerankTraining
 
-CHUNK = 4
+CHUNK = 8
 """Examples (queries with their candidates) that go through backward at a time where the loss is separable."""
 
 
@@ -144,6 +144,9 @@ def train(
     total = total_steps(settings, objective.size)
     module = objective.module
     _set_dropout(module, settings.dropout)
+    frozen = [p for name, p in module.named_parameters() if settings.freeze_words and "word_embeddings" in name]
+    for parameter in frozen:  # no gradient of the vocabulary is computed at all
+        parameter.requires_grad_(False)
     optimiser = _optimiser(module, settings)
     checkpoint = Checkpoint(folder / "checkpoint.safetensors", module, optimiser)
     log = checkpoint.load()
@@ -165,12 +168,14 @@ def train(
         distributed.sum_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimiser.step()
-        module.zero_grad(set_to_none=True)  # the frozen ones' too
+        optimiser.zero_grad(set_to_none=True)
         log.add(value, parts)
         log.seconds = time.monotonic() - began
         checkpoint.save_now_and_then(log)
         advance(1, f"loss {np.mean(log.losses[-20:]):.3f}")
     module.eval()
+    for parameter in frozen:
+        parameter.requires_grad_(True)
     return log
 
 
@@ -191,10 +196,9 @@ def _backward(objective: Objective, examples: NDArray[np.int64], epoch: int) -> 
 
 def _optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     head = {id(p) for p in head_parameters(module)} if isinstance(settings, RerankTraining) else set()
-    frozen = {id(p) for name, p in module.named_parameters() if settings.freeze_words and "word_embeddings" in name}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():
-        if parameter.requires_grad and id(parameter) not in frozen:
+        if parameter.requires_grad:
             groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [

@@ -154,7 +154,7 @@ def memory_of(ctx: Context) -> float:
         config = config_of(base)
         weights = operations_a_token(base, layers) / 2 + int(config.vocab_size) * int(config.hidden_size)
         depth = min(layers or config.num_hidden_layers, config.num_hidden_layers)
-        tokens = 4 * 8 * recipe.tokens.pair
+        tokens = 8 * 8 * recipe.tokens.pair
         most = max(most, 16.0 * weights + 40.0 * config.hidden_size * tokens * depth)
     texts = 300.0 * (ctx.collection.n_passages + ctx.collection.n_queries)
     return 7e8 + most + texts

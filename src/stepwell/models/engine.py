@@ -85,7 +85,9 @@ def forward_all(lengths: NDArray[np.int64], forward: Forward) -> Tensor:
     mine = padded[own::world]
     outputs: list[Tensor] = []
     places: list[NDArray[np.int64]] = []
-    for batch in batches_by_length(lengths[mine], token_budget()):
+    # Larger batches than in inference: each backward writes a gradient of the whole vocabulary, and the graph of all
+    # batches is kept anyhow.
+    for batch in batches_by_length(lengths[mine], 4 * token_budget()):
         with autocast():
             outputs.append(forward(mine[batch]).float())
         places.append(batch)
