@@ -41,7 +41,8 @@ def _line(ctx: Context, stage: Stage, folder: Path) -> str | None:
         d = read_json(folder / "decision.json")
         if d["after"] is None:
             return f"the rung was left out; {d['student']} goes on"
-        return f"{d['measure']} on dev {d['before']:.3f} -> {d['after']:.3f} (p = {d['p']:.3f}); {d['student']} goes on"
+        p = "p < 0.001" if d["p"] < 0.001 else f"p = {d['p']:.3f}"
+        return f"{d['measure']} on dev {d['before']:.3f} -> {d['after']:.3f} ({p}); {d['student']} goes on"
     if stage.kind == "score":
         s = read_json(folder / "spread.json")["spread"]
         return f"standard deviation within a query {s['mean_std']:.2f}; scores from {s['low']:.1f} to {s['high']:.1f}"
