@@ -240,3 +240,19 @@ def test_the_results_are_json_that_names_versions_and_the_collection(tiny_run, t
     assert Path(facts["collection"]["path"]) == tiny_collection.path
     assert {"stepwell", "torch", "python"} <= set(facts["versions"])
     assert all(manifest["shared"]["seed"] == 13 for manifest in manifests(tiny_run).values())
+
+
+def test_every_score_of_a_model_is_on_its_own_scale(variant, tmp_path):
+    recipe = variant(
+        ("layers: 1}", "layers: 1, scale: 5}"),
+        ("de: {kind: dual-encoder,", "de: {kind: dual-encoder, scale: 7,"),
+        ("refine: {", "refine: {rounds: 0, "),
+        ("proof: quick", "proof: none"),
+    )
+    stages = api.run(recipe, tmp_path / "run")["stages"]
+
+    def of(stage, name):
+        return read_json(tmp_path / "run" / stages[stage] / name)
+
+    assert [of(f"{model}.vectors", "vectors.json")["scale"] for model in ("teacher.de", "start", "rung-1")] == [7, 5, 5]
+    assert of("rung-2", "training.json")["parts"]["keep"][0] == pytest.approx(0, abs=1e-4)  # it starts from itself

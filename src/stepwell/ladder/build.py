@@ -10,7 +10,7 @@ from stepwell.ladder import finding, judging, making, proof, refine
 from stepwell.ladder.context import Context
 from stepwell.ladder.prices import Prices, epochs_of, selected_share
 from stepwell.ladder.workspace import Stage, Work
-from stepwell.recipe import CrossEncoderTeacher, DenseTraining, DualEncoderTeacher, Mining, Rung
+from stepwell.recipe import CrossEncoderTeacher, DualEncoderTeacher, Mining, Rung
 
 
 def stages_of(ctx: Context) -> list[Stage]:
@@ -53,24 +53,17 @@ class Builder:
         settings = {"train": self.recipe.mining.depth, "eval": self.recipe.judging.depth}
         return self.add("bm25", "bm25", "BM25 retrieves", settings, (), partial(finding.bm25, self.ctx), only_if=())
 
-    def vectors(self, model: str, title: str, base: str, layers: int | None) -> str:
-        """Add the vectors of all texts under a model."""
-        run = partial(finding.vectors, self.ctx, model)
+    def vectors(self, model: str, title: str, base: str, layers: int | None, scale: float | None = None) -> str:
+        """Add the vectors of all texts under a model, whose logits are similarities times ``scale``."""
+        run = partial(finding.vectors, self.ctx, model, scale)
         work = self.prices.encode(base, layers)
-        return self.add(
-            f"{model}.vectors",
-            "vectors",
-            f"encode with {title}",
-            {},
-            (model,),
-            run,
-            collective=True,
-            work=work,
-        )
+        name, settings = f"{model}.vectors", {"scale": scale}
+        return self.add(name, "vectors", f"encode with {title}", settings, (model,), run, collective=True, work=work)
 
     def student_vectors(self, model: str, title: str) -> str:
         """Add the vectors of all texts under a student."""
-        return self.vectors(model, title, self.recipe.student.base, self.recipe.student.layers)
+        student = self.recipe.student
+        return self.vectors(model, title, student.base, student.layers, student.loss_scale)
 
     def split(self, split: str, model: str, title: str) -> str:
         """Search dev or test with a model's vectors."""
@@ -144,7 +137,7 @@ class Builder:
                 collective=True,
                 work=work,
             )
-            self.vectors(stage, name, teacher.base, teacher.layers)
+            self.vectors(stage, name, teacher.base, teacher.layers, teacher.scale)
             self.split("dev", stage, name)
             return stage
         return self._reranker(name, stage, teacher, miner, tokens)
@@ -404,10 +397,6 @@ class Builder:
 
     def _judging(self) -> dict[str, Any]:
         return self.recipe.judging.model_dump()
-
-    def contrastive_settings(self) -> DenseTraining:
-        """How the contrastive baseline trains, its number of steps apart."""
-        return self.recipe.warmup
 
 
 def _with_candidates(function: Any, *arguments: Any) -> None:

@@ -33,9 +33,12 @@ def bm25(ctx: Context, job: Job) -> None:
         job.advance((number + 1) / 3, split)
 
 
-def vectors(ctx: Context, model: str, job: Job) -> None:
-    """Encode all passages, and the queries of all splits, with the model of the stage ``model``."""
-    encoder = ctx.encoder(job.inputs[model])
+def vectors(ctx: Context, model: str, scale: float | None, job: Job) -> None:
+    """Encode all passages, and the queries of all splits, with the model of the stage ``model``.
+
+    ``scale`` is the factor from its similarities to its logits; the similarity's own when None.
+    """
+    encoder = ctx.encoder(job.inputs[model], scale)
     rows = ctx.query_rows
     total, done = ctx.collection.n_passages + len(rows), 0
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.errors import StepwellError
 from stepwell.ladder.context import Context, score_missing
-from stepwell.ladder.workspace import Job, read_json
+from stepwell.ladder.workspace import Job
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
@@ -28,7 +28,7 @@ from stepwell.recipe import (
     StudentSection,
 )
 from stepwell.retrieval.vectors import Vectors
-from stepwell.training import Objective, TrainingLog, total_steps, train
+from stepwell.training import Objective, total_steps, train
 
 
 def build_dense(ctx: Context, section: StudentSection | DualEncoderTeacher, folder: Path) -> Encoder:
@@ -222,8 +222,3 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
         hold=vectors.get(f"teacher.{hold}.vectors"),
     )
     learn(ctx, objective, rung, encoder, job)
-
-
-def read_log(folder: Path) -> TrainingLog:
-    """Read the log that a training stage left."""
-    return TrainingLog(**read_json(folder / "training.json"))

@@ -149,7 +149,7 @@ def _baselines(builder: Builder) -> dict[str, str]:
     miner = builder._last_miner()
     k = recipe.ladder[-1].candidates
     found = builder.candidates("candidates.proof", miner, k)
-    contrastive = builder.contrastive_settings()
+    contrastive = recipe.warmup
     found_pairs = builder.candidates("candidates.contrastive", miner, 1 + contrastive.negatives)
     base, layers = recipe.student.base, recipe.student.layers
     builder.add(
