@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -132,13 +131,6 @@ def dump_recipe(recipe: Recipe) -> str:
     """
     content = recipe.model_dump(by_alias=True)
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
-
-
-def recipe_fingerprint(recipe: Recipe) -> str:
-    """Return the sha256 (hex) of the complete recipe: spelling, comments and order of keys don't matter."""
-    content = recipe.model_dump(by_alias=True)
-    text = yaml.dump(content, Dumper=_Dumper, sort_keys=True, allow_unicode=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(path: Path) -> str:

@@ -48,12 +48,6 @@ class TestTokens:
         prompted = Tokens.build(tokenizer, ["river"], 64, "which: ")
         assert prompted[0].tolist() == tokenizer("which: river", add_special_tokens=False)["input_ids"]
 
-    def test_concat_is_the_tokens_of_all_texts(self, tokenizer):
-        parts = [Tokens.build(tokenizer, texts, 64) for texts in (QUERIES, [], PASSAGES)]
-        joined, expected = Tokens.concat(parts), Tokens.build(tokenizer, QUERIES + PASSAGES, 64)
-        assert joined.ids.tolist() == expected.ids.tolist()
-        assert joined.offsets.tolist() == expected.offsets.tolist()
-
     def test_no_texts_are_no_tokens(self, tokenizer):
         assert len(Tokens.build(tokenizer, [], 64)) == 0
 

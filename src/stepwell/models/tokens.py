@@ -52,12 +52,6 @@ class Tokens:
         np.cumsum([len(part) for part in parts], out=offsets[1:])
         return cls(np.concatenate(parts) if parts else np.zeros(0, np.int32), offsets)
 
-    @classmethod
-    def concat(cls, parts: Sequence[Tokens]) -> Tokens:
-        """Put the texts of several behind one another."""
-        lengths = np.concatenate([part.lengths for part in parts])
-        return cls(np.concatenate([part.ids for part in parts]), np.r_[0, np.cumsum(lengths)])
-
 
 @dataclass(frozen=True)
 class Template:
