@@ -102,6 +102,10 @@ class Optimiser(Section):
         False, description="Keep the model's dropout; off is faster and usually as good for distillation."
     )
     freeze_words: bool = Field(False, description="Leave the word embeddings as they are.")
+    gradient_cache: bool = Field(
+        False,
+        description="Keep vectors instead of activations and compute them again in backward: batches of thousands in the memory of one micro-batch, for a third more time and the same gradient.",
+    )
 
 
 class DenseTraining(Optimiser):

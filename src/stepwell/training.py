@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from stepwell import distributed
 from stepwell.errors import StepwellError
 from stepwell.models.build import cannot_write, head_parameters
+from stepwell.models.engine import Work, work
 from stepwell.recipe import Optimiser, RerankTraining
 
 CHUNK = 8
@@ -53,23 +54,41 @@ class Objective(Protocol):
 
 @dataclass
 class TrainingLog:
-    """What happened in a training: the loss of each step and its parts, and the work done."""
+    """What happened in a training: the loss of each step and its parts, and the work done (on the main process).
+
+    ``texts`` and ``tokens`` went through the model; ``padded`` are the tokens with the padding of their batches.
+    """
 
     steps: int = 0
     losses: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
+    texts: int = 0
+    tokens: int = 0
+    padded: int = 0
 
-    def add(self, loss: float, parts: dict[str, float]) -> None:
+    def add(self, loss: float, parts: dict[str, float], work: Work) -> None:
         """Append one step."""
         self.steps += 1
+        self.texts += work.texts
+        self.tokens += work.tokens
+        self.padded += work.padded
         self.losses.append(loss)
         for name, value in parts.items():
             self.parts.setdefault(name, []).append(value)
 
     def to_json(self) -> dict[str, object]:
         """Return everything as plain values."""
-        return {"steps": self.steps, "seconds": self.seconds, "losses": self.losses, "parts": self.parts}
+        return asdict(self)
+
+    def summary(self) -> str:
+        """Return steps, loss and throughput in a line."""
+        span = max(1, min(20, self.steps // 4))
+        first, last = np.mean(self.losses[:span]), np.mean(self.losses[-span:])
+        return (
+            f"{self.steps:,} steps, loss {first:.3f} -> {last:.3f}; {self.texts / self.steps:,.0f} texts and "
+            f"{self.tokens / self.steps:,.0f} tokens a step, {self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"
+        )
 
 
 def total_steps(settings: Optimiser, size: int) -> int:
@@ -158,6 +177,7 @@ def train(
         torch.manual_seed(int(np.random.SeedSequence([seed, step, distributed.rank()]).generate_state(1)[0]))
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * learning_rate(step, total, settings.warmup)
+        before = replace(work)
         value, parts = _backward(objective, examples, epoch)
         if not math.isfinite(value):
             raise StepwellError(
@@ -169,7 +189,7 @@ def train(
         nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        log.add(value, parts)
+        log.add(value, parts, work.since(before))
         log.seconds = time.monotonic() - began
         checkpoint.save_now_and_then(log)
         advance(1, f"loss {np.mean(log.losses[-20:]):.3f}")

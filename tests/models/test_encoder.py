@@ -95,7 +95,7 @@ def test_a_limit_of_the_recipe_cuts_further_but_never_less(tiny_model):
 
 def test_progress_counts_every_text_once(tiny_model):
     encoder, counts = Encoder.open(tiny_model), []
-    encoder.encode(encoder.tokenise(TEXTS, "query"), "query", counts.append)
+    encoder.encode(encoder.tokenise(TEXTS, "query"), "query", advance=counts.append)
     assert sum(counts) == 5
 
 

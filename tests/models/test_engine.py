@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
 from stepwell.models import engine
 from stepwell.models.encoder import Encoder
@@ -59,6 +61,46 @@ def test_micro_batches_give_the_gradient_of_one_padded_batch(tiny_model, monkeyp
         assert loss == pytest.approx(whole_loss, abs=1e-5)
         assert cut.keys() == whole.keys()
         assert max((cut[name] - whole[name]).abs().max() for name in whole) <= 1e-5 * largest
+
+
+def test_a_gradient_cache_gives_the_same_gradient_with_dropout_and_a_second_forward(tiny_model, monkeypatch):
+    monkeypatch.setattr(engine, "token_budget", lambda: 6)
+    encoder = Encoder.open(tiny_model)
+    encoder.model.train()  # with its dropout: the second forward has to drop the same
+    tokens, found, forwards = encoder.tokenise(TEXTS, "query"), [], []
+    encoder.model.register_forward_pre_hook(lambda *_: forwards.append(torch.is_grad_enabled()))
+    for cached in (False, True):
+        encoder.gradient_cache = cached
+        torch.manual_seed(5)
+        found.append((gradients(encoder, tokens), len(forwards)))
+        forwards.clear()
+    (plain, once), (cached, twice) = found
+    assert cached[0] == pytest.approx(plain[0], abs=1e-6)
+    assert all((cached[1][name] - plain[1][name]).abs().max() < 1e-6 for name in plain[1])
+    assert twice == 2 * once > 2
+
+
+def test_a_gradient_cache_agrees_with_sentence_transformers(tiny_model):
+    encoder = Encoder.open(tiny_model)
+    encoder.gradient_cache = True
+    encoder.model.zero_grad()
+    q, p = (encoder.embed(encoder.tokenise(texts, "query"), np.arange(3), "query") for texts in (TEXTS[:3], TEXTS[3:6]))
+    torch.nn.functional.cross_entropy(20 * q @ p.T, torch.arange(3)).backward()
+    ours = {name: g.grad.clone() for name, g in encoder.model.named_parameters() if g.grad is not None}
+    encoder.model.zero_grad()
+    reference = CachedMultipleNegativesRankingLoss(encoder.model, scale=20, mini_batch_size=2)
+    features = [encoder.model.preprocess(texts) for texts in (TEXTS[:3], TEXTS[3:6])]
+    reference(features, None).backward()
+    theirs = {name: g.grad for name, g in encoder.model.named_parameters() if g.grad is not None}
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-5 for name in ours)
+
+
+def test_work_counts_texts_tokens_and_padding(monkeypatch):
+    monkeypatch.setattr(engine, "token_budget", lambda: 3)
+    before = replace(engine.work)
+    engine.forward_all(np.array([9, 2, 4, 9, 3]), lambda items: torch.from_numpy(items).float())
+    assert engine.work.since(before) == engine.Work(texts=5, tokens=27, padded=3 * 4 + 9 + 9)
 
 
 def test_micro_batches_hold_texts_of_similar_length(tiny_model, monkeypatch):

@@ -38,7 +38,7 @@ class TestTokens:
         assert len(tokens) == 4
         assert [tokens[row].tolist() for row in range(4)] == expected
         assert tokens.lengths.tolist() == [len(ids) for ids in expected]
-        assert tokens.ids.dtype == np.int32
+        assert tokens.ids.dtype == np.uint16
 
     def test_the_limit_keeps_the_first_tokens(self, tokenizer):
         whole, cut = Tokens.build(tokenizer, QUERIES, 64), Tokens.build(tokenizer, QUERIES, 3)

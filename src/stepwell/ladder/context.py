@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from stepwell.collection import Collection, Splits
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.reranker import Reranker
+from stepwell.models.token_store import pair_tokens, side_tokens
 from stepwell.models.tokens import Tokens
 from stepwell.recipe import CrossEncoderTeacher, DualEncoderTeacher, Recipe
 from stepwell.scores import ScoreStore
@@ -30,7 +29,6 @@ class Context:
     collection: Collection
     splits: Splits
     store_root: Path
-    _tokens: dict[tuple[Any, ...], Tokens] = field(default_factory=dict)
 
     @property
     def query_rows(self) -> NDArray[np.int32]:
@@ -55,33 +53,13 @@ class Context:
         return ScoreStore.open(self.store_root, reranker.fingerprint, self.collection.fingerprint)
 
     def texts(self, encoder: Encoder, side: Side) -> Tokens:
-        """Return the tokens of all texts of one side, cut as the recipe says for training."""
+        """Return the tokens of all texts of one side, cut as the recipe says."""
         tokens = self.recipe.tokens
-        limit = tokens.query if side == "query" else tokens.passage
-        key = (tokenizer_name(encoder.tokenizer), encoder.prompt(side), side, limit)
-        if key not in self._tokens:
-            texts = self.collection.query_texts() if side == "query" else self.collection.passage_texts()
-            self._tokens[key] = encoder.tokenise(texts, side, limit)
-        return self._tokens[key]
+        return side_tokens(self.collection, encoder, side, tokens.query if side == "query" else tokens.passage)
 
     def pair_texts(self, reranker: Reranker) -> tuple[Tokens, Tokens]:
         """Return the tokens of all queries and passages for a cross-encoder."""
-        key = (tokenizer_name(reranker.tokenizer), "pair", reranker.limit)
-        if (*key, "query") not in self._tokens:
-            self._tokens[(*key, "query")] = reranker.tokenise(self.collection.query_texts())
-            self._tokens[(*key, "document")] = reranker.tokenise(self.collection.passage_texts())
-        return self._tokens[(*key, "query")], self._tokens[(*key, "document")]
-
-
-def tokenizer_name(tokenizer: Any) -> str:
-    """Return a name that two tokenizers share when they cut every text alike, wherever they were loaded from."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return str(tokenizer.name_or_path)
-    facts = json.loads(backend.to_str())
-    facts.pop("truncation", None)
-    facts.pop("padding", None)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return pair_tokens(self.collection, reranker)
 
 
 def score_missing(

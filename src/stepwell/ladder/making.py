@@ -81,6 +81,7 @@ def learn(
         done += n
         job.advance(done / steps, note)
 
+    model.gradient_cache = settings.gradient_cache
     log = train(objective, settings, job.folder, ctx.recipe.seed, advance)
     if distributed.is_main():
         model.save(job.folder / "model")

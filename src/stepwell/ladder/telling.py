@@ -9,6 +9,7 @@ from stepwell.display import Table, duration, say, show_aside
 from stepwell.evaluation import Evaluation
 from stepwell.ladder.context import Context
 from stepwell.ladder.workspace import Stage, read_json
+from stepwell.training import TrainingLog
 
 
 def tell(ctx: Context, stage: Stage, folder: Path, seconds: float) -> None:
@@ -54,10 +55,8 @@ def _line(ctx: Context, stage: Stage, folder: Path) -> str | None:
             f"right in all {d['right_before']} -> {d['right_after']}"
         )
     if (folder / "training.json").is_file():
-        log = read_json(folder / "training.json")
-        if log["steps"]:
-            tail = log["losses"][-20:]
-            return f"{log['steps']:,} steps, loss {log['losses'][0]:.3f} -> {sum(tail) / len(tail):.3f}"
+        log = TrainingLog(**read_json(folder / "training.json"))
+        return log.summary() if log.steps else None
     return None
 
 

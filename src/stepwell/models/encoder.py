@@ -36,6 +36,7 @@ class Encoder:
 
     def __init__(self, model: SentenceTransformer, scale: float | None = None) -> None:
         self.model = model.to(distributed.state().device)
+        self.gradient_cache = False  # set by a training that asks for it
         self.tokenizer = model.tokenizer
         self.template = Template.of(self.tokenizer)
         self.limit = int(model.max_seq_length or 512)
@@ -69,15 +70,18 @@ class Encoder:
         prompts = self.model.prompts or {}
         return next((prompt for name in names if (prompt := prompts.get(name))), "")
 
+    def room(self, limit: int | None = None) -> int:
+        """Return how many tokens of a text count, specials apart, when it may have ``limit`` with them."""
+        return min(limit or self.limit, self.limit) - self.template.overhead[0]
+
     def tokenise(self, texts: Sequence[str], side: Side, limit: int | None = None) -> Tokens:
-        """Tokenise texts of one side, at most ``limit`` tokens each, specials included."""
-        most = min(limit or self.limit, self.limit) - self.template.overhead[0]
-        return Tokens.build(self.tokenizer, texts, most, self.prompt(side))
+        """Tokenise texts of one side in memory, at most ``limit`` tokens each, specials included."""
+        return Tokens.build(self.tokenizer, texts, self.room(limit), self.prompt(side))
 
     def embed(self, tokens: Tokens, rows: NDArray[np.int64], side: Side) -> Tensor:
         """Embed the texts ``rows`` with the gradient, shared over the processes: (B, D), normalised for cosine."""
-        lengths = tokens.lengths[rows] + self.template.overhead[0]
-        return forward_all(lengths, lambda items: self._forward(tokens, rows[items], side))
+        lengths = tokens.lengths_of(rows) + self.template.overhead[0]
+        return forward_all(lengths, lambda items: self._forward(tokens, rows[items], side), self.gradient_cache)
 
     def _forward(self, tokens: Tokens, rows: NDArray[np.int64], side: Side) -> Tensor:
         device = distributed.state().device
@@ -88,13 +92,24 @@ class Encoder:
 
     @torch.inference_mode()
     def encode(
-        self, tokens: Tokens, side: Side, advance: Callable[[int], None] = lambda n: None
+        self,
+        tokens: Tokens,
+        side: Side,
+        rows: NDArray[np.int64] | None = None,
+        advance: Callable[[int], None] = lambda n: None,
     ) -> NDArray[np.float32]:
-        """Embed all texts without a gradient, on this process: (N, D), normalised for cosine."""
+        """Embed texts without a gradient, on this process: all, or ``rows`` (B,).
+
+        Returns
+        -------
+        NDArray
+            Shape (B, D), normalised for cosine.
+        """
         self.model.eval()
-        out = np.empty((len(tokens), self.dimension), dtype=np.float32)
-        for batch in batches_by_length(tokens.lengths + self.template.overhead[0], token_budget()):
+        rows = np.arange(len(tokens)) if rows is None else rows
+        out = np.empty((len(rows), self.dimension), dtype=np.float32)
+        for batch in batches_by_length(tokens.lengths_of(rows) + self.template.overhead[0], token_budget()):
             with autocast():
-                out[batch] = self._forward(tokens, batch, side).float().cpu().numpy()
+                out[batch] = self._forward(tokens, rows[batch], side).float().cpu().numpy()
             advance(len(batch))
         return out

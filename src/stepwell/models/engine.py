@@ -6,12 +6,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from stepwell import distributed
 from stepwell.models.tokens import batches_by_length
@@ -61,7 +63,24 @@ def token_budget() -> int:
     return 32_768 if distributed.state().device.type == "cuda" else 1_024
 
 
-def forward_all(lengths: NDArray[np.int64], forward: Forward) -> Tensor:
+@dataclass
+class Work:
+    """What went through models on this process, with a gradient: to be logged."""
+
+    texts: int = 0
+    tokens: int = 0
+    padded: int = 0
+
+    def since(self, before: Work) -> Work:
+        """Return what came after ``before``."""
+        return Work(self.texts - before.texts, self.tokens - before.tokens, self.padded - before.padded)
+
+
+work = Work()
+"""All that this process has put through :func:`forward_all`."""
+
+
+def forward_all(lengths: NDArray[np.int64], forward: Forward, gradient_cache: bool = False) -> Tensor:
     """Run all items through ``forward`` and return their outputs in order, with the gradient.
 
     Items are shared over the processes and padded only with others of their length; the graph is kept, so
@@ -73,6 +92,10 @@ def forward_all(lengths: NDArray[np.int64], forward: Forward) -> Tensor:
         Tokens of each item, shape (B,).
     forward
         The model, for items given by their numbers.
+    gradient_cache
+        Keep the outputs alone and run each micro-batch again in backward: the memory of one micro-batch, however
+        large the batch, for one more forward (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
+        Memory Limited Setup"). The gradient is the same.
 
     Returns
     -------
@@ -88,9 +111,14 @@ def forward_all(lengths: NDArray[np.int64], forward: Forward) -> Tensor:
     # Larger batches than in inference: each backward writes a gradient of the whole vocabulary, and the graph of all
     # batches is kept anyhow.
     for batch in batches_by_length(lengths[mine], 4 * token_budget()):
+        items = mine[batch]
         with autocast():
-            outputs.append(forward(mine[batch]).float())
+            out = checkpoint(forward, items, use_reentrant=False) if gradient_cache else forward(items)
+        outputs.append(out.float())
         places.append(batch)
+        work.texts += len(items)
+        work.tokens += int(lengths[items].sum())
+        work.padded += len(items) * int(lengths[items].max())
     back = np.argsort(np.concatenate(places), kind="stable")
     local = torch.cat(outputs)[torch.from_numpy(back)]
     everything = distributed.gather_rows(local)  # rank r's j-th row is item padded[j * world + r]

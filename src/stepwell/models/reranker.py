@@ -35,6 +35,7 @@ class Reranker:
 
     def __init__(self, model: CrossEncoder, limit: int | None = None) -> None:
         self.model = model.to(distributed.state().device)
+        self.gradient_cache = False  # set by a training that asks for it
         self.tokenizer = model.tokenizer
         self.template = Template.of(self.tokenizer)
         wanted = int(limit or model.max_seq_length or 512)
@@ -54,21 +55,27 @@ class Reranker:
         """The sha256 of weights and token limit."""
         return fingerprint(self.model, self.limit)
 
+    @property
+    def room(self) -> int:
+        """Tokens of a query and a passage together, specials apart."""
+        return self.limit - self.template.overhead[1]
+
     def tokenise(self, texts: list[str]) -> Tokens:
-        """Tokenise queries or passages, to be paired later."""
-        return Tokens.build(self.tokenizer, texts, self.limit - self.template.overhead[1])
+        """Tokenise queries or passages in memory, to be paired later."""
+        return Tokens.build(self.tokenizer, texts, self.room)
 
     def lengths(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> NDArray[np.int64]:
         """Return the tokens of each pair, shape (B,)."""
-        room = self.limit - self.template.overhead[1]
-        query = np.minimum(queries.lengths[query_rows], room // 2)
-        return np.minimum(query + passages.lengths[passage_rows], room) + self.template.overhead[1]
+        query = np.minimum(queries.lengths_of(query_rows), self.room // 2)
+        return np.minimum(query + passages.lengths_of(passage_rows), self.room) + self.template.overhead[1]
 
     def logits(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> Tensor:
         """Score pairs with the gradient, shared over the processes: (B,)."""
         lengths = self.lengths(queries, passages, query_rows, passage_rows)
         return forward_all(
-            lengths, lambda items: self._forward(queries, passages, query_rows[items], passage_rows[items])
+            lengths,
+            lambda items: self._forward(queries, passages, query_rows[items], passage_rows[items]),
+            self.gradient_cache,
         )
 
     def _forward(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> Tensor:

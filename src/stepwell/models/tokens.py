@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,44 +14,81 @@ from torch import Tensor
 
 Features = dict[str, Tensor]
 
+BLOCK = 4_096
+"""Texts that are tokenised at a time."""
+
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of N texts, without special tokens.
+    """Token ids of N texts, without special tokens; in memory or memory-mapped.
 
     Parameters
     ----------
     ids
-        All ids behind one another, shape (T,), int32.
+        All ids behind one another, shape (T,), uint16 where the vocabulary fits and uint32 else.
     offsets
         Text i is ``ids[offsets[i]:offsets[i + 1]]``, shape (N + 1,), int64.
+    limit
+        Only the first so many tokens of each text count.
     """
 
-    ids: NDArray[np.int32]
+    ids: NDArray[Any]
     offsets: NDArray[np.int64]
+    limit: int
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, row: int) -> NDArray[np.int32]:
-        return self.ids[self.offsets[row] : self.offsets[row + 1]]
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        start = int(self.offsets[row])
+        return self.ids[start : min(int(self.offsets[row + 1]), start + self.limit)]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens a text, shape (N,)."""
-        return np.diff(self.offsets)
+        """Tokens of every text, shape (N,)."""
+        return np.minimum(np.diff(self.offsets), self.limit)
+
+    def lengths_of(self, rows: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the tokens of some texts, shape (B,); its cost does not grow with N."""
+        sizes: NDArray[np.int64] = self.offsets[rows + 1] - self.offsets[rows]
+        return np.minimum(sizes, self.limit)
+
+    def cut(self, limit: int) -> Tokens:
+        """Return a view in which at most ``limit`` tokens of a text count."""
+        return replace(self, limit=min(limit, self.limit))
 
     @classmethod
     def build(cls, tokenizer: Any, texts: Sequence[str], limit: int, prompt: str = "") -> Tokens:
         """Tokenise ``texts`` (with ``prompt`` in front of each), keeping the first ``limit`` tokens of each."""
-        parts: list[NDArray[np.int32]] = []
-        for start in range(0, len(texts), 4096):
-            chunk = [prompt + text for text in texts[start : start + 4096]]
-            encoded = tokenizer(chunk, add_special_tokens=False, truncation=True, max_length=limit, verbose=False)
-            parts.extend(np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"])
-        offsets = np.zeros(len(parts) + 1, dtype=np.int64)
-        np.cumsum([len(part) for part in parts], out=offsets[1:])
-        return cls(np.concatenate(parts) if parts else np.zeros(0, np.int32), offsets)
+        blocks = [
+            tokenise_block(tokenizer, texts[start : start + BLOCK], limit, prompt)
+            for start in range(0, len(texts), BLOCK)
+        ]
+        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+        if blocks:
+            np.cumsum(np.concatenate([lengths for _, lengths in blocks]), out=offsets[1:])
+        ids = np.concatenate([ids for ids, _ in blocks]) if blocks else np.zeros(0, id_type(tokenizer))
+        return cls(ids, offsets, limit)
+
+
+def id_type(tokenizer: Any) -> np.dtype[Any]:
+    """Return the smallest number type that holds every id of ``tokenizer``."""
+    return np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
+
+
+def tokenise_block(
+    tokenizer: Any, texts: Sequence[str], limit: int, prompt: str = ""
+) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+    """Return the ids of some texts behind one another (T,) and the tokens of each (B,)."""
+    prompted = [prompt + text for text in texts]
+    encoded = tokenizer(prompted, add_special_tokens=False, truncation=True, max_length=limit, verbose=False)
+    lengths = np.fromiter(map(len, encoded["input_ids"]), dtype=np.uint32, count=len(texts))
+    flat = itertools.chain.from_iterable(encoded["input_ids"])
+    return np.fromiter(flat, dtype=id_type(tokenizer), count=int(lengths.sum())), lengths
+
+
+Part = list[int] | tuple[Tokens, NDArray[Any], NDArray[np.int64]]
+"""A part of every sequence of a batch: the same special tokens, or so many tokens of each one's text."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +140,8 @@ class Template:
     def texts(self, tokens: Tokens, rows: NDArray[Any], limit: int) -> Features:
         """Pad the texts ``rows`` to one batch, each of at most ``limit`` tokens, specials included: (B, L)."""
         before, after = self.single
-        keep = limit - self.overhead[0]
-        return self._pad([[*before, *tokens[int(row)][:keep].tolist(), *after] for row in rows], None)
+        kept = np.minimum(tokens.lengths_of(rows), limit - self.overhead[0])
+        return self._pad([before, (tokens, rows, kept), after], None)
 
     def pairs(
         self,
@@ -118,32 +156,43 @@ class Template:
         The passage is cut; a query loses only what goes beyond half of the pair.
         """
         before, between, after = self.pair
-        sequences, borders = [], []
-        for query, passage in zip(query_rows, passage_rows, strict=True):
-            left = queries[int(query)][: (limit - self.overhead[1]) // 2].tolist()
-            right = passages[int(passage)][: limit - self.overhead[1] - len(left)].tolist()
-            head = [*before, *left, *between]
-            borders.append(len(head))  # the separator between the two has the first text's type
-            sequences.append([*head, *right, *after])
-        return self._pad(sequences, borders)
+        room = limit - self.overhead[1]
+        left = np.minimum(queries.lengths_of(query_rows), room // 2)
+        right = np.minimum(passages.lengths_of(passage_rows), room - left)
+        parts: list[Part] = [before, (queries, query_rows, left), between, (passages, passage_rows, right), after]
+        return self._pad(parts, len(before) + left + len(between))  # the separator has the first text's type
 
-    def _pad(self, sequences: list[list[int]], borders: list[int] | None) -> Features:
-        length = max(len(sequence) for sequence in sequences)
-        ids = np.full((len(sequences), length), self.pad, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        kinds = np.zeros_like(ids)
-        for i, sequence in enumerate(sequences):
-            begin = length - len(sequence) if self.left else 0
-            ids[i, begin : begin + len(sequence)] = sequence
-            mask[i, begin : begin + len(sequence)] = 1
-            if self.types is not None:
-                border = len(sequence) if borders is None else borders[i]
-                kinds[i, begin : begin + border] = self.types[0]
-                kinds[i, begin + border : begin + len(sequence)] = self.types[1]
-        features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    def _pad(self, parts: Sequence[Part], borders: NDArray[np.int64] | None) -> Features:
+        """Write the parts of every sequence behind one another; ``borders`` is where the second text begins."""
+        sizes = [np.array([len(part)]) if isinstance(part, list) else part[2] for part in parts]
+        total = np.sum(np.broadcast_arrays(*sizes), axis=0)  # (B,)
+        width = int(total.max())
+        begin = width - total if self.left else np.zeros_like(total)
+        ids = np.full((len(total), width), self.pad, dtype=np.int64)
+        column = begin.copy()
+        for part, size in zip(parts, sizes, strict=True):
+            if isinstance(part, list):
+                ids[np.arange(len(total))[:, None], column[:, None] + np.arange(len(part))] = part
+            else:
+                _copy_spans(part[0], part[1], size, ids, column)
+            column += size
+        place = np.arange(width) - begin[:, None]  # (B, L): a token's place in its sequence
+        inside = (place >= 0) & (place < total[:, None])
+        features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(inside.astype(np.int64))}
         if self.types is not None:
+            first = place < (total if borders is None else borders)[:, None]
+            kinds = np.where(inside, np.where(first, self.types[0], self.types[1]), 0)
             features["token_type_ids"] = torch.from_numpy(kinds)
         return features
+
+
+def _copy_spans(
+    tokens: Tokens, rows: NDArray[Any], sizes: NDArray[np.int64], out: NDArray[np.int64], columns: NDArray[np.int64]
+) -> None:
+    """Copy the first ``sizes`` tokens of each text into its line of ``out`` from its column on."""
+    lines = np.repeat(np.arange(len(rows)), sizes)
+    within = np.arange(len(lines)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    out[lines, columns[lines] + within] = tokens.ids[tokens.offsets[rows][lines] + within]
 
 
 def batches_by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:

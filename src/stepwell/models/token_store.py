@@ -1,0 +1,178 @@
+"""Texts tokenised once, on disk: memory-mapped, and shared by all models with the same tokenizer.
+
+A store is a folder with two flat files: ``ids.bin`` (the ids of all texts behind one another) and ``offsets.npy``
+(where each text begins), two bytes a token and eight a text for a BERT vocabulary. While it is made, ``lengths.bin``
+grows beside it block by block, and a killed run goes on after the last block that is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from stepwell import distributed
+from stepwell.collection import Collection
+from stepwell.collection.store import default_cache
+from stepwell.models.encoder import Encoder, Side
+from stepwell.models.reranker import Reranker
+from stepwell.models.tokens import BLOCK, Tokens, id_type, tokenise_block
+
+LEAST = 512
+"""Tokens that a store keeps of each text at least, so that models with other limits share it."""
+
+Texts = Callable[[int, int], list[str]]
+"""Gives the texts of rows [start, stop)."""
+
+
+def side_tokens(
+    collection: Collection,
+    encoder: Encoder,
+    side: Side,
+    limit: int | None = None,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Tokens:
+    """Return the tokens of all queries or passages for an encoder, at most ``limit`` a text, specials included."""
+    return _of_collection(collection, side, encoder.tokenizer, encoder.room(limit), encoder.prompt(side), advance)
+
+
+def pair_tokens(
+    collection: Collection, reranker: Reranker, advance: Callable[[int], None] = lambda n: None
+) -> tuple[Tokens, Tokens]:
+    """Return the tokens of all queries and of all passages for a cross-encoder, to be paired."""
+    return (
+        _of_collection(collection, "query", reranker.tokenizer, reranker.room, "", advance),
+        _of_collection(collection, "document", reranker.tokenizer, reranker.room, "", advance),
+    )
+
+
+def _of_collection(
+    collection: Collection, side: Side, tokenizer: Any, limit: int, prompt: str, advance: Callable[[int], None]
+) -> Tokens:
+    def queries(start: int, stop: int) -> list[str]:
+        return collection.query_texts(range(start, stop))
+
+    texts, size = (
+        (queries, collection.n_queries) if side == "query" else (collection.passages_slice, collection.n_passages)
+    )
+    name = f"{collection.name}-{collection.fingerprint[:16]}-{side}"
+    return open_tokens(default_cache() / "tokens", name, tokenizer, texts, size, limit, prompt, advance)
+
+
+def open_tokens(
+    root: Path,
+    name: str,
+    tokenizer: Any,
+    texts: Texts,
+    size: int,
+    limit: int,
+    prompt: str = "",
+    advance: Callable[[int], None] = lambda n: None,
+) -> Tokens:
+    """Map the tokens of some texts, tokenising those that the store has not.
+
+    Parameters
+    ----------
+    root
+        The folder of all stores.
+    name
+        Names the texts: the same name is the same texts, for good (a fingerprint and a side).
+    tokenizer
+        Of transformers; two that cut alike share a store.
+    texts, size
+        The texts, and how many there are.
+    limit
+        Tokens that count of each text.
+    prompt
+        Goes in front of each text.
+    advance
+        Told how many texts were done.
+
+    Returns
+    -------
+    Tokens
+        Memory-mapped, cut to ``limit``.
+    """
+    kept = max(LEAST, 1 << (limit - 1).bit_length())
+    facts = json.dumps([name, tokenizer_fingerprint(tokenizer), prompt, kept])
+    folder = root / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    tokens = _map(folder, tokenizer, size, kept)
+    if tokens is None and distributed.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if _map(folder, tokenizer, size, kept) is None:
+                _make(folder, tokenizer, texts, size, kept, prompt, advance)
+    distributed.barrier()
+    tokens = tokens or _map(folder, tokenizer, size, kept)
+    if tokens is None:
+        raise OSError(f"the tokens in {folder} can't be read back: the disk may be failing")
+    return tokens.cut(limit)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return a name that two tokenizers share when they cut every text alike, wherever they were loaded from."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return str(tokenizer.name_or_path)
+    facts = json.loads(backend.to_str())
+    facts.pop("truncation", None)
+    facts.pop("padding", None)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _map(folder: Path, tokenizer: Any, size: int, limit: int) -> Tokens | None:
+    """Map a finished store; None when it is absent, unfinished or damaged."""
+    try:
+        offsets = np.load(folder / "offsets.npy", mmap_mode="r")
+        kind = id_type(tokenizer)
+        if offsets.shape != (size + 1,) or (folder / "ids.bin").stat().st_size != int(offsets[-1]) * kind.itemsize:
+            return None
+        empty = not int(offsets[-1])  # an empty file can't be mapped
+        ids = np.zeros(0, kind) if empty else np.memmap(folder / "ids.bin", dtype=kind, mode="r")
+        return Tokens(ids, offsets, limit)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _make(
+    folder: Path, tokenizer: Any, texts: Texts, size: int, limit: int, prompt: str, advance: Callable[[int], None]
+) -> None:
+    kind = id_type(tokenizer)
+    if (folder / "offsets.npy").is_file():  # it was finished once and does not fit: nothing of it can be trusted
+        shutil.rmtree(folder)
+        folder.mkdir()
+    with (folder / "ids.bin").open("ab") as ids, (folder / "lengths.bin").open("ab") as lengths:
+        done = _whole_blocks(folder, kind.itemsize, size)
+        lengths.truncate(4 * done)
+        ids.truncate(int(np.fromfile(folder / "lengths.bin", dtype=np.uint32).sum()) * kind.itemsize)
+        advance(done)
+        for start in range(done, size, BLOCK):
+            stop = min(start + BLOCK, size)
+            block, each = tokenise_block(tokenizer, texts(start, stop), limit, prompt)
+            ids.write(block.tobytes())
+            ids.flush()  # ids first: lengths say what is whole
+            lengths.write(each.tobytes())
+            lengths.flush()
+            advance(stop - start)
+        os.fsync(ids.fileno())
+    offsets = np.zeros(size + 1, dtype=np.int64)
+    np.cumsum(np.fromfile(folder / "lengths.bin", dtype=np.uint32), out=offsets[1:])
+    draft = folder / "offsets.draft.npy"
+    np.save(draft, offsets)
+    draft.replace(folder / "offsets.npy")
+    (folder / "lengths.bin").unlink()
+
+
+def _whole_blocks(folder: Path, width: int, size: int) -> int:
+    """Return how many texts, in whole blocks, an interrupted run left with all their ids."""
+    lengths = np.fromfile(folder / "lengths.bin", dtype=np.uint32)[:size]
+    ends = np.cumsum(lengths, dtype=np.int64) * width
+    whole = int(np.searchsorted(ends, (folder / "ids.bin").stat().st_size, side="right"))
+    return whole // BLOCK * BLOCK
