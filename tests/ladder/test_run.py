@@ -56,6 +56,9 @@ def test_what_a_user_looks_for_lies_in_the_folder(tiny_run, facts):
     text = (tiny_run / "results.txt").read_text()
     assert all(label in text for label in systems)
     assert len(list((tiny_run / "runs").glob("*.trec"))) == len(systems)
+    rows = {row["name"]: row["values"]["nDCG@10"] for row in facts["comparison"]["rows"]}
+    gain = rows["BM25 and ladder + refine, fused"] - rows["BM25"]
+    assert f"BM25 and ladder + refine, fused against BM25: nDCG@10 {gain:+.3f} [" in text
 
 
 def test_the_trec_files_give_the_tables_figures(tiny_run, tiny_collection, facts):

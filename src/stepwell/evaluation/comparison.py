@@ -44,6 +44,7 @@ class Comparison:
     queries: int
     level: float
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
     def row(self, name: str) -> Row:
         """Return the row of a system; KeyError when there is none of that name."""
@@ -51,14 +52,28 @@ class Comparison:
 
     def to_json(self) -> dict[str, object]:
         """Return everything as plain lists, numbers and strings."""
-        return {**asdict(self), "measures": list(self.measures), "rows": [asdict(row) for row in self.rows]}
+        lists = {"measures": list(self.measures), "notes": list(self.notes)}
+        return {**asdict(self), **lists, "rows": [asdict(row) for row in self.rows]}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Comparison:
         """Return what :meth:`to_json` gave, whatever else stands beside it."""
         rows = tuple(Row(**row) for row in content["rows"])
         measures = tuple(content["measures"])
-        return cls(content["reference"], measures, content["queries"], content["level"], rows)
+        notes = tuple(content.get("notes", ()))
+        return cls(content["reference"], measures, content["queries"], content["level"], rows, notes)
+
+    def sentence(self, name: str) -> str:
+        """Return the difference of a system from the reference in the first measure, as a sentence.
+
+        >>> row = Row("b", {"R@5": 0.6}, {}, {"R@5": 0.1}, {"R@5": (0.05, 0.15)}, {"R@5": 0.004})
+        >>> Comparison("a", ("R@5",), 50, 0.95, (row,)).sentence("b")
+        'b against a: R@5 +0.100 [+0.050, +0.150], p = 0.004.'
+        """
+        row, main = self.row(name), self.measures[0]
+        low, high = row.difference_interval[main]
+        p = "< 0.001" if row.p[main] < 0.001 else f"= {row.p[main]:.3f}"
+        return f"{name} against {self.reference}: {main} {row.difference[main]:+.3f} [{low:+.3f}, {high:+.3f}], p {p}."
 
     def table(self, title: str = "Comparison") -> Table:
         """Return the table to show: the first measure with intervals and p, the others as means."""
@@ -75,7 +90,7 @@ class Comparison:
                 f"* differs from {self.reference}: p < {1 - self.level:.2g} in the paired t-test, "
                 f"Holm-corrected over {_count(len(self.rows) - 1, 'system')} for each measure."
             )
-        return Table(title, columns, rows, notes, highlight=at)
+        return Table(title, columns, rows, [*notes, *self.notes], highlight=at)
 
     def _cells(self, row: Row) -> list[Cell]:
         main, *others = self.measures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def add_proof(builder: Builder) -> None:
         top = FINAL
     _asymmetric(builder, systems, top)
     builder.bm25()
-    systems[f"BM25 and {top}, fused"] = builder.add(
+    systems[_fused(top)] = builder.add(
         "fused.test",
         "fuse",
         "test: BM25 fused with the student",
@@ -87,11 +88,19 @@ def table(ctx: Context, systems: dict[str, str], reference: str, job: Job) -> No
         for label, stage in systems.items()
     }
     comparison = compare(evaluations, reference, judging.measures_of(ctx))
+    fused = _fused(reference)
+    pair = {name: evaluations[name] for name in ("BM25", fused)}
+    alone = compare(pair, "BM25", judging.measures_of(ctx)[:1])  # fusion has to beat what it costs nothing to have
+    comparison = replace(comparison, notes=(alone.sentence(fused),))
     job.write_json(
         "comparison.json",
         {"systems": {label: job.names[stage] for label, stage in systems.items()}, **comparison.to_json()},
     )
     (job.folder / "table.txt").write_text(comparison.table().text() + "\n", encoding="utf-8")
+
+
+def _fused(top: str) -> str:
+    return f"BM25 and {top}, fused"
 
 
 def _base(builder: Builder) -> str:
