@@ -57,6 +57,22 @@ def test_there_are_two_processes_and_rows_come_in_their_order(one_and_two):
     assert (two["processes"], two["gathered"]) == (2, [[0.0], [1.0]])
 
 
+def test_what_is_done_in_shares_comes_back_whole_and_in_order(one_and_two):
+    for found in one_and_two:
+        assert found["shares"] == [[0, 10, 20, 30, 40], [[0], [0.25], [0.5], [0.75], [1]]]
+        assert (found["few"], found["none"]) == ([7], [])
+
+
+@pytest.mark.parametrize("what", ["bm25", "mined"])
+def test_what_is_found_in_shares_is_what_one_process_finds(one_and_two, what):
+    one, two = one_and_two
+    assert two[what] == json.loads(json.dumps(one[what]))
+
+
+def test_the_shared_mining_had_something_to_drop(one_and_two):
+    assert one_and_two[1]["mined"][1]["dropped"]["near-duplicate of a positive"] > 1
+
+
 @pytest.mark.parametrize("what", ["rung", "rung parts", "embedding", "reranker"])
 def test_every_step_has_the_loss_of_one_process(one_and_two, what):
     one, two = one_and_two

@@ -18,10 +18,11 @@ from stepwell.collection import open_collection
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
-from stepwell.negatives import Candidates
+from stepwell.negatives import Candidates, mine
 from stepwell.objectives import Draw, EmbeddingObjective, RerankObjective, StudentObjective, Terms
-from stepwell.recipe import Optimiser, RerankTraining
+from stepwell.recipe import Mining, Optimiser, RerankTraining
 from stepwell.retrieval import vectors as stored
+from stepwell.retrieval.bm25 import BM25Index
 from stepwell.training import train
 
 BATCH = 7
@@ -69,9 +70,17 @@ def work(model: str, place: str, cache: str, folder: Path) -> dict[str, object]:
     reranking = RerankObjective(scorer, *tokens, candidates, Draw(4, 1))
     reranker_log = train(reranking, RerankTraining(steps=4, batch=BATCH, lr=1e-3), _fresh(folder / "reranker"), 3)
 
+    run = BM25Index.build(collection).run(collection, rows, 20)
+    mined, report = mine(run, qrels, collection, Mining(depth=20, near_duplicate=0.3), 5, 3)
+
     return {
+        "bm25": run.passages.tolist(),
+        "mined": [mined.passages.tolist(), report.to_json()],
         "processes": distributed.world_size(),
         "gathered": distributed.gather_rows(torch.tensor([[float(distributed.rank())]])).tolist(),
+        "shares": [part.tolist() for part in distributed.in_shares(5, lambda items: (items * 10, items[:, None] / 4))],
+        "few": distributed.in_shares(1, lambda items: (items + 7,))[0].tolist(),
+        "none": distributed.in_shares(0, lambda items: (items,))[0].tolist(),
         "vectors": found.passages[:, 0].tolist() + found.queries[:, 0].tolist(),
         "rung": rung_log.losses,
         "rung parts": rung_log.parts["soft"],

@@ -22,7 +22,7 @@ from stepwell.negatives import Candidates
 from stepwell.negatives import mine as mine_run
 from stepwell.recipe import Mining, Recipe
 from stepwell.recipe_file import load_recipe
-from stepwell.retrieval.bm25 import bm25_run
+from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.searcher import Searcher, read_results, vectors_of
@@ -112,7 +112,7 @@ def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int)
     rows: NDArray[np.int32] = qrels.query_rows
     place = Path(system)
     if system == "bm25":
-        return bm25_run(collection, rows, depth)
+        return BM25Index.build(collection).run(collection, rows, depth)
     if place.is_file():
         return Run.from_trec(place, collection, rows)
     model = place / "model" if (place / "results.json").is_file() else place

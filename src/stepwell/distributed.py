@@ -7,13 +7,16 @@ passage is embedded once over all of them, and N processes give the loss and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -69,6 +72,35 @@ def gather_rows(local: Tensor) -> Tensor:
     dist.all_gather(parts, local.detach().contiguous())
     parts[rank()] = local
     return torch.cat(parts)
+
+
+def in_shares(n: int, work: Callable[[NDArray[np.int64]], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
+    """Do ``work`` on ``n`` items, a share on each process; every process gets all results, in order.
+
+    Parameters
+    ----------
+    n
+        Items.
+    work
+        Gives arrays with one row for each of the items it is handed (B,). Where the processes can't have equally
+        many, some items are worked on twice.
+
+    Returns
+    -------
+    tuple
+        What ``work`` gives for ``arange(n)``.
+    """
+    world = world_size()
+    if world == 1 or n == 0:
+        return work(np.arange(n))
+    padded = np.resize(np.arange(n), -(-n // world) * world)
+    device = state().device
+    out = []
+    for local in work(padded[rank() :: world]):
+        plain = local.view(np.uint8) if local.dtype == np.bool_ else local
+        rows = gather_rows(torch.from_numpy(np.ascontiguousarray(plain)).to(device)).cpu().numpy().view(local.dtype)
+        out.append(rows.reshape(world, *local.shape).swapaxes(0, 1).reshape(-1, *local.shape[1:])[:n])
+    return tuple(out)
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection, Qrels
+from stepwell.distributed import in_shares
 from stepwell.errors import StepwellError
 from stepwell.mining_report import Example, MiningReport
 from stepwell.overlap import near_duplicates
@@ -143,7 +144,7 @@ def mine(
     Negatives come from ranks ``settings.first`` to ``settings.last`` of the run. A list that is too short is
     filled from the ranks below, in order, and then by chance from the collection; never with a positive, nor
     with anything that was dropped. What a query gets depends on the seed, its id and its own list, and not on
-    the other queries.
+    the other queries. Of several processes all have to call this: they share the comparison of texts.
 
     Parameters
     ----------
@@ -234,7 +235,13 @@ def _filter(lists: _Lists, qrels: Qrels, collection: Collection, settings: Minin
     flags[:, : settings.first - 1] = OUTSIDE
     if settings.near_duplicate is not None:
         row, column = np.nonzero(flags == OPEN)
-        alike = near_duplicates(ranked[row, column], row, lists.known, collection, settings.near_duplicate)
+        least = settings.near_duplicate
+
+        def compare(items: NDArray[np.int64]) -> tuple[NDArray[np.bool_]]:
+            at = row[items], column[items]
+            return (near_duplicates(ranked[at], at[0], lists.known, collection, least),)
+
+        (alike,) = in_shares(len(row), compare)
         flags[row[alike], column[alike]] = NEAR_DUPLICATE
     if settings.margin is not None:
         limit = np.where(np.isfinite(best), best - settings.margin, np.inf)

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
-from stepwell.retrieval.bm25 import K1, B, BM25Index, _top, bm25_run
+from stepwell.retrieval.bm25 import K1, B, BM25Index, _top
 
 PASSAGES = [
     "A stepwell is a staircase down to the water.",
@@ -50,20 +50,20 @@ def test_scores_are_those_of_the_formula(collection):
 
 
 def test_plurals_case_and_punctuation_do_not_matter(collection):
-    run = bm25_run(collection, np.array([1, 2], np.int32), depth=2)
+    run = BM25Index.build(collection).run(collection, np.array([1, 2], np.int32), depth=2)
     assert run.passages[0].tolist() in ([2, 3], [3, 2])
     assert run.passages[1].tolist() == [4, -1]
 
 
 def test_passages_without_a_word_of_the_query_are_left_out(collection):
-    run = bm25_run(collection, np.array([3, 4, 0], np.int32), depth=3)
+    run = BM25Index.build(collection).run(collection, np.array([3, 4, 0], np.int32), depth=3)
     assert run.queries.tolist() == [3, 4, 0]
     assert run.passages.tolist() == [[-1, -1, -1], [-1, -1, -1], [1, 0, -1]]
     assert (run.scores[:2] == -np.inf).all()
 
 
 def test_lists_are_no_longer_than_the_collection(collection):
-    assert bm25_run(collection, np.array([0], np.int32), depth=1_000).depth == len(PASSAGES)
+    assert BM25Index.build(collection).run(collection, np.array([0], np.int32), depth=1_000).depth == len(PASSAGES)
 
 
 def test_a_saved_index_gives_the_same_lists(collection, tmp_path):
@@ -89,21 +89,21 @@ def test_a_damaged_index_says_what_to_do(collection, tmp_path, damage):
 def test_a_collection_without_words_is_refused(make):
     collection = make(["?!", "... of the ..."])
     with pytest.raises(StepwellError, match="has a word in it"):
-        bm25_run(collection, np.array([0], np.int32), depth=5)
+        BM25Index.build(collection).run(collection, np.array([0], np.int32), depth=5)
 
 
 def test_a_passage_of_function_words_alone_is_no_obstacle(make):
     collection = make(["of the", "cold water"])
-    assert bm25_run(collection, np.array([0], np.int32), depth=5).passages.tolist() == [[1, -1]]
+    assert BM25Index.build(collection).run(collection, np.array([0], np.int32), depth=5).passages.tolist() == [[1, -1]]
 
 
 def test_names_in_code_fall_apart_into_words(make):
     collection = make(["Call read_csv first.", "Nothing else."], ["how to read a CSV"])
-    assert bm25_run(collection, np.array([0], np.int32), depth=1).passages.tolist() == [[0]]
+    assert BM25Index.build(collection).run(collection, np.array([0], np.int32), depth=1).passages.tolist() == [[0]]
 
 
 def test_nothing_is_printed(collection, capfd):
-    bm25_run(collection, np.array([0, 1], np.int32), depth=2)
+    BM25Index.build(collection).run(collection, np.array([0, 1], np.int32), depth=2)
     assert capfd.readouterr() == ("", "")
 
 

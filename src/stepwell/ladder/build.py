@@ -51,7 +51,8 @@ class Builder:
     def bm25(self) -> str:
         """Add the BM25 runs of all splits."""
         settings = {"train": self.recipe.mining.depth, "eval": self.recipe.judging.depth}
-        return self.add("bm25", "bm25", "BM25 retrieves", settings, (), partial(finding.bm25, self.ctx), only_if=())
+        run = partial(finding.bm25, self.ctx)
+        return self.add("bm25", "bm25", "BM25 retrieves", settings, (), run, only_if=(), collective=True)
 
     def vectors(self, model: str, title: str, base: str, layers: int | None, scale: float | None = None) -> str:
         """Add the vectors of all texts under a model, whose logits are similarities times ``scale``."""
@@ -106,7 +107,7 @@ class Builder:
             settings,
             inputs,
             run,
-            collective=denoise is not None,
+            collective=True,
         )
 
     # -- teachers -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -13,7 +14,7 @@ from stepwell.ladder.making import scores_of
 from stepwell.ladder.workspace import Job
 from stepwell.negatives import Candidates, mine
 from stepwell.recipe import Mining
-from stepwell.retrieval.bm25 import bm25_run
+from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import Vectors, write_vectors
@@ -21,16 +22,29 @@ from stepwell.score_spread import check_tau, spread
 
 
 def bm25(ctx: Context, job: Job) -> None:
-    """Retrieve with BM25: training queries to mine from, dev and test queries to compare with."""
+    """Retrieve with BM25: training queries to mine from, dev and test queries to compare with.
+
+    The main process makes the index and all map it; each takes a share of the queries.
+    """
+    index = job.folder / "index"
+    if distributed.is_main():
+        BM25Index.build(ctx.collection).save(index)
+    distributed.barrier()
+    engine = BM25Index.load(index)
     depths = {
         "train": ctx.recipe.mining.depth,
         "dev": ctx.recipe.judging.depth,
         "test": ctx.recipe.judging.depth,
     }
     for number, (split, depth) in enumerate(depths.items()):
-        run = bm25_run(ctx.collection, getattr(ctx.splits, split).query_rows, depth)
-        run.save(job.folder / f"{split}.parquet", ctx.collection)
+        queries = getattr(ctx.splits, split).query_rows
+        run = engine.run(ctx.collection, queries, depth)
+        if distributed.is_main():
+            run.save(job.folder / f"{split}.parquet", ctx.collection)
         job.advance((number + 1) / 3, split)
+    distributed.barrier()
+    if distributed.is_main():
+        shutil.rmtree(index)
 
 
 def vectors(ctx: Context, model: str, scale: float | None, job: Job) -> None:

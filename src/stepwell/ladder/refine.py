@@ -84,11 +84,11 @@ def select(ctx: Context, settings: Refine, teacher: str, student: str, job: Job)
         head = Run(run.queries[open_], run.passages[open_], run.scores[open_]).top(settings.depth)
         teacher_ranks[open_] = first_positive_ranks(reranked(ctx, head, teacher, settings.depth, job), qrels)
     chosen = open_ & selected(teacher_ranks, student_ranks, settings.rule, settings.worst)
-    if not distributed.is_main():
-        return
     picked = run.select(run.queries[chosen])
     how = ctx.recipe.mining.model_copy(update={"sampling": "hardest", "first": 1, "pool": None})
     candidates, report = mine(picked, qrels, ctx.collection, how, settings.candidates, ctx.recipe.seed)
+    if not distributed.is_main():
+        return
     candidates.save(job.folder / "candidates.parquet", ctx.collection)
     job.write_json("report.json", report.to_json())
     job.write_json(

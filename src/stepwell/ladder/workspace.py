@@ -253,7 +253,7 @@ class Workspace:
             return done
         import torch
 
-        return bool(distributed.gather_rows(torch.tensor([float(done)])).max() > 0)
+        return bool(distributed.gather_rows(torch.tensor([float(done)], device=distributed.state().device)).max() > 0)
 
     def _finish(self, stage: Stage, partial: Path, place: Path, seconds: float) -> None:
         for leftover in ("checkpoint.safetensors", "checkpoint.draft"):

@@ -14,6 +14,7 @@ from bm25s.stopwords import STOPWORDS_EN_PLUS
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection
+from stepwell.distributed import in_shares
 from stepwell.errors import StepwellError
 from stepwell.retrieval.run import Run
 
@@ -113,27 +114,14 @@ class BM25Index:
                 rows[at, : len(best)], scores[at, : len(best)] = best, found
         return rows, scores
 
+    def run(self, collection: Collection, query_rows: NDArray[np.int32], depth: int) -> Run:
+        """Retrieve lists of at most ``depth`` passages for query rows (Q,); processes take shares of them."""
+        rows = np.asarray(query_rows, dtype=np.int32)
 
-def bm25_run(collection: Collection, query_rows: NDArray[np.int32], depth: int) -> Run:
-    """Retrieve with BM25 over an index made for the occasion.
+        def search(items: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+            return self.search(collection.query_texts(rows[items]), depth)
 
-    Parameters
-    ----------
-    collection
-        What is searched.
-    query_rows
-        Query rows, shape (Q,).
-    depth
-        Passages a query, at most.
-
-    Returns
-    -------
-    Run
-        Lists of at most ``depth`` passages.
-    """
-    index = BM25Index.build(collection)
-    rows, scores = index.search(collection.query_texts(query_rows), depth)
-    return Run(np.asarray(query_rows, dtype=np.int32), rows, scores)
+        return Run(rows, *in_shares(len(rows), search))
 
 
 def _top(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
