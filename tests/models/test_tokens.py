@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from stepwell.models.tokens import Template, Tokens, batches_by_length
+from stepwell.models.tokens import Template, Tokens, batches_by_length, cheapest_batches
 
 QUERIES = ["which river is old", "engine", "", "a bright and quiet castle with a warm side"]
 PASSAGES = [
@@ -108,3 +110,17 @@ def test_batches_hold_each_row_once_within_the_budget(lengths, budget):
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     assert np.all(np.diff(lengths[np.concatenate(batches)]) >= 0)  # shortest first
     assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches)
+
+
+@given(st.lists(st.integers(1, 12), max_size=7), st.integers(1, 40), st.integers(0, 9))
+def test_no_other_cut_of_the_sorted_lengths_is_cheaper(lengths, budget, overhead):
+    lengths = np.array(lengths, dtype=np.int64)
+    batches = cheapest_batches(lengths, budget, overhead)
+    assert sorted(np.concatenate([[], *batches]).tolist()) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches)
+    ordered, costs = np.sort(lengths), []
+    for cuts in itertools.product([False, True], repeat=max(0, len(lengths) - 1)):
+        parts = np.split(ordered, np.flatnonzero(cuts) + 1) if len(lengths) else []
+        if all(len(part) == 1 or len(part) * part[-1] <= budget for part in parts):
+            costs.append(sum(len(part) * part[-1] + overhead for part in parts))
+    assert sum(len(batch) * lengths[batch].max() + overhead for batch in batches) == min(costs)

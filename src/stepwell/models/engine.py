@@ -16,7 +16,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stepwell import distributed
-from stepwell.models.tokens import batches_by_length
+from stepwell.models.tokens import cheapest_batches
+
+BATCH_COST = 64
+"""What a micro-batch of a training costs besides its tokens, in tokens: about what it is on a CPU with two layers."""
 
 Forward = Callable[[NDArray[np.int64]], Tensor]
 """Gives the outputs (B, ...) of the items (B,), padded to one batch."""
@@ -110,7 +113,7 @@ def forward_all(lengths: NDArray[np.int64], forward: Forward, gradient_cache: bo
     places: list[NDArray[np.int64]] = []
     # Larger batches than in inference: each backward writes a gradient of the whole vocabulary, and the graph of all
     # batches is kept anyhow.
-    for batch in batches_by_length(lengths[mine], 4 * token_budget()):
+    for batch in cheapest_batches(lengths[mine], 4 * token_budget(), BATCH_COST):
         items = mine[batch]
         with autocast():
             out = checkpoint(forward, items, use_reentrant=False) if gradient_cache else forward(items)

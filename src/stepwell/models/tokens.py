@@ -210,6 +210,38 @@ def batches_by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArr
         start = stop
 
 
+def cheapest_batches(lengths: NDArray[np.int64], budget: int, overhead: int) -> list[NDArray[np.int64]]:
+    """Return rows in batches of similar length that together cost least, shortest first.
+
+    A batch costs its padded tokens and ``overhead`` tokens more, and has at most ``budget`` padded tokens unless it is
+    one row. The best cuts of the sorted lengths are found by dynamic programming: for the hundreds of texts of a
+    training step, not for a corpus.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in cheapest_batches(np.array([60, 9, 60, 8, 60]), 200, 20)]
+    [[3, 1], [0, 2, 4]]
+    >>> [batch.tolist() for batch in cheapest_batches(np.array([60, 50]), 200, 20)]
+    [[1, 0]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    ordered = lengths[order]
+    cost = np.zeros(len(order) + 1, dtype=np.int64)  # of the first i rows
+    begin = np.zeros(len(order) + 1, dtype=np.int64)  # where the last batch of the first i rows begins
+    for stop in range(1, len(order) + 1):
+        length = int(ordered[stop - 1])
+        first = max(0, stop - max(1, budget // max(1, length)))
+        sizes = stop - np.arange(first, stop)
+        total = cost[first:stop] + sizes * length + overhead
+        best = int(total.argmin())
+        cost[stop], begin[stop] = total[best], first + best
+    batches, stop = [], len(order)
+    while stop:
+        batches.append(order[begin[stop] : stop])
+        stop = int(begin[stop])
+    return batches[::-1]
+
+
 def _find(sequence: list[int], part: list[int]) -> int:
     for start in range(len(sequence) - len(part) + 1):
         if sequence[start : start + len(part)] == part:
