@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 
+from stepwell import losses
 from stepwell.collection import Qrels
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
@@ -80,10 +81,10 @@ def in_batch_reference(task, examples, terms):
         s, t = ([20 * float(v[0][i] @ other) for other in v[1]] for v in vectors.values())
         right = [task.qrels.is_positive(query, passage) for passage in passages]
         wrong = sum(math.exp(score) for score, good in zip(s, right, strict=True) if not good)
-        losses = [
+        each = [
             -math.log(math.exp(score) / (math.exp(score) + wrong)) for score, good in zip(s, right, strict=True) if good
         ]
-        hard += sum(losses) / len(losses) / len(queries)
+        hard += sum(each) / len(each) / len(queries)
         zs, zt = (sum(math.exp(score / terms.tau) for score in scores) for scores in (s, t))
         for a, b in zip(s, t, strict=True):
             p, q = math.exp(b / terms.tau) / zt, math.exp(a / terms.tau) / zs
@@ -109,12 +110,12 @@ class TestInBatch:
         pairs = [(q0, p0), (q1, p1), (q0, p1), (q1, p0)]
         apart, both = (Qrels(*np.array(some, np.int32).T, np.ones(len(some), np.int32)) for some in (pairs[:2], pairs))
         judged_wrong = Qrels(*np.array(pairs, np.int32).T, np.array([1, 1, 0, 0], np.int32))
-        losses = {
+        found = {
             name: task.objective(Terms(), qrels, candidates).loss(np.arange(2), 0)[0].item()
             for name, qrels in {"apart": apart, "both": both, "judged": judged_wrong}.items()
         }
-        assert losses["both"] == 0
-        assert losses["apart"] == losses["judged"] > 0
+        assert found["both"] == 0
+        assert found["apart"] == found["judged"] > 0
 
     def test_a_passage_of_two_queries_counts_once(self, task):
         # Both queries bring the passages (p0, p1): the softmax runs over two passages, not four.
@@ -134,6 +135,36 @@ class TestInBatch:
         with torch.no_grad():
             plain, mixed = (objective.loss(np.array(rows), 0)[0].item() for rows in (range(7), order))
         assert mixed == pytest.approx(plain, rel=1e-5)
+
+
+class TestSoft:
+    @pytest.mark.parametrize("soft", ["kl", "cross-entropy", "mse", "margin-mse", "decoupled"])
+    def test_each_loss_is_computed_on_the_querys_own_candidates(self, task, soft):
+        terms = Terms(alpha=0, beta=0.5, tau=2, over="candidates", soft=soft, teacher_tau=None, rest=3.0)
+        examples = np.arange(6)
+        with torch.no_grad():
+            found = task.objective(terms, teacher_scores=task.logits).loss(examples, 0)[1]["soft"]
+        rows, own = task.candidates.queries[examples], task.candidates.passages[examples]
+        student = torch.from_numpy(task.own.scores(rows, own))
+        teacher, mask = torch.from_numpy(task.logits[examples]), torch.from_numpy(own >= 0)
+        positives = torch.from_numpy(task.qrels.is_positive(rows[:, None], own)) & mask
+        expected = {
+            "kl": lambda: losses.soft_loss(student, teacher, 2, mask),
+            "cross-entropy": lambda: losses.soft_cross_entropy(student, teacher, 2, mask),
+            "mse": lambda: losses.logit_loss(student, teacher, mask),
+            "margin-mse": lambda: losses.margin_loss(student, teacher, positives, mask),
+            "decoupled": lambda: losses.decoupled_loss(student, teacher, positives, 2, mask, rest=3.0),
+        }[soft]()
+        assert found == pytest.approx(0.5 * expected.item(), rel=1e-4)
+
+    def test_the_teacher_may_have_a_temperature_of_its_own(self, task):
+        found = []
+        for teacher_tau, scale in ((None, 0.5), (4.0, 1.0)):
+            terms = Terms(alpha=0, beta=1, tau=2, over="candidates", teacher_tau=teacher_tau)
+            with torch.no_grad():
+                objective = task.objective(terms, teacher_scores=task.logits * np.float32(scale))
+                found.append(objective.loss(np.arange(6), 0)[0].item())
+        assert found[1] == pytest.approx(2 * found[0], rel=1e-5)  # the factor is 2 * 4 in place of 2 * 2
 
 
 class TestCandidates:
@@ -290,3 +321,14 @@ class TestRerank:
             assert objective.loss(np.arange(6), 0)[1]["imitate"] == pytest.approx(expected, abs=1e-5)
         other = RerankObjective(reranker, *tokens, task.candidates, Draw(K, 0), -scores)
         assert other.loss(np.arange(6), 0)[0].item() > 0
+
+    def test_grades_are_learned_where_the_recipe_says_so(self, task, rerank):
+        reranker, tokens, scores, filled = rerank
+        grades = np.where(filled, np.arange(K)[::-1], 0).astype(np.int32)
+        candidates = Candidates(task.candidates.queries, task.candidates.passages, grades)
+        objective = RerankObjective(reranker, *tokens, candidates, Draw(K, 0), graded=True)
+        by_hand = []
+        for i in range(6):
+            s, g = scores[i][filled[i]].astype(float), grades[i][filled[i]]
+            by_hand.append(-(np.exp(g) / np.exp(g).sum() * (s - np.log(np.exp(s).sum()))).sum())
+        assert objective.loss(np.arange(6), 0)[0].item() == pytest.approx(np.mean(by_hand), rel=1e-4)

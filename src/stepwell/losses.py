@@ -54,7 +54,13 @@ def hard_loss(scores: Tensor, positives: Tensor, mask: Tensor | None = None) -> 
     return of_query.sum() / (count > 0).sum().clamp(min=1)
 
 
-def soft_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor | None = None) -> Tensor:
+def soft_loss(
+    student: Tensor,
+    teacher: Tensor,
+    tau: float = 1.0,
+    mask: Tensor | None = None,
+    teacher_tau: float | None = None,
+) -> Tensor:
     """Return ``tau^2 * KL(softmax(teacher / tau) || softmax(student / tau))``, the paper's L_s.
 
     With the scores of the frozen student as ``teacher`` it is the forgetting regulariser L_r (*keep*); with
@@ -68,6 +74,8 @@ def soft_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor |
         Temperature.
     mask
         False where there is no candidate, bool, shape (Q, K).
+    teacher_tau
+        Temperature of the teacher where it differs; the factor in front is then ``tau * teacher_tau``.
 
     Examples
     --------
@@ -77,11 +85,159 @@ def soft_loss(student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor |
     >>> round(soft_loss(torch.zeros(1, 2), torch.tensor([[0.0, 1.0986123]])).item(), 4)  # 1/4, 3/4 against even
     0.1308
     """
-    student, teacher = student / tau, teacher.detach() / tau
+    guess, target, factor = _softened(student, teacher, tau, mask, teacher_tau)
+    return factor * functional.kl_div(guess, target, reduction="batchmean")
+
+
+def soft_cross_entropy(
+    student: Tensor,
+    teacher: Tensor,
+    tau: float = 1.0,
+    mask: Tensor | None = None,
+    teacher_tau: float | None = None,
+) -> Tensor:
+    """Return ``-tau^2 * sum softmax(teacher / tau) log softmax(student / tau)``, the mean over queries.
+
+    It is :func:`soft_loss` plus the teacher's entropy, which is constant: the gradient is the same, the value is not
+    0 at its best. Parameters as in :func:`soft_loss`. Source: Hinton et al. 2015 (arXiv 1503.02531), and an option
+    of PROD's code.
+
+    Examples
+    --------
+    >>> round(soft_cross_entropy(torch.zeros(1, 2), torch.tensor([[0.0, 1.0986123]])).item(), 4)  # log 2
+    0.6931
+    """
+    guess, target, factor = _softened(student, teacher, tau, mask, teacher_tau)
+    return -factor * (target * guess).sum(dim=1).mean()
+
+
+def _softened(
+    student: Tensor, teacher: Tensor, tau: float, mask: Tensor | None, teacher_tau: float | None
+) -> tuple[Tensor, Tensor, float]:
+    """Return the student's log-probabilities, the teacher's probabilities and the factor that keeps gradients' size."""
+    theirs = tau if teacher_tau is None else teacher_tau
+    student, teacher = student / tau, teacher.detach() / theirs
     if mask is not None:
         student, teacher = student.masked_fill(~mask, _ABSENT), teacher.masked_fill(~mask, _ABSENT)
-    target = functional.softmax(teacher, dim=1)
-    return tau**2 * functional.kl_div(functional.log_softmax(student, dim=1), target, reduction="batchmean")
+    return functional.log_softmax(student, dim=1), functional.softmax(teacher, dim=1), tau * theirs
+
+
+def logit_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return half the squared difference of the logits, the mean over all candidates.
+
+    It asks the student for the teacher's very scores, shift and scale included. Source: an option of PROD's code.
+
+    Parameters
+    ----------
+    student, teacher
+        Scores, shape (Q, K). No gradient flows to ``teacher``.
+    mask
+        False where there is no candidate, bool, shape (Q, K).
+
+    Examples
+    --------
+    >>> logit_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]])).item()  # (4 + 0) / 2 / 2
+    1.0
+    """
+    squares = 0.5 * (student - teacher.detach()).square()
+    return squares.mean() if mask is None else squares[mask].sum() / mask.sum().clamp(min=1)
+
+
+def margin_loss(student: Tensor, teacher: Tensor, positives: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return MarginMSE: the squared difference of the margins (positive minus negative), the mean over pairs.
+
+    Source: Hofstätter et al. 2020 (arXiv 2010.02666).
+
+    Parameters
+    ----------
+    student, teacher
+        Scores, shape (Q, K). No gradient flows to ``teacher``.
+    positives
+        True where the candidate answers the query, bool, shape (Q, K); each meets each negative of its query.
+    mask
+        False where there is no candidate, bool, shape (Q, K).
+
+    Examples
+    --------
+    >>> student, teacher = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[5.0, 1.0, 2.0]])
+    >>> margin_loss(student, teacher, torch.tensor([[True, False, False]])).item()  # (2 - 4)^2 and (3 - 3)^2
+    2.0
+    """
+    negatives = ~positives if mask is None else ~positives & mask
+    pairs = (positives if mask is None else positives & mask)[:, :, None] & negatives[:, None, :]  # (Q, K, K)
+    gap = student - teacher.detach()
+    squares = (gap[:, :, None] - gap[:, None, :]).square()
+    return (squares * pairs).sum() / pairs.sum().clamp(min=1)
+
+
+def decoupled_loss(
+    student: Tensor,
+    teacher: Tensor,
+    positives: Tensor,
+    tau: float = 1.0,
+    mask: Tensor | None = None,
+    target: float = 1.0,
+    rest: float = 1.0,
+) -> Tensor:
+    """Return decoupled KD: how much goes to the positives, and how the rest is spread, each with its own weight.
+
+    ``tau^2 * (target * KL(b_t || b_s) + rest * KL(r_t || r_s))``, where b is the mass on the positives against the
+    mass on the negatives, and r the softmax over the negatives alone. :func:`soft_loss` with one positive is the same
+    with ``rest`` equal to the teacher's mass on the negatives. Source: Zhao et al. 2022 (arXiv 2203.08679).
+
+    Parameters
+    ----------
+    student, teacher
+        Scores, shape (Q, K). No gradient flows to ``teacher``.
+    positives
+        True where the candidate answers the query, bool, shape (Q, K).
+    tau
+        Temperature.
+    mask
+        False where there is no candidate, bool, shape (Q, K).
+    target, rest
+        Weights of the two parts (alpha and beta of the source).
+
+    Examples
+    --------
+    >>> student, teacher = torch.zeros(1, 3), torch.tensor([[0.6931472, 0.0, 0.0]])  # 1/2, 1/4, 1/4
+    >>> positives = torch.tensor([[True, False, False]])
+    >>> round(decoupled_loss(student, teacher, positives).item(), 4)  # KL(1/2, 1/2 || 1/3, 2/3); the rest is even
+    0.0589
+    """
+    there = torch.ones_like(positives) if mask is None else mask
+    sides = (positives & there, ~positives & there)  # positives, negatives
+
+    def masses(scores: Tensor) -> Tensor:
+        each = [torch.logsumexp(scores.masked_fill(~side, _ABSENT), dim=1) for side in sides]
+        return functional.log_softmax(torch.stack(each, dim=1), dim=1)  # (Q, 2)
+
+    ours, theirs = student / tau, teacher.detach() / tau
+    both = functional.kl_div(masses(ours), masses(theirs), reduction="batchmean", log_target=True)
+    return tau**2 * (target * both + rest * soft_loss(ours, theirs, 1.0, sides[1]))
+
+
+def list_net_loss(scores: Tensor, grades: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return ListNet's cross-entropy of ``softmax(scores)`` against ``softmax(grades)``, the mean over queries.
+
+    For cross-encoders on graded labels. Source: Cao et al. 2007, "Learning to Rank: From Pairwise Approach to
+    Listwise Approach" (the top-one probability).
+
+    Parameters
+    ----------
+    scores
+        Shape (Q, K).
+    grades
+        Relevance grades, 0 and more, shape (Q, K).
+    mask
+        False where there is no candidate, bool, shape (Q, K).
+
+    Examples
+    --------
+    >>> round(list_net_loss(torch.zeros(1, 4), torch.tensor([[2, 0, 0, 1]])).item(), 4)  # log 4
+    1.3863
+    """
+    return soft_cross_entropy(scores, grades.to(scores.dtype), 1.0, mask)
 
 
 def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:

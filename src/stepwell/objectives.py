@@ -12,11 +12,21 @@ from torch import Tensor, nn
 
 from stepwell import distributed
 from stepwell.collection import Qrels
-from stepwell.losses import embedding_loss, hard_loss, soft_loss
+from stepwell.losses import (
+    decoupled_loss,
+    embedding_loss,
+    hard_loss,
+    list_net_loss,
+    logit_loss,
+    margin_loss,
+    soft_cross_entropy,
+    soft_loss,
+)
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.models.tokens import Tokens
 from stepwell.negatives import Candidates
+from stepwell.recipe import Soft
 from stepwell.retrieval.vectors import Vectors
 
 Rows = NDArray[np.int64]
@@ -37,6 +47,24 @@ class Terms:
     keep_over: str = "candidates"
     beside: float = 0.0
     hold: float = 0.0
+    soft: Soft = "kl"
+    teacher_tau: float | None = None
+    target: float = 1.0
+    rest: float = 1.0
+
+    def soft_loss(self, student: Tensor, teacher: Tensor, positives: Tensor, mask: Tensor | None) -> Tensor:
+        """Return how far the student's scores (Q, K) are from the teacher's, by the loss that ``soft`` names."""
+        match self.soft:
+            case "kl":
+                return soft_loss(student, teacher, self.tau, mask, self.teacher_tau)
+            case "cross-entropy":
+                return soft_cross_entropy(student, teacher, self.tau, mask, self.teacher_tau)
+            case "mse":
+                return logit_loss(student, teacher, mask)
+            case "margin-mse":
+                return margin_loss(student, teacher, positives, mask)
+            case "decoupled":
+                return decoupled_loss(student, teacher, positives, self.tau, mask, self.target, self.rest)
 
 
 @dataclass(frozen=True)
@@ -161,24 +189,22 @@ class StudentObjective:
             return torch.from_numpy(theirs * np.float32(vectors.scale)).to(device)  # (B, U)
 
         parts: dict[str, Tensor] = {}
+        known = torch.from_numpy(self.qrels.is_positive(query_rows[:, None], unique[None, :])).to(device)  # (B, U)
+        scores, valid = pick(batch, terms.over)
+        positives, _ = pick(known, terms.over)
         if terms.alpha:
-            known = torch.from_numpy(self.qrels.is_positive(query_rows[:, None], unique[None, :])).to(device)
-            scores, valid = pick(batch, terms.over)
-            positives = known if terms.over == "batch" else known.gather(1, index)
             parts["hard"] = terms.alpha * hard_loss(scores, positives, valid)
         if terms.beta:
-            scores, valid = pick(batch, terms.over)
-            parts["soft"] = terms.beta * soft_loss(
-                scores, self._teacher(examples, columns, of, device), terms.tau, valid
-            )
+            target = self._teacher(examples, columns, of, device)
+            parts["soft"] = terms.beta * terms.soft_loss(scores, target, positives, valid)
         if terms.gamma and self.start is not None:
             scores, valid = pick(batch, terms.keep_over)
             parts["keep"] = terms.gamma * soft_loss(scores, pick(of(self.start), terms.keep_over)[0], terms.tau, valid)
         if terms.beside and self.beside is not None:
             parts["beside"] = terms.beside * soft_loss(batch, of(self.beside), terms.tau)
         if terms.hold and self.hold is not None:
-            target = np.concatenate([self.hold.of_queries(query_rows), self.hold.passages[unique]])
-            parts["hold"] = terms.hold * embedding_loss(torch.cat([q, p]), torch.from_numpy(target).to(device))
+            near = np.concatenate([self.hold.of_queries(query_rows), self.hold.passages[unique]])
+            parts["hold"] = terms.hold * embedding_loss(torch.cat([q, p]), torch.from_numpy(near).to(device))
         return torch.stack(list(parts.values())).sum(), {name: part.item() for name, part in parts.items()}
 
     def _teacher(self, examples: Rows, columns: Rows, of: object, device: torch.device) -> Tensor:
@@ -263,6 +289,8 @@ class RerankObjective:
         K candidates of each training query.
     imitate
         Scores to imitate instead of learning the labels, shape (Q, K).
+    graded
+        Learn the grades (ListNet), and not only which candidates are positives.
     """
 
     separable = True
@@ -275,7 +303,9 @@ class RerankObjective:
         candidates: Candidates,
         draw: Draw,
         imitate: NDArray[np.float32] | None = None,
+        graded: bool = False,
     ) -> None:
+        self.graded = graded
         self.reranker, self.queries, self.passages = reranker, queries, passages
         self.candidates, self.draw, self.imitate = candidates, draw, imitate
 
@@ -305,5 +335,8 @@ class RerankObjective:
             loss = soft_loss(scores, target.to(flat.device), 1.0, mask)
             return loss, {"imitate": loss.item()}
         grades = np.take_along_axis(self.candidates.grades[examples], columns, axis=1)
-        loss = hard_loss(scores, torch.from_numpy((grades > 0) & filled).to(flat.device), mask)
+        if self.graded:
+            loss = list_net_loss(scores, torch.from_numpy(np.maximum(grades, 0)).to(flat.device), mask)
+        else:
+            loss = hard_loss(scores, torch.from_numpy((grades > 0) & filled).to(flat.device), mask)
         return loss, {"listwise": loss.item()}

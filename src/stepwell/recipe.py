@@ -60,6 +60,9 @@ class TokensSection(Section):
     )
 
 
+Soft = Literal["kl", "cross-entropy", "mse", "margin-mse", "decoupled"]
+
+
 class StudentSection(Section):
     """The model to build: the embeddings and some layers of an encoder."""
 
@@ -125,6 +128,10 @@ class RerankTraining(Optimiser):
     batch: Count = Field(8, description="Queries a step; each brings its candidates as pairs.")
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Pairs a query, K: positives and mined negatives.")
     train_queries: Count | None = Field(None, description="Use at most so many training queries; all when empty.")
+    labels: Literal["positives", "grades"] = Field(
+        "positives",
+        description="What the labels teach: which candidates are positives (listwise cross-entropy), or how good each is (ListNet on the grades).",
+    )
     imitate_epochs: Weight = Field(
         0.0,
         description="First learn a dual encoder's scores on the same pairs, without labels, for so many epochs.",
@@ -210,6 +217,15 @@ class Rung(Optimiser):
         description="Weight of keep (the student's own scores at the start of the rung); unused by `embedding`.",
     )
     tau: Positive = Field(1.0, description="Temperature of the soft loss and of keep.")
+    teacher_tau: Positive | None = Field(
+        None, description="The teacher's own temperature in the soft loss (`kl`, `cross-entropy`); `tau` when empty."
+    )
+    soft: Soft = Field(
+        "kl",
+        description="How the student's scores are compared with the teacher's: `kl` (the paper), `cross-entropy` (against the softened teacher), `mse` (of the logits), `margin-mse` (of positive minus negative), `decoupled` (positives and the rest apart).",
+    )
+    target: Weight = Field(1.0, description="With `decoupled`: weight of the mass on the positives.")
+    rest: Weight = Field(1.0, description="With `decoupled`: weight of the order among the negatives.")
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K.")
     keep_over: Literal["candidates", "batch"] = Field(
         "candidates",
@@ -246,6 +262,10 @@ class Refine(Optimiser):
     beta: Weight = 0.9
     gamma: Weight = 1.0
     tau: Positive = 1.0
+    teacher_tau: Positive | None = None
+    soft: Soft = "kl"
+    target: Weight = 1.0
+    rest: Weight = 1.0
     lr: Positive = Field(1e-5, description="Highest learning rate.")
     epochs: Weight = Field(3.0, description="Passes over the selected queries.")
     keep_over: Literal["candidates", "batch"] = "candidates"

@@ -127,7 +127,14 @@ def take_or_train_reranker(ctx: Context, name: str, job: Job) -> None:
         )
         first = settings.model_copy(update={"epochs": settings.imitate_epochs, "steps": None})
         reranker = _phase(ctx, objective, first, reranker, job)
-    objective = RerankObjective(reranker, queries, passages, candidates, Draw(settings.candidates, ctx.recipe.seed))
+    objective = RerankObjective(
+        reranker,
+        queries,
+        passages,
+        candidates,
+        Draw(settings.candidates, ctx.recipe.seed),
+        graded=settings.labels == "grades",
+    )
     learn(ctx, objective, settings, reranker, job)
 
 
@@ -207,6 +214,10 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
         keep_over=rung.keep_over,
         beside=rung.beside_weight if isinstance(rung, Rung) and beside else 0.0,
         hold=rung.hold if isinstance(rung, Rung) and hold else 0.0,
+        soft=rung.soft,
+        teacher_tau=rung.teacher_tau,
+        target=rung.target,
+        rest=rung.rest,
     )
     objective = StudentObjective(
         encoder,
