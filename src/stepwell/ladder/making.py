@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,10 @@ def take_or_train_reranker(ctx: Context, name: str, job: Job) -> None:
             reranker, queries, passages, candidates, Draw(settings.candidates, ctx.recipe.seed), target
         )
         first = settings.model_copy(update={"epochs": settings.imitate_epochs, "steps": None})
-        reranker = _phase(ctx, objective, first, reranker, job)
+        steps = total_steps(first, objective.size)
+        share = steps / (steps + total_steps(settings, objective.size))
+        reranker = _phase(ctx, objective, first, reranker, _part(job, 0.0, share))
+        job = _part(job, share, 1.0)
     objective = RerankObjective(
         reranker,
         queries,
@@ -136,6 +140,11 @@ def take_or_train_reranker(ctx: Context, name: str, job: Job) -> None:
         graded=settings.labels == "grades",
     )
     learn(ctx, objective, settings, reranker, job)
+
+
+def _part(job: Job, begin: float, end: float) -> Job:
+    """Return the job with its progress counted as the part of the whole from ``begin`` to ``end``."""
+    return replace(job, advance=lambda share, note: job.advance(begin + share * (end - begin), note))
 
 
 def _phase(
