@@ -111,9 +111,10 @@ def test_damaged_files_of_a_collection(refused, tiny_path, tmp_path, name, conte
     refused("eval", "bm25", "--collection", directory, names=words, untouched=[directory])
 
 
-def test_a_collection_that_is_not_there_or_a_file(refused, tmp_path, tiny_recipe):
+def test_a_collection_that_is_not_there_or_a_file(refused, tmp_path):
     refused("eval", "bm25", "--collection", tmp_path / "nowhere", names=tmp_path / "nowhere")
-    refused("mine", tiny_recipe, tmp_path / "x.jsonl", names=tiny_recipe)
+    (tmp_path / "notes.txt").write_text("no collection")
+    refused("mine", tmp_path / "notes.txt", tmp_path / "x.jsonl", names=tmp_path / "notes.txt")
     assert not (tmp_path / "x.jsonl").exists()
 
 

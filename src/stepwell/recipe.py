@@ -6,7 +6,8 @@ and naming the line of a mistake is :mod:`stepwell.recipe_file`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from string import Formatter
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -22,13 +23,45 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Column = Literal[
+    "passage.id",
+    "passage.title",
+    "passage.text",
+    "query.id",
+    "query.text",
+    "qrels.query",
+    "qrels.passage",
+    "qrels.grade",
+    "positive",
+    "negatives",
+]
+
+
 class CollectionSection(Section):
     """What is searched, and which queries train, steer and test."""
 
     path: str = Field(
-        description="A BEIR directory (corpus.jsonl, queries.jsonl, qrels/), or `demo`: the docs of installed Python packages."
+        description="A BEIR directory (corpus.jsonl, queries.jsonl, qrels/) or one of another format, `irds:NAME` (ir-datasets), `hf:NAME` (Hugging Face), or `demo`: the docs of installed Python packages. See your-own-corpus.md."
     )
-    train: str = Field("train", description="The qrels split that trains.")
+    format: Literal[
+        "auto", "beir", "msmarco-passage", "msmarco-document", "dpr", "tables", "ir-datasets", "huggingface"
+    ] = Field("auto", description="How the files are laid out; auto = told by their names.")
+    template: str | None = Field(
+        None,
+        description="How the fields of a passage become its text, such as `{title} [SEP] {text}`; empty = the format's own way: `{title} {text}`, and for msmarco-document `{url} {title} {text}`.",
+    )
+    characters: Count | None = Field(
+        None,
+        description="Keep so many characters of each passage; empty = the format's own: 10,000 for msmarco-document, else all.",
+    )
+    columns: dict[Column, str] = Field(
+        default_factory=dict,
+        description="What columns are called in tables and Hugging Face datasets, where it can't be told: `{passage.id: docno, passage.text: body}`.",
+    )
+    train: str = Field(
+        "train",
+        description="The qrels split that trains; with `irds:`, also an identifier of its own, as for dev and test.",
+    )
     dev: str = Field(
         "auto",
         description="The split that steers: a name, or `auto`: the split `dev`, and when it is taken for the test or missing, a part carved off training by hash.",
@@ -46,6 +79,32 @@ class CollectionSection(Section):
     test_queries: Count | None = Field(
         None, description="Use at most so many test queries, chosen by hash; all when empty."
     )
+    relevant_from: Count | None = Field(
+        None,
+        description="The grade from which binary measures count a passage of the test as relevant; nDCG takes the grades as they are. Empty = the format's own: 2 for TREC DL passages, else 1.",
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, template: str | None) -> str | None:
+        for _, name, spec, conversion in Formatter().parse(template or ""):
+            if name is not None and (spec or conversion or not name.replace("-", "_").isidentifier()):
+                raise ValueError(
+                    f"the template names fields in braces, as in `{{title}} {{text}}`, and {name!r} is none"
+                )
+        return template
+
+    def reading(self) -> dict[str, Any]:
+        """Return what decides how the files are read, without what is as always."""
+        named = self.model_dump(include={"format", "template", "characters", "columns"}, exclude_defaults=True)
+        ids = {role: name for role in ("train", "dev", "test") if "/" in (name := getattr(self, role))}
+        return named | (ids if self.path.startswith("irds:") else {})
+
+    def choice(self) -> dict[str, Any]:
+        """Return what decides which queries train, steer and test, and how the test is judged."""
+        roles = {"train", "dev", "test", "train_queries", "dev_queries", "test_queries"}
+        judged = {"relevant_from": self.relevant_from} if self.relevant_from is not None else {}
+        return self.model_dump(include=roles) | judged
 
 
 class TokensSection(Section):

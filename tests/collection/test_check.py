@@ -110,6 +110,7 @@ def test_every_problem_is_listed_and_repeats_are_counted(tiny_directory):
 
 
 def test_missing_files_and_directories_are_named(tmp_path):
+    (tmp_path / "qrels").mkdir()
     assert [(p.file, p.code) for p in check_directory(tmp_path)] == [
         ("corpus.jsonl", "file-missing"),
         ("queries.jsonl", "file-missing"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.collection.collection import IdIndex, Strings, hash_text
+from stepwell.collection.collection import IdIndex, Mapped, Strings, hash_text
 from stepwell.errors import StepwellError
 
 
@@ -67,3 +67,16 @@ def test_an_unknown_split_names_those_there_are(tiny_collection):
     assert tiny_collection.splits == ("dev", "test", "train")
     with pytest.raises(StepwellError, match=r"no split 'validation'.*dev, test, train"):
         tiny_collection.qrels("validation")
+
+
+def test_pages_are_let_go_after_many_strings_and_are_read_again(tmp_path, monkeypatch):
+    values = [f"text {row}" for row in range(50)]
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), pa.schema({"text": pa.string()})) as writer:
+        for at in range(0, 50, 10):
+            writer.write_batch(pa.record_batch([values[at : at + 10]], names=["text"]))
+    monkeypatch.setattr("stepwell.collection.collection._RELEASE_AFTER", 15)
+    mapped, released = Mapped(tmp_path / "a.arrow"), []
+    column = Strings(mapped.table["text"], lambda: (released.append(1), mapped.release()))
+    assert list(column) == values and column.take([3, 40, 3]) == ["text 3", "text 40", "text 3"]
+    assert len(released) == 2
+    assert column[5:35] == values[5:35] and column.take(range(50)) == values

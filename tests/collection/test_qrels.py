@@ -55,3 +55,11 @@ def test_a_pair_judged_twice_and_unequal_lengths_are_refused():
         Qrels([0, 0], [1, 1], [1, 2])
     with pytest.raises(ValueError, match="differ in shape"):
         Qrels([0], [1, 2], [1, 1])
+
+
+def test_queries_that_are_asked_count_without_a_positive_and_follow_a_restriction():
+    qrels = Qrels([3, 5], [0, 0], [1, 0], asked=[4, 7], relevant_from=2)
+    assert qrels.query_rows.tolist() == [3, 4, 7] and qrels.query_rows.dtype == np.int32
+    part = qrels.restrict([3, 7])
+    assert (part.query_rows.tolist(), part.asked.tolist(), part.relevant_from) == ([3, 7], [7], 2)
+    assert not len(qrels.positives(4)) and not len(qrels.judged(7))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,7 +88,8 @@ def test_reading_trec_sorts_and_ignores_other_queries(tiny_collection, tmp_path)
     [
         ("query:01 Q0 doc/001-engine 1 0.5", r"run:2: .*six fields .* this one 5"),
         ("query:01 Q0 doc/001-engine 1 high x", r"run:2: the score 'high' is no number"),
-        ("query:01 Q0 nowhere 1 0.5 x", "nowhere"),
+        ("query:01 Q0 nowhere 1 0.5 x", r"run:2: .*nowhere"),
+        ("query:01\tdoc/001-engine\tfirst", r"run:2: the rank 'first' is no number"),
     ],
 )
 def test_a_bad_trec_line_is_named(tiny_collection, tmp_path, line, message):
@@ -119,3 +122,26 @@ def test_arrays_that_do_not_belong_together_are_refused():
         Run(np.zeros(2, np.int32), np.zeros((2, 3), np.int32), np.zeros((2, 4), np.float32))
     with pytest.raises(ValueError, match="do not belong together"):
         Run(np.zeros(1, np.int32), np.zeros((2, 3), np.int32), np.zeros((2, 3), np.float32))
+
+
+def test_lines_of_three_kinds_and_packed_files_are_read(tiny_collection, tmp_path):
+    trec = "query:01 Q0 doc/001-engine 7 0.5 x\n\nquery:01\tQ0\tdoc/003-glacier\t1\t0.75\tx\n"
+    marco = "query:01\tdoc/001-engine\t2\nquery:01 doc/003-glacier 1\n"
+    top = "query:01\tdoc/003-glacier\twhich one\ta text\nquery:01\tdoc/001-engine\twhich one\tb text\n"
+    for name, text in {"trec": trec, "marco": marco, "top1000": top}.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+        run = Run.from_trec(tmp_path / f"{name}.gz", tiny_collection, np.array([1, 9], np.int32))
+        assert run.passages.tolist() == [[3, 1], [-1, -1]] and run.queries.tolist() == [1, 9]
+
+
+def test_equal_scores_of_a_file_are_ordered_by_row(tiny_collection, tmp_path):
+    (tmp_path / "run").write_text(
+        "".join(f"query:01 Q0 {name} 1 2.5 x\n" for name in ("doc/003-glacier", "doc/001-engine"))
+    )
+    assert Run.from_trec(tmp_path / "run", tiny_collection, np.array([1], np.int32)).passages.tolist() == [[1, 3]]
+
+
+def test_a_damaged_packed_run_is_told(tiny_collection, tmp_path):
+    (tmp_path / "run.gz").write_bytes(gzip.compress(b"query:01 Q0 doc/001-engine 1 0.5 x\n" * 999)[:-20])
+    with pytest.raises(StepwellError, match="cut off or damaged after line"):
+        Run.from_trec(tmp_path / "run.gz", tiny_collection, np.array([1], np.int32))

@@ -6,20 +6,23 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from stepwell.collection.beir import Problem, find_sources
+from stepwell.collection import demo
+from stepwell.collection.formats import Place, find_source, section_of
 from stepwell.collection.scan import scan
+from stepwell.collection.source import Problem
+from stepwell.collection.store import default_cache
 from stepwell.errors import StepwellError
 
 SHOWN = 20
 
 
-def check_directory(path: str | Path, shown: int = SHOWN) -> list[Problem]:
-    """Return every problem of a BEIR directory: errors stop a run, warnings do not.
+def check_directory(path: Place, shown: int = SHOWN) -> list[Problem]:
+    """Return every problem of a collection of any format: errors stop a run, warnings do not.
 
     Parameters
     ----------
     path
-        The directory.
+        Where it is, as for :func:`stepwell.collection.open_collection`.
     shown
         Problems of one code listed for one file; the rest is counted in one more line.
 
@@ -30,21 +33,27 @@ def check_directory(path: str | Path, shown: int = SHOWN) -> list[Problem]:
     """
     problems: list[Problem] = []
     counts: Counter[tuple[str, str, str]] = Counter()
+    seen: set[int] = set()  # some files are read more than once
 
     def report(problem: Problem) -> None:
+        if hash(problem) in seen:
+            return
+        seen.add(hash(problem))
         key = (problem.file, problem.code, problem.severity)
         counts[key] += 1
         if counts[key] <= shown:
             problems.append(problem)
 
-    directory = Path(path).resolve()
-    sources = find_sources(directory, report)
+    section = section_of(path)
+    if section.path in demo.SIZES:
+        section = section.model_copy(update={"path": str(demo.build(section.path, default_cache()))})
+    source = find_source(section, report)
     try:
         with tempfile.TemporaryDirectory(prefix="stepwell-check-") as folder:
-            scan(sources, Path(folder), report)
+            scan(source, Path(folder), report)
     except OSError as error:
         raise StepwellError(
-            f"{path} can't be checked: {error.strerror or error}. Checking takes room for about the size of "
+            f"{section.path} can't be checked: {error.strerror or error}. Checking takes room for about the size of "
             "the texts "
             f"in {tempfile.gettempdir()}; the environment variable TMPDIR names another place."
         ) from error

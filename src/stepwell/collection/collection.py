@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterator, Sequence
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stepwell.collection.qrels import Qrels
+from stepwell.collection.qrels import Given, Qrels
 from stepwell.errors import StepwellError
 
 Rows = Sequence[int] | NDArray[np.integer]
@@ -21,9 +24,28 @@ Rows = Sequence[int] | NDArray[np.integer]
 _NEAREST_AMONG = 20_000  # ids compared when an id is unknown: enough to be helpful, few enough to be quick
 
 
-def map_arrow(path: Path) -> pa.Table:
-    """Memory-map an Arrow IPC file; nothing is read until it is used."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+_RELEASE_AFTER = 1 << 16  # strings read until their pages are let go
+
+
+class Mapped:
+    """An Arrow IPC file mapped into memory: nothing is read until it is used."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.table: pa.Table = pa.ipc.open_file(pa.py_buffer(self._memory)).read_all()
+
+    def numbers(self, name: str) -> NDArray[Any]:
+        """Return a column of numbers as an array over the mapped file (pyarrow's own way imports pandas first)."""
+        chunks = [chunk for chunk in self.table[name].chunks if len(chunk)]
+        kind = np.dtype(str(self.table.schema.field(name).type))
+        arrays = [np.frombuffer(c.buffers()[1], kind, len(c), c.offset * kind.itemsize) for c in chunks]
+        return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, kind), *arrays])
+
+    def release(self) -> None:
+        """Let the pages that were read go: they are read again when used, and the process stays small."""
+        with suppress(AttributeError, OSError):  # not every system has it
+            self._memory.madvise(mmap.MADV_DONTNEED)
 
 
 class Strings(Sequence[str]):
@@ -33,12 +55,15 @@ class Strings(Sequence[str]):
     ----------
     column
         A chunked Arrow column whose chunks all have the same length, except for a shorter last one.
+    release
+        Called now and then, after so many strings that the memory behind the column is worth letting go.
     """
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
+    def __init__(self, column: pa.ChunkedArray, release: Callable[[], None] | None = None) -> None:
         self._chunks: list[pa.StringArray] = [chunk for chunk in column.chunks if len(chunk)]
         self._length = len(column)
         self._size = len(self._chunks[0]) if self._chunks else 1
+        self._release, self._read = release, 0
 
     def __len__(self) -> int:
         return self._length
@@ -59,6 +84,13 @@ class Strings(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         for chunk in self._chunks:
             yield from chunk.to_pylist()
+            self._count(len(chunk))
+
+    def _count(self, read: int) -> None:
+        self._read += read
+        if self._release is not None and self._read >= _RELEASE_AFTER:
+            self._release()
+            self._read = 0
 
     def take(self, rows: Rows) -> list[str]:
         """Return the strings at ``rows``, in that order; a row outside (also -1) raises IndexError."""
@@ -72,6 +104,7 @@ class Strings(Sequence[str]):
             values = self._chunks[chunks[start]].take(pa.array(within[start:stop])).to_pylist()
             for place, value in zip(order[start:stop], values, strict=True):
                 taken[place] = value
+        self._count(len(taken))
         return taken
 
 
@@ -135,11 +168,30 @@ class IdIndex:
         return row
 
 
+@dataclass(frozen=True)
+class AnsweredTexts:
+    """The answers to the queries of a collection, and its passages without titles."""
+
+    column: pa.ChunkedArray
+    passages: Strings
+    starts: NDArray[np.int32]
+
+    def answers(self, query: int) -> list[str]:
+        """Return the answers of a query (a row)."""
+        found: list[str] = self.column[query].as_py()
+        return found
+
+    def bodies(self, rows: Rows) -> list[str]:
+        """Return passages at ``rows`` without their titles."""
+        starts = self.starts[np.asarray(rows, dtype=np.int64)].tolist()
+        return [text[start:] for text, start in zip(self.passages.take(rows), starts, strict=True)]
+
+
 class Collection:
     """Passages, queries and judgements; an immutable view over memory-mapped Arrow files.
 
     Made by :func:`stepwell.collection.open_collection`. Ids may be any strings; everything inside stepwell
-    speaks in row numbers, which follow the order of the files.
+    speaks in row numbers, which follow the order of the files. ``place`` opens it again, wherever that is done.
     """
 
     def __init__(
@@ -151,8 +203,12 @@ class Collection:
         passages: tuple[IdIndex, Strings],
         queries: tuple[IdIndex, Strings],
         qrels: dict[str, Qrels],
+        place: str | None = None,
+        given: Mapping[str, Given] | None = None,
     ) -> None:
         self.name, self.path, self.fingerprint = name, path, fingerprint
+        self.place = str(path) if place is None else place
+        self._given = given or {}
         self._passage_index, self._passages = passages
         self._query_index, self._queries = queries
         self._qrels = qrels
@@ -223,8 +279,15 @@ class Collection:
             When there is no such split; names those there are.
         """
         if split not in self._qrels:
+            files = self.path / "qrels"
+            more = f", or add qrels/{split}.tsv" if files.is_dir() else ""
             raise StepwellError(
-                f"The collection {self.name} has no split {split!r}: {self.path / 'qrels'} holds "
-                f"{', '.join(self.splits)}. Name one of these, or add qrels/{split}.tsv."
+                f"The collection {self.name} has no split {split!r}: {files if more else self.path} holds "
+                f"{', '.join(self.splits) or 'none'}. Name one of these{more}."
             )
         return self._qrels[split]
+
+    def given(self, split: str) -> Given | None:
+        """Return the negatives that came with a split, None when there are none; for a run, ``Run.given``."""
+        self.qrels(split)
+        return self._given.get(split)

@@ -1,9 +1,11 @@
-"""Relevance judgements as parallel arrays of row numbers."""
+"""Relevance judgements as parallel arrays of row numbers, and answers for queries that have those instead."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +14,30 @@ from numpy.typing import ArrayLike, NDArray
 def pair_keys(queries: ArrayLike, passages: ArrayLike) -> NDArray[np.int64]:
     """Join query and passage rows into one sortable number each: ``query << 32 | passage``."""
     return (np.asarray(queries, dtype=np.int64) << 32) | np.asarray(passages, dtype=np.int64)
+
+
+class Answers(Protocol):
+    """Answers to queries, and the passages that they are looked for in, read on demand."""
+
+    def answers(self, query: int) -> list[str]:
+        """Return the answers of a query (a row); any of them will do."""
+        ...
+
+    def bodies(self, rows: Sequence[int] | NDArray[np.integer]) -> list[str]:
+        """Return passages without their titles."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """Negatives that came with a collection, in their order: parallel arrays of query rows and passage rows."""
+
+    queries: NDArray[np.int32]
+    passages: NDArray[np.int32]
+
+
+def _no_rows() -> NDArray[np.int32]:
+    return np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +52,13 @@ class Qrels:
         Passage rows, shape (E,), int32.
     grades
         Grades, shape (E,), int32; 0 is judged and not relevant.
+    asked
+        Query rows that count though no passage is judged relevant to them: their answers tell what is.
+    relevant_from
+        The grade from which binary measures count a passage as relevant; above 1 where grades say so (TREC DL).
+        Training and mining take every grade above 0 for relevant.
+    answers
+        Where there are any, evaluation goes by them: see :mod:`stepwell.evaluation.answers`.
 
     Raises
     ------
@@ -44,6 +77,9 @@ class Qrels:
     queries: NDArray[np.int32]
     passages: NDArray[np.int32]
     grades: NDArray[np.int32]
+    asked: NDArray[np.int32] = field(default_factory=_no_rows)
+    relevant_from: int = 1
+    answers: Answers | None = None
 
     def __post_init__(self) -> None:
         arrays = [np.asarray(array, dtype=np.int32) for array in (self.queries, self.passages, self.grades)]
@@ -57,14 +93,15 @@ class Qrels:
             ordered = array[order]
             ordered.flags.writeable = False
             object.__setattr__(self, name, ordered)
+        object.__setattr__(self, "asked", np.asarray(self.asked, dtype=np.int32))
 
     def __len__(self) -> int:
         return len(self.queries)
 
     @cached_property
     def query_rows(self) -> NDArray[np.int32]:
-        """Queries with at least one grade above 0: shape (Q,), int32, rising."""
-        return np.unique(self.queries[self.grades > 0])
+        """Queries with a grade above 0, and those asked: shape (Q,), int32, rising."""
+        return np.union1d(self.queries[self.grades > 0], self.asked)
 
     @cached_property
     def _positive_keys(self) -> NDArray[np.int64]:
@@ -100,5 +137,8 @@ class Qrels:
 
     def restrict(self, query_rows: ArrayLike) -> Qrels:
         """Return the judgements of ``query_rows`` only."""
-        kept = np.isin(self.queries, np.asarray(query_rows))
-        return Qrels(self.queries[kept], self.passages[kept], self.grades[kept])
+        rows = np.asarray(query_rows)
+        kept, asked = np.isin(self.queries, rows), self.asked[np.isin(self.asked, rows)]
+        return replace(
+            self, queries=self.queries[kept], passages=self.passages[kept], grades=self.grades[kept], asked=asked
+        )

@@ -1,4 +1,4 @@
-"""Go through a BEIR directory once: write it as Arrow, take its fingerprint, report what is wrong.
+"""Go through a collection once: write it as Arrow, take its fingerprint, report what is wrong.
 
 Opening and checking both come through here, so that a run refuses exactly what ``check`` calls an error.
 Memory stays at a few numbers a line, whatever the size of the texts.
@@ -7,70 +7,98 @@ Memory stays at a few numbers a line, whatever the size of the texts.
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stepwell.collection.beir import Judgement, Problem, Report, Sources, Text, read_qrels, read_texts
-from stepwell.collection.collection import IdIndex, Strings, hash_text, map_arrow, normal
+from stepwell.collection.collection import IdIndex, Mapped, Strings, hash_text, normal
 from stepwell.collection.qrels import Qrels
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text
 
 BATCH = 2048  # texts in one Arrow batch: what is held in memory while writing
 QRELS_SCHEMA = pa.schema({"query": pa.int32(), "passage": pa.int32(), "grade": pa.int32()})
-_TEXTS_SCHEMA = pa.schema({"id": pa.string(), "text": pa.string()})
+GIVEN_SCHEMA = pa.schema({"query": pa.int32(), "passage": pa.int32()})
+_STARTS_SCHEMA = pa.schema({"start": pa.int32()})
+_TEXTS = {"id": pa.string(), "text": pa.string()}
 _INDEX_SCHEMA = pa.schema({"hash": pa.uint64(), "row": pa.int32()})
+
+Place = tuple[str, int]
+"""A file, as messages name it, and a line."""
 
 
 @dataclass
 class _Texts:
-    """What is remembered of a file of passages or queries: a few numbers for each row."""
+    """What is remembered of the passages or queries: a few numbers for each row."""
 
-    file: str
-    index: IdIndex
-    lines: array[int]
-    contents: NDArray[np.uint64]  # hashes of the normalised texts
+    index: IdIndex = field(init=False)
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    contents: array[int] = field(default_factory=lambda: array("Q"))  # hashes of the normalised texts
+    files: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # the first row of each file
+
+    def add(self, text: Text, joined: str) -> None:
+        if not self.files or self.files[-1] != text.file:
+            self.files.append(text.file)
+            self.starts.append(len(self.lines))
+        self.lines.append(text.line)
+        self.contents.append(hash_text(normal(joined)))
+
+    def place(self, row: int) -> Place:
+        return self.files[bisect_right(self.starts, row) - 1], self.lines[row]
+
+    def line(self, row: int, file: str) -> str:
+        """Return the line of a row in words, seen from a file."""
+        home, line = self.place(row)
+        return f"line {line}{'' if home == file else f' of {home}'}"
 
 
 @dataclass
 class _Split:
-    """What is remembered of a qrels file."""
+    """What is remembered of the judgements of a split."""
 
-    file: str
     qrels: Qrels
-    lines: dict[int, int]  # query row -> the line that names it first
+    places: dict[int, Place]  # query row -> the line that names it first
 
 
-def scan(sources: Sources, folder: Path, report: Report) -> tuple[str, dict[str, Qrels]]:
-    """Read all files and write the texts, the indexes of their ids and the judgements into ``folder``.
+def scan(source: Source, folder: Path, report: Report) -> tuple[str, dict[str, Qrels], dict[str, int]]:
+    """Read everything, and write the texts, the indexes of their ids and the judgements into ``folder``.
 
     Returns
     -------
     tuple
-        The fingerprint of the content (sha256, hex), which neither paths nor times change, and the
-        judgements by split.
+        The fingerprint of the content (sha256, hex), which neither paths nor times change; the judgements by
+        split; the number of given negatives by split, where there are any.
     """
     digest = hashlib.sha256()
-    passages = _texts(sources.corpus, "passage", folder, report, digest)
-    queries = _texts(sources.queries, "query", folder, report, digest)
+    passages = _texts(source, "passage", folder, report, digest)
+    queries = _texts(source, "query", folder, report, digest)
     splits: dict[str, _Split] = {}
-    for number, path in enumerate(sources.qrels):
-        split = _split(path, queries.index, passages.index, report)
-        splits[path.stem] = split
+    given: dict[str, int] = {}
+    for number, name in enumerate(source.splits):
+        split = splits[name] = _split(source, name, queries.index, passages.index, report)
         columns = [split.qrels.queries, split.qrels.passages, split.qrels.grades]
-        digest.update(f"{path.stem}\0{len(split.qrels)}\0".encode())
+        digest.update(f"{name}\0{len(split.qrels)}\0".encode())
         for column in columns:
             digest.update(column.astype("<i4").tobytes())
-        _write(folder / f"qrels-{number}.arrow", QRELS_SCHEMA, columns)
+        if len(split.qrels.asked):
+            digest.update(b"asked\0" + split.qrels.asked.astype("<i4").tobytes())
+        _write(folder / f"qrels-{number}.arrow", QRELS_SCHEMA, _with_asked(split.qrels))
+        negatives = _negatives(source, name, queries.index, passages.index, report)
+        if len(negatives[0]):
+            given[name] = len(negatives[0])
+            _write(folder / f"given-{number}.arrow", GIVEN_SCHEMA, negatives)
     _report_leaks(splits, queries, report)
     _report_unjudged(splits, queries, report)
-    return digest.hexdigest(), {name: split.qrels for name, split in splits.items()}
+    return digest.hexdigest(), {name: split.qrels for name, split in splits.items()}, given
 
 
 def _write(path: Path, schema: pa.Schema, columns: Sequence[NDArray[np.generic]]) -> None:
@@ -78,61 +106,71 @@ def _write(path: Path, schema: pa.Schema, columns: Sequence[NDArray[np.generic]]
         writer.write_batch(pa.record_batch([pa.array(column) for column in columns], schema=schema))
 
 
-def _texts(
-    source: Path | None,
-    kind: Literal["passage", "query"],
-    folder: Path,
-    report: Report,
-    digest: hashlib._Hash,
-) -> _Texts:
-    """Write the texts of a file and the index of their ids."""
-    file = f"{kind}.jsonl" if source is None else source.name
-    texts: Iterable[Text] = () if source is None else read_texts(source, file, kind, report)
+def _with_asked(qrels: Qrels) -> list[NDArray[np.int32]]:
+    """Return the columns of the judgements, with a line of passage -1 for each query that is only asked."""
+    none, zero = np.full(len(qrels.asked), -1, np.int32), np.zeros(len(qrels.asked), np.int32)
+    pairs = ((qrels.queries, qrels.asked), (qrels.passages, none), (qrels.grades, zero))
+    return [np.concatenate(pair) for pair in pairs]
+
+
+def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: hashlib._Hash) -> _Texts:
+    """Write the passages or queries and the index of their ids."""
     path = folder / f"{kind}.arrow"
-    lines, names, contents = array("q"), array("Q"), array("Q")
-    with pa.ipc.new_file(str(path), _TEXTS_SCHEMA) as writer:
-        stream = iter(texts)
+    answered = source.answered and kind == "query"
+    schema = pa.schema(_TEXTS | {"answers": pa.list_(pa.string())} if answered else _TEXTS)
+    starts = array("i")
+    join = source.join.of if kind == "passage" and not source.join.plain else None
+    texts, names = _Texts(), array("Q")
+    with pa.ipc.new_file(str(path), schema) as writer:
+        stream = iter(source.texts(kind, report))
         while batch := list(islice(stream, BATCH)):
-            for text in batch:
-                lines.append(text.line)
+            joined = [text.joined if join is None else join(text) for text in batch]
+            for text, whole in zip(batch, joined, strict=True):
+                texts.add(text, whole)
                 names.append(hash_text(text.id))
-                contents.append(hash_text(normal(text.joined)))
-                parts = [part.encode() for part in (text.id, text.title, text.text)]
-                digest.update(b"%d %d %d\0" % tuple(map(len, parts)) + b"".join(parts))
-            writer.write_batch(
-                pa.record_batch([[text.id for text in batch], [text.joined for text in batch]], schema=_TEXTS_SCHEMA)
-            )
-    digest.update(f"{kind} {len(lines)}\0".encode())
-    if source is not None and not lines:
-        report(Problem("error", file, None, "empty", f"holds no {kind}."))
+                parts = (text.id, text.title, text.text) if join is None else (text.id, "", whole)
+                content = [part.encode() for part in parts]
+                digest.update(b"%d %d %d\0" % tuple(map(len, content)) + b"".join(content))
+                if text.answers:
+                    digest.update(json.dumps(text.answers).encode())
+            columns: list[Any] = [[text.id for text in batch], joined]
+            if answered:
+                columns.append([list(text.answers) for text in batch])
+            elif source.answered:
+                starts.extend(map(source.join.start, batch))
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    digest.update(f"{kind} {len(texts.lines)}\0".encode())
     hashes = np.frombuffer(names, dtype=np.uint64) if names else np.zeros(0, np.uint64)
     rows = np.argsort(hashes, kind="stable").astype(np.int32)
     _write(folder / f"{kind}-index.arrow", _INDEX_SCHEMA, [hashes[rows], rows])
-    index = IdIndex(Strings(map_arrow(path)["id"]), hashes[rows], rows)
-    written = _Texts(file, index, lines, np.array(contents, dtype=np.uint64))
-    _report_duplicates(written, kind, report)
-    return written
+    if starts:
+        _write(folder / f"{kind}-start.arrow", _STARTS_SCHEMA, [np.array(starts, dtype=np.int32)])
+    written = Mapped(path)
+    texts.index = IdIndex(Strings(written.table["id"], written.release), hashes[rows], rows)
+    _report_duplicates(texts, kind, report)
+    return texts
 
 
-def _report_duplicates(texts: _Texts, kind: str, report: Report) -> None:
+def _report_duplicates(texts: _Texts, kind: Kind, report: Report) -> None:
+    ids = texts.index.ids
     for first, again in _repeats(texts.index.hashes, texts.index.rows):
-        if texts.index.ids[first] == texts.index.ids[again]:
+        if ids[first] == ids[again]:
+            file, line = texts.place(again)
             message = (
-                f"the id {texts.index.ids[again]!r} was given to another {kind} in line "
-                f"{texts.lines[first]}, so qrels can't tell them apart; give each its own."
+                f"the id {ids[again]!r} was given to another {kind} in {texts.line(first, file)}, so qrels can't "
+                "tell them apart; give each its own."
             )
-            report(Problem("error", texts.file, texts.lines[again], "id-twice", message))
-    order = np.argsort(texts.contents, kind="stable").astype(np.int32)
+            report(Problem("error", file, line, "id-twice", message))
+    contents = np.frombuffer(texts.contents, dtype=np.uint64) if texts.contents else np.zeros(0, np.uint64)
+    order = np.argsort(contents, kind="stable").astype(np.int32)
     empty = np.uint64(hash_text(""))
-    for first, again in _repeats(texts.contents[order], order):
-        if texts.contents[again] != empty:
-            message = (
-                f"the {kind} {texts.index.ids[again]!r} has the same text as {texts.index.ids[first]!r} in "
-                f"line {texts.lines[first]}."
-            )
+    for first, again in _repeats(contents[order], order):
+        if contents[again] != empty:
+            file, line = texts.place(again)
+            message = f"the {kind} {ids[again]!r} has the same text as {ids[first]!r} in {texts.line(first, file)}."
             if kind == "passage":
                 message += " When only one of them is judged relevant, the other counts as a wrong answer."
-            report(Problem("warning", texts.file, texts.lines[again], "text-twice", message))
+            report(Problem("warning", file, line, "text-twice", message))
 
 
 def _repeats(ordered: NDArray[np.uint64], rows: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
@@ -144,47 +182,66 @@ def _repeats(ordered: NDArray[np.uint64], rows: NDArray[np.int32]) -> Iterator[t
         yield int(earlier), int(later)
 
 
-def _split(path: Path, queries: IdIndex, passages: IdIndex, report: Report) -> _Split:
-    """Read a qrels file, with ids turned into rows."""
-    file = f"qrels/{path.name}"
-    grades: dict[tuple[int, int], tuple[int, int]] = {}  # (query, passage) -> (grade, line)
-    lines: dict[int, int] = {}
+def _split(source: Source, name: str, queries: IdIndex, passages: IdIndex, report: Report) -> _Split:
+    """Read the judgements of a split, with ids turned into rows."""
+    grades: dict[tuple[int, int], tuple[int, Place]] = {}
+    places: dict[int, Place] = {}
     known: dict[str, int] = {}
-    for judgement in read_qrels(path, file, report):
+    asked: set[int] = set()
+    for judgement in source.judgements(name, report):
         if judgement.query not in known:
             known[judgement.query] = queries.find(judgement.query)
-        pair = known[judgement.query], passages.find(judgement.passage)
-        if _report_unknown(judgement, pair, file, report):
+        query, place = known[judgement.query], (judgement.file, judgement.line)
+        passage = passages.find(judgement.passage) if judgement.passage else 0
+        if _report_unknown(judgement, (query, passage), source, report):
             continue
-        grade, line = grades.setdefault(pair, (judgement.grade, judgement.line))
-        lines.setdefault(pair[0], judgement.line)
-        if line != judgement.line:
+        places.setdefault(query, place)
+        if not judgement.passage:
+            asked.add(query)
+            continue
+        grade, before = grades.setdefault((query, passage), (judgement.grade, place))
+        if before != place:
             severity: Literal["error", "warning"] = "warning" if grade == judgement.grade else "error"
             message = (
-                f"{judgement.query!r} and {judgement.passage!r} are judged already in line {line}, with the "
+                f"{judgement.query!r} and {judgement.passage!r} are judged already in line {before[1]}, with the "
                 f"grade {grade} (here {judgement.grade}); keep one of the two."
             )
-            report(Problem(severity, file, judgement.line, "judged-twice", message))
+            report(Problem(severity, judgement.file, judgement.line, "judged-twice", message))
     pairs = np.array(list(grades), dtype=np.int32).reshape(-1, 2)
-    qrels = Qrels(pairs[:, 0], pairs[:, 1], np.array([grade for grade, _ in grades.values()], dtype=np.int32))
-    if not len(qrels):
-        report(Problem("warning", file, None, "empty", "holds no judgement that can be used."))
-    without = set(lines).difference(qrels.query_rows.tolist())
-    for query in sorted(without):
+    judged = np.array([grade for grade, _ in grades.values()], dtype=np.int32)
+    qrels = Qrels(pairs[:, 0], pairs[:, 1], judged, np.array(sorted(asked), dtype=np.int32))
+    if not len(qrels) and not asked:
+        report(Problem("warning", source.splits[name], None, "empty", "holds no judgement that can be used."))
+    for query in sorted(set(places).difference(qrels.query_rows.tolist())):
         message = (
             f"the query {queries.ids[query]!r} has no passage with a grade above 0; it is left out of "
             "training and of the measures."
         )
-        report(Problem("warning", file, lines[query], "no-positive", message))
-    return _Split(file, qrels, lines)
+        report(Problem("warning", *places[query], "no-positive", message))
+    return _Split(qrels, places)
 
 
-def _report_unknown(judgement: Judgement, pair: tuple[int, int], file: str, report: Report) -> bool:
-    kinds = (("query", judgement.query, "queries"), ("passage", judgement.passage, "corpus"))
-    for row, (kind, name, stem) in zip(pair, kinds, strict=True):
+def _negatives(
+    source: Source, name: str, queries: IdIndex, passages: IdIndex, report: Report
+) -> list[NDArray[np.int32]]:
+    """Return the given negatives of a split as columns: query, passage."""
+    pairs = array("i")
+    for negative in source.negatives(name, report):
+        pair = queries.find(negative.query), passages.find(negative.passage)
+        if not _report_unknown(negative, pair, source, report):
+            pairs.extend(pair)
+    columns = np.array(pairs, dtype=np.int32).reshape(-1, 2)
+    return [columns[:, 0].copy(), columns[:, 1].copy()]
+
+
+def _report_unknown(judgement: Judgement, pair: tuple[int, int], source: Source, report: Report) -> bool:
+    kinds: tuple[tuple[Kind, str], ...] = (("query", judgement.query), ("passage", judgement.passage))
+    for row, (kind, name) in zip(pair, kinds, strict=True):
         if row < 0:
-            message = f"names the {kind} {name!r}, which is not in {stem}.jsonl; add the {kind} or take the line out."
-            report(Problem("error", file, judgement.line, f"unknown-{kind}", message))
+            message = (
+                f"names the {kind} {name!r}, which is not in {source.label(kind)}; add the {kind} or take the line out."
+            )
+            report(Problem("error", judgement.file, judgement.line, f"unknown-{kind}", message))
     return min(pair) < 0
 
 
@@ -195,18 +252,18 @@ def _report_leaks(splits: dict[str, _Split], queries: _Texts, report: Report) ->
     for name in order:
         split = splits[name]
         for query in split.qrels.query_rows.tolist():
-            other, row = seen.setdefault(int(queries.contents[query]), (name, query))
+            other, row = seen.setdefault(queries.contents[query], (name, query))
             if other != name:
                 which = "" if row == query else f" (there it is {queries.index.ids[row]!r})"
                 message = (
                     f"the query {queries.index.ids[query]!r} is in {other} too{which}: what is trained on "
                     f"it is not proved by it. A run leaves it out of {other}."
                 )
-                report(Problem("warning", split.file, split.lines[query], "leak", message))
+                report(Problem("warning", *split.places[query], "leak", message))
 
 
 def _report_unjudged(splits: dict[str, _Split], queries: _Texts, report: Report) -> None:
-    judged = set().union(*(split.lines for split in splits.values()))
+    judged = set().union(*(split.places for split in splits.values()))
     unjudged = len(queries.lines) - len(judged)
     if unjudged and judged:
         first = next(row for row in range(len(queries.lines)) if row not in judged)
@@ -214,4 +271,4 @@ def _report_unjudged(splits: dict[str, _Split], queries: _Texts, report: Report)
             f"{unjudged:,} queries are in no qrels file ({queries.index.ids[first]!r} is the first); they "
             "neither train nor test."
         )
-        report(Problem("warning", queries.file, queries.lines[first], "unjudged", message))
+        report(Problem("warning", *queries.place(first), "unjudged", message))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,12 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
                 "Add judgements, or name other splits under `collection` in the recipe."
             )
     train, dev, test = (source[role].restrict(queries[role]) for role in ("train", "dev", "test"))
+    if section.relevant_from is not None:
+        test = replace(test, relevant_from=section.relevant_from)
+    if test.relevant_from > 1:
+        notes.append(f"test: measures other than nDCG count grades from {test.relevant_from} as relevant")
+    if test.answers is not None:
+        notes.append("dev, test: a passage counts as relevant when it holds an answer")
     return Splits(train, dev, test, tuple(notes))
 
 
@@ -108,7 +114,7 @@ def _names(collection: Collection, section: CollectionSection) -> dict[str, str 
 
 
 def _without_positives(qrels: Qrels, role: str, name: str) -> list[str]:
-    count = len(np.unique(qrels.queries)) - len(qrels.query_rows)
+    count = len(np.setdiff1d(qrels.queries, qrels.query_rows))
     return [f"{role}: {_queries(count)} of {name} left out, no passage is relevant to them"] if count else []
 
 

@@ -13,11 +13,13 @@ import pyarrow as pa
 from filelock import FileLock
 
 from stepwell.collection import demo
-from stepwell.collection.beir import Problem, Sources, find_sources
-from stepwell.collection.collection import Collection, IdIndex, Strings, map_arrow
-from stepwell.collection.qrels import Qrels
+from stepwell.collection.collection import AnsweredTexts, Collection, IdIndex, Mapped, Strings
+from stepwell.collection.formats import Place, find_source, place_of, section_of
+from stepwell.collection.qrels import Given, Qrels
 from stepwell.collection.scan import scan
+from stepwell.collection.source import Problem, Source
 from stepwell.errors import StepwellError
+from stepwell.recipe import CollectionSection
 
 FORMAT = 1  # of the files in the cache; a change makes everything parse again
 
@@ -27,17 +29,17 @@ def default_cache() -> Path:
     return Path(os.environ.get("STEPWELL_CACHE") or Path.home() / ".cache" / "stepwell")
 
 
-def open_collection(path: str | Path, cache: Path | None = None) -> Collection:
-    """Open a BEIR directory, or the built-in ``demo`` (everything: ``demo-full``).
+def open_collection(path: Place, cache: Path | None = None) -> Collection:
+    """Open a collection: a directory of any format, ``irds:NAME``, ``hf:NAME``, or the built-in ``demo``.
 
     The first opening parses and writes Arrow files to the cache; later ones map them, until the size, time or
-    name of a source file changes. A damaged cache is made again.
+    name of a source file changes. A damaged cache is made again. ``docs/your-own-corpus.md`` describes the formats.
 
     Parameters
     ----------
     path
-        A directory with corpus.jsonl, queries.jsonl (or .gz) and qrels/;
-        write ``./demo`` for one of that name.
+        Where it is; write ``./demo`` for a directory of that name. A recipe file or its ``collection`` section
+        also says how to read it: see :func:`stepwell.collection.formats.section_of`.
     cache
         Where the Arrow files go; ``$STEPWELL_CACHE`` or ``~/.cache/stepwell`` when None.
 
@@ -47,13 +49,15 @@ def open_collection(path: str | Path, cache: Path | None = None) -> Collection:
         With file and line, for everything that ``stepwell check`` calls an error.
     """
     cache = default_cache() if cache is None else Path(cache)
+    section = section_of(path)
     try:
-        if isinstance(path, str) and path in demo.SIZES:
-            return _open(demo.build(path, cache), cache)
-        return _open(Path(path).resolve(), cache)
+        if section.path in demo.SIZES:
+            home = str(demo.build(section.path, cache))
+            return _open(section.model_copy(update={"path": home}), cache, place=section.path)
+        return _open(section, cache)
     except OSError as error:
         raise StepwellError(
-            f"The collection {path} can't be opened: {error.strerror or error}"
+            f"The collection {section.path} can't be opened: {error.strerror or error}"
             f"{f' ({error.filename})' if error.filename else ''}. Its Arrow files go to {cache}, which must "
             "be writable "
             "and have room for about the size of the texts; the environment variable STEPWELL_CACHE names "
@@ -66,49 +70,52 @@ def _refuse(problem: Problem) -> None:
         raise StepwellError(f"{problem} Run `stepwell check` on the directory to see everything that is wrong with it.")
 
 
-def _open(directory: Path, cache: Path) -> Collection:
-    sources = find_sources(directory, _refuse)
-    stamp = _stamp(directory, sources)
-    place = hashlib.sha256(str(directory).encode()).hexdigest()[:12]
-    folder = cache / "collections" / f"{directory.name}-{place}"
-    opened = _map(folder, directory, stamp)
+def _open(section: CollectionSection, cache: Path, place: str | None = None) -> Collection:
+    source = find_source(section, _refuse)
+    stamp = _stamp(section, source)
+    key = place_of(section, source)
+    hashed = hashlib.sha256(key.encode()).hexdigest()[:12]
+    folder = cache / "collections" / f"{source.name.replace('/', '-')}-{hashed}"
+    place = place or key
+    opened = _map(folder, source, stamp, place)
     if opened is not None:
         return opened
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        opened = _map(folder, directory, stamp)  # another process may have been faster
+        opened = _map(folder, source, stamp, place)  # another process may have been faster
         if opened is None:
-            _parse(sources, folder, directory, stamp)
-            opened = _map(folder, directory, stamp)
+            _parse(source, folder, section, stamp)
+            opened = _map(folder, source, stamp, place)
     if opened is None:
         raise StepwellError(
-            f"The Arrow files of {directory} can't be read back from {folder}: the disk may be failing or full."
+            f"The Arrow files of {source.home} can't be read back from {folder}: the disk may be failing or full."
         )
     return opened
 
 
-def _stamp(directory: Path, sources: Sources) -> dict[str, Any]:
-    """Return what tells whether the source files are still those that were parsed."""
-    files = {file.relative_to(directory).as_posix(): file.stat() for file in sources.files}
-    return {
-        "format": FORMAT,
-        "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in files.items()},
-    }
+def _stamp(section: CollectionSection, source: Source) -> dict[str, Any]:
+    """Return what tells whether the source is still what was parsed, and in the same way."""
+    reading = section.reading()
+    stamp = {"format": FORMAT, **source.stamp(), **({"reading": reading} if reading else {})}
+    read_back: dict[str, Any] = json.loads(json.dumps(stamp))
+    return read_back
 
 
-def _parse(sources: Sources, folder: Path, directory: Path, stamp: dict[str, Any]) -> None:
+def _parse(source: Source, folder: Path, section: CollectionSection, stamp: dict[str, Any]) -> None:
     """Fill the cache folder: under another name first, so that it is whole or absent."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        fingerprint, qrels = scan(sources, part, _refuse)
-        if _stamp(directory, find_sources(directory, _refuse)) != stamp:
+        fingerprint, qrels, given = scan(source, part, _refuse)
+        if _stamp(section, find_source(section, _refuse)) != stamp:
             raise StepwellError(
-                f"The files of {directory} changed while they were read. Open it again when they are complete."
+                f"The files of {source.home} changed while they were read. Open it again when they are complete."
             )
         sizes = {file.name: file.stat().st_size for file in part.iterdir()}
+        levels = {name: source.relevant_from(name) for name in qrels}
         meta = {"stamp": stamp, "fingerprint": fingerprint, "splits": list(qrels), "sizes": sizes}
+        meta |= {"levels": levels, "given": list(given)}
         (part / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
@@ -116,33 +123,53 @@ def _parse(sources: Sources, folder: Path, directory: Path, stamp: dict[str, Any
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _map(folder: Path, directory: Path, stamp: dict[str, Any]) -> Collection | None:
+def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Collection | None:
     """Map the cache folder; None when it is absent, damaged or of other source files."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         sizes = meta["sizes"]
         if meta["stamp"] != stamp or any((folder / name).stat().st_size != size for name, size in sizes.items()):
             return None
+        passages, queries = _map_texts(folder, "passage"), _map_texts(folder, "query")
+        answers = _map_answers(folder, passages[1]) if (folder / "passage-start.arrow").exists() else None
+        given = meta.get("given", [])
         return Collection(
-            name=directory.name,
-            path=directory,
+            name=source.name,
+            path=source.home,
+            place=place,
             fingerprint=meta["fingerprint"],
-            passages=_map_texts(folder, "passage"),
-            queries=_map_texts(folder, "query"),
-            qrels={name: _map_qrels(folder / f"qrels-{i}.arrow") for i, name in enumerate(meta["splits"])},
+            passages=passages,
+            queries=queries,
+            qrels={
+                name: _map_qrels(folder / f"qrels-{i}.arrow", meta.get("levels", {}).get(name, 1), answers)
+                for i, name in enumerate(meta["splits"])
+            },
+            given={n: _map_given(folder / f"given-{i}.arrow") for i, n in enumerate(meta["splits"]) if n in given},
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
 
 
 def _map_texts(folder: Path, kind: str) -> tuple[IdIndex, Strings]:
-    texts, index = map_arrow(folder / f"{kind}.arrow"), map_arrow(folder / f"{kind}-index.arrow")
-    if texts.num_rows != index.num_rows:
-        raise ValueError(f"{kind}: {texts.num_rows} texts, {index.num_rows} ids")
-    ids = Strings(texts["id"])
-    return IdIndex(ids, index["hash"].to_numpy(), index["row"].to_numpy()), Strings(texts["text"])
+    texts, index = Mapped(folder / f"{kind}.arrow"), Mapped(folder / f"{kind}-index.arrow")
+    if texts.table.num_rows != index.table.num_rows:
+        raise ValueError(f"{kind}: {texts.table.num_rows} texts, {index.table.num_rows} ids")
+    ids = Strings(texts.table["id"], texts.release)
+    return IdIndex(ids, index.numbers("hash"), index.numbers("row")), Strings(texts.table["text"], texts.release)
 
 
-def _map_qrels(path: Path) -> Qrels:
-    table = map_arrow(path)
-    return Qrels(*(table[name].to_numpy() for name in ("query", "passage", "grade")))
+def _map_answers(folder: Path, passages: Strings) -> AnsweredTexts:
+    starts = Mapped(folder / "passage-start.arrow").numbers("start")
+    return AnsweredTexts(Mapped(folder / "query.arrow").table["answers"], passages, starts)
+
+
+def _map_qrels(path: Path, relevant_from: int, answers: AnsweredTexts | None) -> Qrels:
+    mapped = Mapped(path)
+    queries, passages, grades = (mapped.numbers(name) for name in ("query", "passage", "grade"))
+    judged = passages >= 0
+    return Qrels(queries[judged], passages[judged], grades[judged], queries[~judged], relevant_from, answers)
+
+
+def _map_given(path: Path) -> Given:
+    mapped = Mapped(path)
+    return Given(mapped.numbers("query"), mapped.numbers("passage"))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stepwell.collection import Collection, Qrels
 from stepwell.errors import StepwellError
+from stepwell.evaluation.answers import judge
 from stepwell.retrieval.run import Run
 
 DEFAULT_MEASURES = ("RR@10", "nDCG@10", "R@5", "R@20", "R@100")
@@ -101,7 +102,7 @@ def measure_name(measure: str) -> str:
 
 
 def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES) -> Evaluation:
-    """Measure a run on every query that has a positive; queries that the run lacks count 0.
+    """Measure a run on every query that has a positive or is asked; queries that the run lacks count 0.
 
     The ranking is the run's own order, also among equal scores: what a searcher sees is what is measured.
     :meth:`Run.to_trec` writes a file in which trec_eval sees that order too.
@@ -111,7 +112,10 @@ def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES)
     run
         Ranked lists; queries that ``qrels`` does not have are passed over.
     qrels
-        Grades; the gain of nDCG is the grade, all other measures count grades of 1 and more as relevant.
+        Grades; the gain of nDCG is the grade, all other measures count grades from ``qrels.relevant_from`` (mostly
+        1) as relevant. Of a split with answers, passages of the run that hold one are relevant, with grade 1
+        (:mod:`stepwell.evaluation.answers`): R@k is then 1 when one of the first k does and 0 else, as DPR's
+        top-k accuracy is, and nDCG and AP know no other relevant passages than those of the run.
     measures
         ir-measures names; ``MRR@10`` is an alias of ``RR@10``.
 
@@ -126,19 +130,33 @@ def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES)
         When a measure is unknown.
     """
     parsed = [_parse(measure) for measure in measures]
+    run = _cut(run, parsed)
+    counted = [_counted(measure, qrels) for measure in parsed]
+    if qrels.answers is not None:
+        qrels = judge(run, qrels)
     queries = qrels.query_rows
     judged: dict[str, dict[str, int]] = {str(query): {} for query in queries.tolist()}
     entries = zip(qrels.queries.tolist(), qrels.passages.tolist(), qrels.grades.tolist(), strict=True)
     for query, passage, grade in entries:
         if str(query) in judged:
             judged[str(query)][str(passage)] = grade
-    ranked = _ranked(_cut(run, parsed), judged)
     position = {str(query): i for i, query in enumerate(queries.tolist())}
-    values = {str(measure): np.zeros(len(queries)) for measure in parsed}
+    values = {str(measure): np.zeros(len(queries)) for measure in counted}
+    judged = {query: grades for query, grades in judged.items() if grades}  # without any, every measure is 0
     if judged:
-        for metric in ir_measures.iter_calc(parsed, judged, ranked):
+        for metric in ir_measures.iter_calc(counted, judged, _ranked(run, judged)):
             values[str(metric.measure)][position[metric.query_id]] = metric.value
-    return Evaluation(queries, values)
+    named = zip(parsed, counted, strict=True)
+    return Evaluation(queries, {str(measure): values[str(by)] for measure, by in named})
+
+
+def _counted(measure: Any, qrels: Qrels) -> Any:
+    """Return the measure that gives the values: at the level of the qrels, and hits for recall by answers."""
+    if qrels.answers is not None and str(measure).startswith("R@"):
+        return _parse(f"Success@{measure.params['cutoff']}")
+    if qrels.relevant_from > 1 and "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params:
+        return measure(rel=qrels.relevant_from)
+    return measure
 
 
 def _ranked(run: Run, judged: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -23,7 +23,7 @@ from stepwell.recipe_file import dump_recipe
 
 def prepare(recipe: Recipe) -> Context:
     """Open the collection and its splits."""
-    collection = open_collection(recipe.collection.path)
+    collection = open_collection(recipe.collection)
     splits = resolve_splits(collection, recipe.collection)
     for note in splits.notes:
         say(note)
@@ -34,7 +34,7 @@ def shared_facts(ctx: Context) -> dict[str, Any]:
     """Return what every stage of a run depends on."""
     return {
         "collection": ctx.collection.fingerprint,
-        "splits": ctx.recipe.collection.model_dump(exclude={"path"}),
+        "splits": ctx.recipe.collection.choice(),
         "seed": ctx.recipe.seed,
     }
 
@@ -111,7 +111,7 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
         shutil.copyfile(workspace.folders[stage] / "run.trec", runs / f"{_file_name(label)}.trec")
     facts = {
         "name": ctx.recipe.name,
-        "collection": {"path": ctx.recipe.collection.path, "fingerprint": ctx.collection.fingerprint},
+        "collection": {"path": ctx.collection.place, "fingerprint": ctx.collection.fingerprint},
         "final": final,
         "stages": names,
         "asymmetric": _asymmetric(ctx, workspace),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zlib
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection
+from stepwell.collection.lines import open_bytes
 from stepwell.errors import StepwellError
 
 
@@ -116,35 +120,90 @@ class Run:
 
     @classmethod
     def from_trec(cls, path: Path, collection: Collection, queries: NDArray[np.int32]) -> Run:
-        """Read a TREC run file for ``queries`` (rows of the collection); lists are sorted by score.
+        """Read a run file for ``queries`` (rows of the collection), also ``.gz``; lists are sorted by score.
+
+        A line is one of three kinds: TREC's (query Q0 passage rank score tag), MS MARCO's (query, passage, rank),
+        or a candidate of MS MARCO's ``top1000`` (query, passage and their two texts, with tabs between; these have
+        no score and keep their order).
 
         Raises
         ------
         StepwellError
-            When a line has not six fields, a score is no number, or a passage is not in the collection.
+            With file and line, when a line is none of these, a score is no number, or a passage is unknown.
         """
-        lists: dict[int, list[tuple[float, int]]] = {int(query): [] for query in queries}
-        known = {collection.query_ids[int(query)]: int(query) for query in queries}
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, start=1):
-                fields = line.split()
-                if len(fields) != 6:
-                    raise StepwellError(
-                        f"{path}:{number}: a line of a TREC run has six fields (query Q0 passage rank score tag), this "
-                        f"one {len(fields)}. Write the run again."
-                    )
-                try:
-                    score = float(fields[4])
-                except ValueError:
-                    raise StepwellError(
-                        f"{path}:{number}: the score {fields[4]!r} is no number. Write the run again."
-                    ) from None
-                if fields[0] in known:
-                    lists[known[fields[0]]].append((-score, collection.passage_row(fields[2])))
-        depth = max([1, *(len(found) for found in lists.values())])
-        passages = np.full((len(lists), depth), -1, dtype=np.int32)
-        scores = np.full((len(lists), depth), -np.inf, dtype=np.float32)
-        for i, found in enumerate(lists.values()):
-            for j, (negative, passage) in enumerate(sorted(found)):
-                passages[i, j], scores[i, j] = passage, -negative
-        return cls(np.fromiter(lists, dtype=np.int32, count=len(lists)), passages, scores)
+        known = {collection.query_ids[int(query)]: at for at, query in enumerate(queries)}
+        owners, passages, scores = array("i"), array("i"), array("d")
+        number = 0
+        try:
+            with io.TextIOWrapper(open_bytes(path), encoding="utf-8", errors="replace") as file:
+                for number, line in enumerate(file, start=1):
+                    if not line.strip():
+                        continue
+                    query, passage, score = _entry(line, number)
+                    if query in known:
+                        passages.append(collection.passage_row(passage))
+                        owners.append(known[query])
+                        scores.append(score)
+        except (ValueError, StepwellError) as error:
+            raise StepwellError(f"{path}:{number}: {error}") from None
+        except (EOFError, zlib.error) as error:
+            raise StepwellError(f"{path} is cut off or damaged after line {number} ({error}): copy it again.") from None
+        return cls._of_entries(np.asarray(queries, dtype=np.int32), *map(np.array, (owners, passages, scores)))
+
+    @classmethod
+    def given(cls, collection: Collection, split: str) -> Run:
+        """Return the negatives that came with a split, in their order, with scores that fall by one a rank.
+
+        Raises
+        ------
+        StepwellError
+            When none came with it.
+        """
+        found = collection.given(split)
+        if found is None:
+            raise StepwellError(
+                f"No negatives came with the split {split!r} of {collection.name}: only files of DPR and tuples have "
+                "some. Mine them, with `bm25` or an encoder."
+            )
+        queries, owners = np.unique(found.queries, return_inverse=True)
+        falling = -np.arange(len(owners), dtype=np.float64)
+        run = cls._of_entries(queries, owners, found.passages, falling)
+        ranks = np.arange(run.depth, 0, -1, dtype=np.float32)
+        return cls(run.queries, run.passages, np.where(run.passages >= 0, ranks, -np.inf).astype(np.float32))
+
+    @classmethod
+    def _of_entries(
+        cls,
+        queries: NDArray[np.int32],
+        owners: NDArray[np.integer],
+        passages: NDArray[np.integer],
+        scores: NDArray[np.float64],
+    ) -> Run:
+        """Return the run of entries in any order, (E,) each: which query it belongs to, passage, score."""
+        order = np.lexsort((passages, -scores, owners))
+        owners = owners[order].astype(np.int64)
+        counts = np.bincount(owners, minlength=len(queries))
+        ranks = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shape = len(queries), max(1, int(counts.max(initial=0)))
+        ranked, scored = np.full(shape, -1, dtype=np.int32), np.full(shape, -np.inf, dtype=np.float32)
+        ranked[owners, ranks], scored[owners, ranks] = passages[order], scores[order]
+        return cls(queries, ranked, scored)
+
+
+def _entry(line: str, number: int) -> tuple[str, str, float]:
+    """Return query, passage and score of a line; ValueError says what is wrong with it."""
+    columns = line.rstrip("\r\n").split("\t")
+    if len(columns) == 4:
+        return columns[0], columns[1], -float(number)
+    fields = line.split()
+    if len(fields) not in (3, 6):
+        raise ValueError(
+            "a line of a TREC run has six fields (query Q0 passage rank score tag), one of MS MARCO three (query "
+            f"passage rank), this one {len(fields)}. Write the run again."
+        )
+    where, name = (4, "score") if len(fields) == 6 else (2, "rank")
+    try:
+        value = float(fields[where])
+    except ValueError:
+        raise ValueError(f"the {name} {fields[where]!r} is no number. Write the run again.") from None
+    return (fields[0], fields[2], value) if len(fields) == 6 else (fields[0], fields[1], -value)

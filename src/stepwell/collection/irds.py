@@ -1,0 +1,150 @@
+"""Read any collection that ``ir-datasets`` knows, through that library: ``irds:msmarco-passage/train``.
+
+The passages are those of the identifier. It is a split when it has judgements, under its last name; when it has
+none, its ``/train``, ``/dev`` and ``/test`` are the splits where there are such. A recipe may name further
+identifiers over the same passages as ``train``, ``dev`` and ``test``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from stepwell.collection.source import (
+    BadLineError,
+    Join,
+    Judgement,
+    Kind,
+    Problem,
+    Report,
+    Source,
+    Text,
+    checked_id,
+    once,
+    with_content,
+)
+from stepwell.errors import StepwellError
+
+PREFIX = "irds:"
+RELEVANT_FROM = {"msmarco-passage/trec-dl": 2, "msmarco-passage-v2/trec-dl": 2}
+"""Where binary measures count a higher grade than 1, by the beginning of the identifier."""
+
+_PARTS = ("train", "dev", "test")
+
+
+class IrDatasets(Source):
+    """A collection of ``ir-datasets``; the library is imported, and data downloaded, when it is first read."""
+
+    def __init__(self, name: str, join: Join, reading: dict[str, Any]) -> None:
+        self.name, self.home, self.join = name, Path(f"{PREFIX}{name}"), join
+        self._own = [reading[role] for role in _PARTS if role in reading]
+
+    def stamp(self) -> dict[str, Any]:
+        """Return the identifiers and the version of the library: what it downloads is checked by its own hashes."""
+        try:
+            return {"ir-datasets": version("ir-datasets"), "name": self.name, "splits": self._own}
+        except PackageNotFoundError:
+            return {"name": self.name, "splits": self._own}
+
+    def label(self, kind: Kind) -> str:
+        """Return the identifier."""
+        return self.name if kind == "passage" else ", ".join(self._ids.values()) or self.name
+
+    @cached_property
+    def _ids(self) -> dict[str, str]:
+        """The identifier of each split."""
+        ids = {name: name for name in self._own}
+        if self._load(self.name).has_qrels():
+            return {self.name.rpartition("/")[2]: self.name, **ids}
+        known = set(import_module("ir_datasets").registry).difference(self._own)
+        return {part: f"{self.name}/{part}" for part in _PARTS if f"{self.name}/{part}" in known} | ids
+
+    @cached_property
+    def answered(self) -> bool:  # type: ignore[override]
+        """Whether all splits have queries with answers (DPR's collections)."""
+        found = [self._load(name).queries_cls()._fields for name in self._ids.values()]
+        return bool(found) and all("answers" in fields for fields in found)
+
+    def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
+        """Yield the passages, or the queries of all splits; what several splits share is yielded once."""
+        if kind == "passage":
+            return with_content(self._passages(report), kind, self.name, report)
+        queries = (text for name in self._ids.values() for text in self._queries(name, report))
+        return with_content(once(queries), kind, self.label(kind), report)
+
+    def _passages(self, report: Report) -> Iterator[Text]:
+        with self._explained(self.name):
+            for number, passage in enumerate(self._load(self.name).docs_iter(), start=1):
+                fields = {name: value for name, value in passage._asdict().items() if isinstance(value, str)}
+                title, text = fields.get("title", ""), fields.get("text", fields.get("body"))
+                if text is None:
+                    title, text = "", passage.default_text()
+                found = Text(number, passage.doc_id, title, text, self.name, fields)
+                yield from _usable(found, "passage", report)
+
+    def _queries(self, name: str, report: Report) -> Iterator[Text]:
+        with self._explained(name):
+            for number, query in enumerate(self._load(name).queries_iter(), start=1):
+                text = getattr(query, "text", None) or query.default_text()
+                answers = tuple(getattr(query, "answers", ()))
+                yield from _usable(Text(number, query.query_id, "", text, name, answers=answers), "query", report)
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """The identifiers with judgements."""
+        return dict(self._ids)
+
+    def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
+        """Yield the judgements of an identifier; a grade below 0 counts as 0."""
+        name = self._ids[split]
+        with self._explained(name):
+            for number, judged in enumerate(self._load(name).qrels_iter(), start=1):
+                yield Judgement(number, judged.query_id, judged.doc_id, max(0, int(judged.relevance)), name)
+
+    def relevant_from(self, split: str) -> int:
+        """Return the level of the track that the judgements are from."""
+        name = self._ids[split]
+        return next((level for begin, level in RELEVANT_FROM.items() if name.startswith(begin)), 1)
+
+    def _load(self, name: str) -> Any:
+        try:
+            library: Any = import_module("ir_datasets")
+        except ImportError as error:
+            raise StepwellError(
+                f"{self.home} is read through ir-datasets, which can't be imported ({error}): "
+                "pip install 'stepwell[ir-datasets]'."
+            ) from error
+        try:
+            return library.load(name)
+        except KeyError:
+            raise StepwellError(
+                f"ir-datasets {library.__version__} knows no collection {name!r}; `ir_datasets list` prints those "
+                "it knows."
+            ) from None
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Turn what the library raises while it downloads and parses into a sentence."""
+        try:
+            yield
+        except (StepwellError, GeneratorExit):
+            raise
+        except Exception as error:  # of many kinds: network, disk, format, packages that it wants for some formats
+            reason = " ".join(str(error).split())[:400]
+            raise StepwellError(
+                f"ir-datasets can't read {name} ({type(error).__name__}: {reason}). See its own documentation of that "
+                "collection: some need an agreement, files put in place by hand or further packages."
+            ) from error
+
+
+def _usable(text: Text, kind: Kind, report: Report) -> Iterator[Text]:
+    try:
+        checked_id(text.id, kind)
+        yield text
+    except BadLineError as bad:
+        report(Problem("error", text.file, text.line, bad.code, str(bad)))

@@ -1,0 +1,132 @@
+"""Read the lines, rows and records of files; what can't be read is reported with its file and line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from stepwell.collection.source import Problem, Report
+
+LONGEST = 1 << 26  # characters of a record; what is longer is a file in which a bracket or a quote is not closed
+_CHUNK = 1 << 20
+_OPENING, _BETWEEN = re.compile(r"\s*\["), re.compile(r"[\s,]*")
+
+
+def find_file(directory: Path, names: Sequence[str], report: Report) -> Path | None:
+    """Return the file with one of the names, or with ``.gz`` behind it; two at once are worth a warning."""
+    found = [file for name in names for file in (directory / name, directory / f"{name}.gz") if file.is_file()]
+    if len(found) > 1:
+        others = ", ".join(file.name for file in found[1:])
+        message = (
+            f"stands beside {others}; the plain file is read. Remove one of the two to be sure which counts."
+            if found[1].name == f"{found[0].name}.gz"
+            else f"stands beside {others}; only the first is read. Remove the others to be sure which counts."
+        )
+        report(Problem("warning", found[0].name, None, "file-twice", message))
+    return found[0] if found else None
+
+
+def named_files(directory: Path, report: Report) -> dict[str, Path]:
+    """Return the files of a directory by name without ``.gz``, in order; the plain one of two."""
+    names = sorted({file.name.removesuffix(".gz") for file in directory.iterdir() if file.is_file()})
+    return {name: file for name in names if (file := find_file(directory, [name], report)) is not None}
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a plain or gzipped file."""
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def read_lines(path: Path, name: str, report: Report) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line) of a plain or gzipped file; blank lines are passed over."""
+    for number, line in _decoded(path, name, report):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
+
+
+def _decoded(path: Path, name: str, report: Report) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        with open_bytes(path) as file:
+            for number, raw in enumerate(file, start=1):
+                try:
+                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    message = (
+                        f"is not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x}); "
+                        "convert the file to UTF-8."
+                    )
+                    report(Problem("error", name, number, "encoding", message))
+    except (EOFError, OSError, zlib.error) as error:
+        what = "the file is cut off or damaged" if path.suffix == ".gz" else "the file can't be read"
+        message = f"{what} after line {number} ({error}); what follows is lost. Copy or download it again."
+        report(Problem("error", name, number + 1, "unreadable", message))
+
+
+def read_quoted(path: Path, name: str, delimiter: str, report: Report) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, fields) of a file with CSV quotes; a field may go over several lines."""
+    at = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal at
+        for at, line in _decoded(path, name, report):  # noqa: B007 (told to the loop below)
+            yield line
+
+    csv.field_size_limit(LONGEST)
+    rows, begin = csv.reader(lines(), delimiter=delimiter, strict=True), 1
+    while True:
+        try:
+            fields = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            message = (
+                f"can't be read as fields with {delimiter!r} between ({error}), so what follows is lost; a "
+                "quotation mark that opens a field must close it, and one within it is doubled."
+            )
+            report(Problem("error", name, begin, "quotes", message))
+            return
+        if any(fields):
+            yield begin, fields
+        begin = at + 1
+
+
+def read_array(path: Path, name: str, report: Report) -> Iterator[tuple[int, Any]]:
+    """Yield (line number, record) of a file that is one JSON array, with one record at a time in memory."""
+    decoder, line = json.JSONDecoder(), 1
+
+    def broken(problem: object) -> None:
+        message = f"can't be read as the next record of a JSON array ({problem}); what follows is lost."
+        report(Problem("error", name, line, "json", message))
+
+    try:
+        with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig") as file:
+            text = file.read(_CHUNK)
+            opening = _OPENING.match(text)
+            if opening is None:
+                return broken("it does not begin with `[`")
+            at, seen = opening.end(), 0
+            while True:
+                at = cast(re.Match[str], _BETWEEN.match(text, at)).end()
+                line, seen = line + text.count("\n", seen, at), at
+                if text.startswith("]", at):
+                    return None
+                try:
+                    record, at = decoder.raw_decode(text, at)
+                except (ValueError, RecursionError) as error:
+                    length = len(text) - at
+                    more = file.read(max(_CHUNK, length)) if length < LONGEST else ""
+                    if not more:
+                        return broken(error)
+                    text, at, seen = text[at:] + more, 0, 0
+                else:
+                    yield line, record
+    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
+        broken(error)
