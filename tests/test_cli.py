@@ -37,7 +37,7 @@ def _end():
 def test_version_and_help(stepwell):
     assert stepwell("--version")[:2] == (0, f"{__version__}\n")
     status, out, _ = stepwell("--help")
-    verbs = ("demo", "init", "check", "plan", "run", "eval", "compare", "search", "mine", "score")
+    verbs = ("demo", "init", "check", "plan", "run", "eval", "compare", "search", "mine", "encode", "score")
     assert status == 0 and all(verb in out for verb in verbs)
 
 
@@ -143,6 +143,11 @@ def test_score_writes_parquet(stepwell, tiny_path, tiny_run, tmp_path):
     pairs = tiny_run / "runs" / "bm25.trec"
     status, out, _ = stepwell("score", tiny_path, pairs, target, "--teacher", teacher, "--tokens", "56")
     assert status == 0 and target.is_file() and "Raw logits" in out
+
+
+def test_encode_writes_vectors(stepwell, tiny_path, tiny_model, tmp_path):
+    status, out, _ = stepwell("encode", tiny_path, tmp_path / "vectors", "--model", tiny_model)
+    assert status == 0 and "Vectors of" in out and (tmp_path / "vectors" / "passages.npy").is_file()
 
 
 def test_ctrl_c_says_that_it_goes_on(stepwell, monkeypatch, tiny_recipe):

@@ -1,4 +1,4 @@
-"""Files for other programs: n-tuples that sentence-transformers takes, and scores as Parquet."""
+"""Files for other programs: n-tuples that sentence-transformers takes, scores as Parquet, vectors."""
 
 import json
 
@@ -6,11 +6,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
+from filelock import FileLock
+from sentence_transformers import SentenceTransformer
 
 from stepwell.errors import StepwellError
-from stepwell.exchange import read_pairs, score_pairs, write_tuples
+from stepwell.exchange import encode_collection, read_pairs, score_pairs, write_tuples
+from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.negatives import Candidates
+from stepwell.retrieval.vectors import Vectors
 
 
 def rows(*values):
@@ -89,7 +93,47 @@ def test_scores_are_raw_logits_of_each_pair_and_are_computed_once(tiny_run, tiny
     assert found["score"] == pytest.approx(plain.tolist(), abs=1e-5)
     counts = dict(table.rows)
     assert counts["pairs"] == 4 and counts["scored now"] == 3
+    deviation = np.std([plain[0], plain[1], plain[3]])  # the other query has one passage and no spread
+    assert counts["standard deviation within a query, mean"] == pytest.approx(deviation, abs=1e-4)
     monkeypatch.setattr(Reranker, "score", None)
     again = score_pairs(place, tmp_path / "pairs", tmp_path / "two.parquet", teacher, 56)
     assert dict(again.rows)["scored now"] == 0
     assert pq.read_table(tmp_path / "two.parquet").to_pydict() == found
+
+
+def test_an_encoded_collection_is_what_the_model_gives(tiny_collection, tiny_model, tmp_path):
+    table = encode_collection(str(tiny_collection.path), tmp_path / "vectors", str(tiny_model))
+    counts = dict(table.rows)
+    assert (counts["passages"], counts["queries"], counts["dimensions"], counts["similarity"]) == (60, 40, 32, "cosine")
+    found = Vectors.open(tmp_path / "vectors")
+    plain = SentenceTransformer(str(tiny_model), device="cpu")
+    expected = plain.encode(tiny_collection.passage_texts(), normalize_embeddings=True)
+    assert found.passages == pytest.approx(expected, abs=1e-5)
+    assert found.query_rows.tolist() == list(range(40))
+
+
+def test_encoding_again_makes_nothing_again(tiny_collection, tiny_model, tmp_path, monkeypatch):
+    folder = tmp_path / "vectors"
+    encode_collection(str(tiny_collection.path), folder, str(tiny_model))
+    monkeypatch.setattr(Encoder, "encode", None)
+    encode_collection(str(tiny_collection.path), folder, str(tiny_model))
+    (folder / "passages.npy").unlink()
+    with pytest.raises(TypeError):
+        encode_collection(str(tiny_collection.path), folder, str(tiny_model))
+
+
+def test_a_folder_with_anything_else_is_refused_and_left_as_it_is(tiny_collection, tiny_models, tmp_path):
+    place, model = str(tiny_collection.path), str(tiny_models["bert"])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("of great worth")
+    with pytest.raises(StepwellError, match="no vectors of stepwell's"):
+        encode_collection(place, tmp_path / "other", model)
+    assert (tmp_path / "other" / "thesis.tex").read_text() == "of great worth"
+    folder = tmp_path / "vectors"
+    encode_collection(place, folder, model)
+    before = (folder / "passages.npy").read_bytes()
+    with pytest.raises(StepwellError, match="another model"):
+        encode_collection(place, folder, str(tiny_models["roberta"]))
+    with FileLock(folder / ".lock"), pytest.raises(StepwellError, match="at work"):
+        encode_collection(place, folder, model)
+    assert (folder / "passages.npy").read_bytes() == before

@@ -13,10 +13,12 @@ __version__ = "0.1.0.dev0"
 _HOME = {
     "check": "stepwell.api",
     "compare": "stepwell.api",
+    "encode": "stepwell.api",
     "evaluate_system": "stepwell.api",
     "mine": "stepwell.api",
     "plan": "stepwell.api",
     "run": "stepwell.api",
+    "score": "stepwell.api",
     "search": "stepwell.api",
     "Collection": "stepwell.collection",
     "open_collection": "stepwell.collection",
@@ -40,17 +42,19 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "encode",
     "evaluate_system",
     "load_recipe",
     "mine",
     "open_collection",
     "plan",
     "run",
+    "score",
     "search",
 ]
 
 if TYPE_CHECKING:
-    from stepwell.api import check, compare, evaluate_system, mine, plan, run, search
+    from stepwell.api import check, compare, encode, evaluate_system, mine, plan, run, score, search
     from stepwell.collection import Collection, open_collection
     from stepwell.errors import StepwellError
     from stepwell.recipe import Recipe

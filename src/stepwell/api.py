@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stepwell.cluster import Cluster
 from stepwell.collection import Collection, Problem, Qrels, check_directory, open_collection
+from stepwell.display import Table
 from stepwell.errors import StepwellError
 from stepwell.evaluation import DEFAULT_MEASURES, Comparison, Evaluation, evaluate, wins_and_losses
 from stepwell.evaluation import compare as compare_evaluations
+from stepwell.exchange import encode_collection, score_pairs
 from stepwell.ladder.plan import Plan
 from stepwell.ladder.run import plan as plan_recipe
 from stepwell.ladder.run import run as run_recipe
@@ -26,6 +29,7 @@ from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.searcher import Searcher, read_results, vectors_of
+from stepwell.retrieval.vectors import Vectors
 
 
 def check(path: str | Path) -> list[Problem]:
@@ -105,6 +109,27 @@ def mine(
     qrels = opened.qrels(split)
     found, report = mine_run(retrieve_with(miner, opened, qrels, settings.depth), qrels, opened, settings, k, seed)
     return found, report, opened
+
+
+def encode(collection: str | Path, folder: str | Path, model: str | Path, cluster: Cluster | None = None) -> Vectors:
+    """Encode all passages and queries of a collection into a folder, or go on with it; here or on a Ray cluster."""
+    encode_collection(str(collection), Path(folder), str(model), cluster)
+    return Vectors.open(Path(folder))
+
+
+def score(
+    collection: str | Path,
+    pairs: str | Path,
+    target: str | Path,
+    teacher: str | Path,
+    tokens: int = 176,
+    cluster: Cluster | None = None,
+) -> Table | None:
+    """Score pairs with a cross-encoder into a Parquet file, here or on a Ray cluster; say what the scores look like.
+
+    What the teacher's store has is not scored again.
+    """
+    return score_pairs(str(collection), Path(pairs), Path(target), str(teacher), tokens, cluster)
 
 
 def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int) -> Run:

@@ -31,7 +31,19 @@ SetOption = Annotated[
 ]
 Mode = Literal["student", "asymmetric", "bm25", "fused"]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print plain JSON for scripts.")]
-CollectionOption = Annotated[str | None, typer.Option("--collection", help="A BEIR directory, or demo.")]
+CollectionOption = Annotated[str | None, typer.Option("--collection", help="A directory, demo, irds:ID or hf:NAME.")]
+EngineOption = Annotated[
+    Literal["processes", "ray"],
+    typer.Option("--engine", help="processes: this one, or those of accelerate launch. ray: a Ray cluster."),
+]
+RayAddress = Annotated[
+    str, typer.Option("--ray-address", help="auto (the cluster of this machine), local (none but it), or HOST:PORT.")
+]
+RayWorkers = Annotated[int | None, typer.Option("--ray-workers", min=1, help="At most; as many as fit, else.")]
+RayCpus = Annotated[float, typer.Option("--ray-cpus", min=0.01, help="CPUs that a worker takes.")]
+RayGpus = Annotated[
+    float | None, typer.Option("--ray-gpus", min=0, help="GPUs that a worker takes; 1 where there are any, else.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -65,7 +77,7 @@ def demo(
 
 @app.command()
 def init(
-    directory: Annotated[Path, typer.Argument(help="Your collection: a BEIR directory.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(help="Your collection: a directory, irds:ID or hf:NAME.", show_default=False)],
     target: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
     student: Annotated[str, typer.Option("--from", help="The encoder to cut the student from.")] = "demo",
     layers: Annotated[int, typer.Option("--layers", help="Layers of the student.")] = 2,
@@ -79,7 +91,7 @@ def init(
 
 @app.command()
 def check(
-    directory: Annotated[Path, typer.Argument(help="A BEIR directory.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(help="A directory, irds:ID or hf:NAME.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
     """Report every problem of a collection's files, with file and line."""
@@ -204,7 +216,7 @@ def _show_hits(searcher: Any, query: str, k: int, as_json: bool) -> None:
 
 @app.command()
 def mine(
-    collection: Annotated[str, typer.Argument(help="A BEIR directory, or demo.")],
+    collection: Annotated[str, typer.Argument(help="A directory, demo, irds:ID or hf:NAME.")],
     target: Annotated[
         Path,
         typer.Argument(help="JSONL to write: query, positive, negative_1, ... as sentence-transformers takes it."),
@@ -242,19 +254,50 @@ def mine(
 
 
 @app.command()
+def encode(
+    collection: Annotated[str, typer.Argument(help="A directory, demo, irds:ID or hf:NAME.")],
+    out: Annotated[Path, typer.Argument(help="The folder for the vectors; its own alone.")],
+    model: Annotated[str, typer.Option("--model", help="An encoder: directory or hub name.")],
+    engine: EngineOption = "processes",
+    ray_address: RayAddress = "auto",
+    ray_workers: RayWorkers = None,
+    ray_cpus: RayCpus = 1.0,
+    ray_gpus: RayGpus = None,
+) -> None:
+    """Encode all passages and queries; started again after a stop or a crash it goes on where it was."""
+    from stepwell.cluster import Cluster
+    from stepwell.exchange import encode_collection
+
+    cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
+    _show_table(encode_collection(collection, out, model, cluster))
+
+
+@app.command()
 def score(
-    collection: Annotated[str, typer.Argument(help="A BEIR directory, or demo.")],
+    collection: Annotated[str, typer.Argument(help="A directory, demo, irds:ID or hf:NAME.")],
     pairs: Annotated[Path, typer.Argument(help="Pairs: a TREC run file, or JSONL with query-id and corpus-id.")],
     target: Annotated[Path, typer.Argument(help="Parquet to write: query-id, corpus-id, score.")],
     teacher: Annotated[str, typer.Option("--teacher", help="A cross-encoder: directory or hub name.")],
     tokens: Annotated[int, typer.Option("--tokens", min=8, help="Longest pair, in tokens.")] = 176,
+    engine: EngineOption = "processes",
+    ray_address: RayAddress = "auto",
+    ray_workers: RayWorkers = None,
+    ray_cpus: RayCpus = 1.0,
+    ray_gpus: RayGpus = None,
 ) -> None:
     """Score pairs with a cross-encoder, as raw logits; what its store has is not scored again."""
+    from stepwell.cluster import Cluster
     from stepwell.exchange import score_pairs
 
     if target.exists():
         raise StepwellError(f"{target} is there already and would be overwritten: choose another name or move it away.")
-    show(score_pairs(collection, pairs, target, teacher, tokens))
+    cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
+    _show_table(score_pairs(collection, pairs, target, teacher, tokens, cluster))
+
+
+def _show_table(table: Table | None) -> None:
+    if table is not None:  # only the main process has it
+        show(table)
 
 
 def _show_results(results: dict[str, Any]) -> None:

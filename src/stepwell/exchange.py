@@ -1,22 +1,31 @@
-"""Files that other programs read: candidates as sentence-transformers n-tuples, scores as Parquet."""
+"""Files that other programs read: candidates as sentence-transformers n-tuples, scores as Parquet, vectors as npy."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
+from stepwell import distributed
+from stepwell.cluster import Cluster, encode_on, score_on
 from stepwell.collection import Collection, open_collection
 from stepwell.collection.store import default_cache
-from stepwell.display import Table, progress
+from stepwell.display import Cell, Table, progress
 from stepwell.errors import StepwellError
+from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.negatives import Candidates
+from stepwell.retrieval.vectors import Draft, write_vectors
 from stepwell.score_spread import spread
 from stepwell.scores import ScoreStore
+from stepwell.scoring import block_scorer, missing, score_into
 
 
 def write_tuples(candidates: Candidates, collection: Collection, target: Path) -> None:
@@ -67,41 +76,119 @@ def _pair(line: str, path: Path, number: int, collection: Collection) -> tuple[i
     return collection.query_row(query), collection.passage_row(passage)
 
 
-def score_pairs(place: str, pairs: Path, target: Path, teacher: str, tokens: int) -> Table:
-    """Score pairs through the teacher's store and write them as Parquet; return what the scores look like."""
+def score_pairs(
+    place: str, pairs: Path, target: Path, teacher: str, tokens: int, cluster: Cluster | None = None
+) -> Table | None:
+    """Score pairs through the teacher's store, here or on a cluster, and write them as Parquet.
+
+    Returns
+    -------
+    Table | None
+        What the scores look like; for the main process alone.
+    """
     collection = open_collection(place)
     queries, passages = read_pairs(pairs, collection)
     reranker = Reranker.open(teacher, tokens)
     store = ScoreStore.open(default_cache() / "scores", reranker.fingerprint, collection.fingerprint)
-    todo_q, todo_p = store.missing(queries, passages)
-    query_tokens, passage_tokens = (
-        reranker.tokenise(texts) for texts in (collection.query_texts(), collection.passage_texts())
-    )
-    with progress(len(todo_q), "scoring") as bar:
-        for start in range(0, len(todo_q), 2_048):
-            q, p = todo_q[start : start + 2_048], todo_p[start : start + 2_048]
-            store.add(
-                q,
-                p,
-                reranker.score(query_tokens, passage_tokens, q.astype(np.int64), p.astype(np.int64), bar.advance),
-            )
+    todo = missing(store, queries, passages)
+    with progress(len(todo[0]), "scoring") as bar:
+        if cluster is None:
+            score_into(store, block_scorer(reranker, collection), *todo, bar.advance)
+        else:
+            score_on(cluster, teacher, reranker, collection, store, *todo, bar.advance)
+    if not distributed.is_main():
+        return None
     scores = store.lookup(queries, passages)
     draft = target.with_name(f"{target.name}.draft")
-    ids = (
-        [collection.query_ids[int(row)] for row in queries],
-        [collection.passage_ids[int(row)] for row in passages],
-    )
+    ids = _ids(queries, collection.query_ids), _ids(passages, collection.passage_ids)
     pq.write_table(pa.table({"query-id": ids[0], "corpus-id": ids[1], "score": scores}), draft)
     draft.replace(target)
-    rows: list[list[str | int | float | None]] = [
+    rows: list[list[Cell]] = [
         ["pairs", len(queries)],
-        ["scored now", len(todo_q)],
+        ["scored now", len(todo[0])],
         ["lowest", float(scores.min())],
         ["highest", float(scores.max())],
     ]
-    lists = [scores[queries == query] for query in np.unique(queries)]
-    width = max(map(len, lists))
-    if width > 1:
-        padded = np.array([np.pad(row, (0, width - len(row)), constant_values=np.nan) for row in lists])
-        rows.append(["standard deviation within a query, mean", spread(padded).mean_std])
+    lists = _lists(queries, scores)
+    if lists.shape[1] > 1:
+        rows.append(["standard deviation within a query, mean", spread(lists).mean_std])
     return Table(f"Raw logits of {teacher}", ["", "value"], rows, (f"Written to {target}.",))
+
+
+def _ids(rows: NDArray[np.int32], ids: Sequence[str]) -> pa.Array:
+    unique, places = np.unique(rows, return_inverse=True)
+    return pa.array([ids[row] for row in unique.tolist()], pa.string()).take(pa.array(places))
+
+
+def _lists(queries: NDArray[np.int32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the scores (B,) of each query as a row, filled with NaN: (Q, K)."""
+    _, lines, sizes = np.unique(queries, return_inverse=True, return_counts=True)
+    order = np.argsort(lines, kind="stable")
+    column = np.arange(len(queries)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    lists = np.full((len(sizes), int(sizes.max())), np.nan, dtype=np.float32)
+    lists[lines[order], column] = scores[order]
+    return lists
+
+
+def encode_collection(place: str, folder: Path, model: str, cluster: Cluster | None = None) -> Table | None:
+    """Encode all passages and queries of a collection, here or on a cluster, into a folder for these vectors alone.
+
+    :meth:`stepwell.retrieval.vectors.Vectors.open` maps the folder. What an earlier call left there, however it ended,
+    is not made again.
+
+    Returns
+    -------
+    Table | None
+        What is in the folder now; for the main process alone.
+
+    Raises
+    ------
+    StepwellError
+        When the folder holds anything else, or another process is at work in it.
+    """
+    collection, encoder = open_collection(place), Encoder.open(model)
+    rows = np.arange(collection.n_queries, dtype=np.int32)
+    source = {"collection": collection.fingerprint, "model": encoder.fingerprint}
+    with _claimed(folder, source) if distributed.is_main() else nullcontext():
+        distributed.barrier()
+        with progress(collection.n_passages + len(rows), "encoding") as bar:
+            if cluster is None:
+                write_vectors(encoder, collection, rows, folder, bar.advance)
+            else:
+                encode_on(cluster, model, encoder, collection, Draft(encoder, collection, rows, folder), bar.advance)
+    if not distributed.is_main():
+        return None
+    cells: list[list[Cell]] = [
+        ["passages", collection.n_passages],
+        ["queries", len(rows)],
+        ["dimensions", encoder.dimension],
+        ["similarity", "cosine" if encoder.cosine else "dot product"],
+    ]
+    note = f"Written to {folder}: passages.npy and queries.npy, rows in the order of the collection's files."
+    return Table(f"Vectors of {model}", ["", "value"], cells, (note,))
+
+
+@contextmanager
+def _claimed(folder: Path, source: dict[str, str]) -> Iterator[None]:
+    """Hold a folder that is for what is made from ``source`` alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told, draft = folder / "source.json", folder / "source.draft"
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if not told.is_file():
+                if {path.name for path in folder.iterdir()} - {".lock", draft.name}:
+                    raise StepwellError(
+                        f"{folder} holds files that are no vectors of stepwell's: choose a folder that is empty or new."
+                    )
+                draft.write_text(json.dumps(source), encoding="utf-8")
+                draft.replace(told)
+            elif json.loads(told.read_text(encoding="utf-8")) != source:
+                raise StepwellError(
+                    f"{folder} holds vectors of another model or another collection, which would be mixed with these: "
+                    "choose another folder, or delete that one."
+                )
+            yield
+    except Timeout:
+        raise StepwellError(
+            f"another stepwell is at work in {folder}: wait for it, stop it, or choose another folder."
+        ) from None

@@ -11,7 +11,7 @@ from stepwell import distributed
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval import vectors
-from stepwell.retrieval.vectors import Vectors, write_vectors
+from stepwell.retrieval.vectors import Draft, Vectors, block_encoder, write_vectors
 
 ROWS = np.array([9, 3, 3, 30], np.int32)
 
@@ -47,11 +47,11 @@ class Counting:
     def __getattr__(self, name):
         return getattr(self.encoder, name)
 
-    def encode(self, tokens, side):
+    def encode(self, tokens, side, rows):
         if self.blocks == self.last:
             raise Killed
-        self.blocks, self.texts = self.blocks + 1, self.texts + len(tokens)
-        return self.encoder.encode(tokens, side)
+        self.blocks, self.texts = self.blocks + 1, self.texts + len(rows)
+        return self.encoder.encode(tokens, side, rows)
 
 
 def test_holds_all_passages_and_the_queries_asked_for(whole, encoder, tiny_collection):
@@ -86,8 +86,40 @@ def test_going_on_with_other_processes_encodes_what_they_had_left(
         two.setattr(distributed, "world_size", lambda: 2)
         with pytest.raises(Killed):
             write_vectors(Counting(encoder, 2), tiny_collection, ROWS, tmp_path)
-    write_vectors(encoder, tiny_collection, ROWS, tmp_path)
+    second = Counting(encoder)
+    write_vectors(second, tiny_collection, ROWS, tmp_path)
+    assert second.texts == 60 + 3 - 2 * 16  # blocks 0 and 2 were there
     assert np.array_equal(Vectors.open(tmp_path).passages, whole.passages)
+
+
+def test_blocks_that_anyone_made_are_taken_and_damaged_ones_made_again(whole, encoder, tiny_collection, tmp_path):
+    draft = Draft(encoder, tiny_collection, ROWS, tmp_path)
+    encode = block_encoder(encoder, tiny_collection, draft.query_rows)
+    every = list(draft.blocks())
+    assert every == [
+        ("document", 0, 16),
+        ("document", 16, 32),
+        ("document", 32, 48),
+        ("document", 48, 60),
+        ("query", 0, 3),
+    ]
+    for block in (every[4], every[1], every[3]):
+        draft.keep(block, encode(block))
+    damaged = tmp_path / "shards" / "passages-000001.npy"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    assert [draft.has(block) for block in every] == [False, False, False, True, True]
+    counting = Counting(encoder)
+    write_vectors(counting, tiny_collection, ROWS, tmp_path)
+    assert counting.texts == 48
+    found = Vectors.open(tmp_path)
+    assert np.array_equal(found.passages, whole.passages) and np.array_equal(found.queries, whole.queries)
+    assert not (tmp_path / "shards").exists() and not list(tmp_path.glob("*.draft"))
+
+
+def test_finished_vectors_are_left_alone(whole, encoder, tiny_collection, tmp_path):
+    counting = Counting(encoder)
+    write_vectors(counting, tiny_collection, ROWS, tmp_path / "whole")
+    assert counting.texts == 0
 
 
 def test_no_queries_are_no_vectors(encoder, tiny_collection, tmp_path):

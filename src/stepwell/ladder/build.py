@@ -76,13 +76,15 @@ class Builder:
             self._judging(),
             (f"{model}.vectors",),
             run,
+            collective=True,
         )
 
     def training_run(self, model: str, title: str) -> str:
         """Retrieve for the training queries with a model's vectors."""
         run = partial(finding.training_run, self.ctx, model)
         settings = {"depth": self.recipe.mining.depth}
-        return self.add(f"{model}.train", "search-train", f"{title} retrieves", settings, (f"{model}.vectors",), run)
+        title = f"{title} retrieves"
+        return self.add(f"{model}.train", "search-train", title, settings, (f"{model}.vectors",), run, collective=True)
 
     def candidates(
         self,

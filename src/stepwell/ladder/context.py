@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from stepwell import distributed
 from stepwell.collection import Collection, Splits
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder, Side
@@ -19,6 +17,7 @@ from stepwell.models.token_store import pair_tokens, side_tokens
 from stepwell.models.tokens import Tokens
 from stepwell.recipe import CrossEncoderTeacher, DualEncoderTeacher, Recipe
 from stepwell.scores import ScoreStore
+from stepwell.scoring import Advance, Rows, Scorer, missing, score_into
 
 
 @dataclass
@@ -71,9 +70,6 @@ def score_missing(
 ) -> NDArray[np.float32]:
     """Return the reranker's logits of pairs, scoring just those that its store has not (padding -1 gets 0).
 
-    Processes score shares of what is missing; the main one writes. What is scored is kept every
-    few hundred pairs, so an interruption loses little.
-
     Parameters
     ----------
     query_rows, passage_rows
@@ -87,10 +83,16 @@ def score_missing(
     store = ctx.store(reranker)
     filled = passage_rows >= 0
     queries = np.broadcast_to(query_rows[:, None], passage_rows.shape)
-    todo_q, todo_p = store.missing(queries[filled], passage_rows[filled])
-    if len(todo_q):
-        _fill(ctx, reranker, store, todo_q, todo_p, advance)
-        distributed.barrier()
+    todo = missing(store, queries[filled], passage_rows[filled])
+    total, done = len(todo[0]), 0
+
+    def told(n: int) -> None:
+        nonlocal done
+        done += n
+        advance(done / total, f"{done:,} of {total:,} pairs")
+
+    if total:
+        score_into(store, _scorer(reranker, *ctx.pair_texts(reranker)), *todo, told)
         store = ctx.store(reranker)
     out = np.zeros(passage_rows.shape, dtype=np.float32)
     out[filled] = store.lookup(queries[filled], passage_rows[filled])
@@ -101,22 +103,8 @@ def score_missing(
     return out
 
 
-def _fill(
-    ctx: Context,
-    reranker: Reranker,
-    store: ScoreStore,
-    todo_q: NDArray[Any],
-    todo_p: NDArray[Any],
-    advance: Any,
-) -> None:
-    queries, passages = ctx.pair_texts(reranker)
-    world, block = distributed.world_size(), 2_048
-    for start in range(0, len(todo_q), block * world):
-        part = slice(start, start + block * world)
-        q, p = todo_q[part], todo_p[part]
-        share = np.resize(np.arange(len(q)), -(-len(q) // world) * world)[distributed.rank() :: world]
-        scores = reranker.score(queries, passages, q[share].astype(np.int64), p[share].astype(np.int64))
-        gathered = distributed.gather_rows(torch.from_numpy(scores)).numpy().reshape(world, -1).T.ravel()[: len(q)]
-        if distributed.is_main():
-            store.add(q, p, gathered)
-        advance(min(1.0, (start + len(q)) / len(todo_q)), f"{start + len(q):,} of {len(todo_q):,} pairs")
+def _scorer(reranker: Reranker, queries: Tokens, passages: Tokens) -> Scorer:
+    def score(query_rows: Rows, passage_rows: Rows, advance: Advance) -> NDArray[np.float32]:
+        return reranker.score(queries, passages, query_rows.astype(np.int64), passage_rows.astype(np.int64), advance)
+
+    return score

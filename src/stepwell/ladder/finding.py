@@ -65,10 +65,11 @@ def vectors(ctx: Context, model: str, scale: float | None, job: Job) -> None:
 
 
 def training_run(ctx: Context, model: str, job: Job) -> None:
-    """Retrieve passages for every training query with the vectors of ``model``."""
+    """Retrieve passages for every training query with the vectors of ``model``; each process takes a share."""
     rows = ctx.splits.train.query_rows
     run = retrieve(Vectors.open(job.inputs[f"{model}.vectors"]), rows, ctx.recipe.mining.depth)
-    run.save(job.folder / "train.parquet", ctx.collection)
+    if distributed.is_main():
+        run.save(job.folder / "train.parquet", ctx.collection)
 
 
 def candidates(

@@ -33,11 +33,15 @@ def _keep(ctx: Context, run: Run, qrels: Qrels, folder: Path, trec: bool = False
 
 
 def search_split(ctx: Context, split: str, queries: str, passages: str | None, job: Job) -> None:
-    """Search dev or test with vectors, and evaluate; ``passages`` names other vectors for that side (asymmetric)."""
+    """Search dev or test with vectors, and evaluate; ``passages`` names other vectors for that side (asymmetric).
+
+    Each process takes a share of the queries.
+    """
     qrels: Qrels = getattr(ctx.splits, split)
     other = Vectors.open(job.inputs[passages]) if passages is not None else None
     run = retrieve(Vectors.open(job.inputs[queries]), qrels.query_rows, ctx.recipe.judging.depth, other)
-    _keep(ctx, run, qrels, job.folder, trec=split == "test")
+    if distributed.is_main():
+        _keep(ctx, run, qrels, job.folder, trec=split == "test")
 
 
 def take_run(ctx: Context, split: str, source: str, job: Job) -> None:
@@ -56,13 +60,9 @@ def fuse(ctx: Context, split: str, sources: tuple[str, ...], job: Job) -> None:
 def rerank(ctx: Context, split: str, source: str, teacher: str, job: Job) -> None:
     """Evaluate a cross-encoder that reranks the top of another stage's run."""
     run = Run.load(job.inputs[source] / "run.parquet", ctx.collection)
-    _keep(
-        ctx,
-        reranked(ctx, run, teacher, ctx.recipe.judging.rerank, job),
-        getattr(ctx.splits, split),
-        job.folder,
-        trec=True,
-    )
+    found = reranked(ctx, run, teacher, ctx.recipe.judging.rerank, job)
+    if distributed.is_main():
+        _keep(ctx, found, getattr(ctx.splits, split), job.folder, trec=True)
 
 
 def reranked(ctx: Context, run: Run, teacher: str, depth: int, job: Job) -> Run:

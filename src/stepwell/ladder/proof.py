@@ -128,6 +128,7 @@ def _asymmetric(builder: Builder, systems: dict[str, str], top: str) -> None:
         {**builder._judging(), "asymmetric": True},
         (queries, passages),
         partial(judging.search_split, builder.ctx, "test", queries, passages),
+        collective=True,
     )
 
 

@@ -25,7 +25,7 @@ from stepwell import distributed
 from stepwell.display import warn
 from stepwell.errors import StepwellError
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
 
 
@@ -258,8 +258,6 @@ class Workspace:
     def _finish(self, stage: Stage, partial: Path, place: Path, seconds: float) -> None:
         for leftover in ("checkpoint.safetensors", "checkpoint.draft"):
             (partial / leftover).unlink(missing_ok=True)
-        for mark in partial.glob("*.done"):
-            mark.unlink()
         manifest = {
             "name": stage.name,
             "kind": stage.kind,

@@ -1,12 +1,13 @@
-"""The vectors of a collection under one encoder: written block by block, resumed, memory-mapped."""
+"""The vectors of a collection under one encoder: written shard by shard, resumed, memory-mapped."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,11 @@ from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder, Side
+from stepwell.models.token_store import side_tokens
+from stepwell.retrieval.shards import Shards, write_array
 
 BLOCK = 2_048
-"""Texts a block: what an interrupted job loses at most, on each process."""
+"""Texts a shard: what an interrupted job loses at most, on each process."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,96 @@ class Vectors:
         return np.where(passage_rows >= 0, out * np.float32(self.scale), 0).astype(np.float32)
 
 
+class Block(NamedTuple):
+    """Texts that make one shard: passage rows from ``start`` to ``stop``, or places in a list of query rows."""
+
+    side: Side
+    start: int
+    stop: int
+
+
+def block_encoder(
+    encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32]
+) -> Callable[[Block], NDArray[np.float32]]:
+    """Return what embeds the texts of a block, shape (stop - start, D), tokenising just these: for a worker."""
+
+    def encode(block: Block) -> NDArray[np.float32]:
+        side, start, stop = block
+        texts = (
+            collection.passages_slice(start, stop)
+            if side == "document"
+            else collection.query_texts(query_rows[start:stop])
+        )
+        return encoder.encode(encoder.tokenise(texts, side), side)
+
+    return encode
+
+
+def _stored_encoder(
+    encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32]
+) -> Callable[[Block], NDArray[np.float32]]:
+    """Return what embeds the texts of a block from the tokens of the whole collection, which are made once."""
+    passages = side_tokens(collection, encoder, "document")
+    queries = side_tokens(collection, encoder, "query")
+
+    def encode(block: Block) -> NDArray[np.float32]:
+        rows = np.arange(block.start, block.stop)
+        if block.side == "document":
+            return encoder.encode(passages, block.side, rows)
+        return encoder.encode(queries, block.side, query_rows[rows].astype(np.int64))
+
+    return encode
+
+
+class Draft:
+    """Vectors on their way to disk: the blocks of all passages and of the queries ``query_rows``, made by anyone.
+
+    Parameters
+    ----------
+    encoder
+        The model.
+    collection
+        The texts.
+    query_rows
+        Queries to encode, in any order; kept sorted, each once.
+    folder
+        Where they go.
+    """
+
+    def __init__(self, encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32], folder: Path) -> None:
+        self.folder = folder
+        self.query_rows = np.unique(query_rows).astype(np.int32)
+        self.facts = {"scale": encoder.scale, "cosine": encoder.cosine, "dimension": encoder.dimension}
+        self._shards: dict[Side, Shards] = {
+            "document": Shards(folder / "passages.npy", collection.n_passages, encoder.dimension, BLOCK),
+            "query": Shards(folder / "queries.npy", len(self.query_rows), encoder.dimension, BLOCK),
+        }
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all blocks, in order."""
+        for side, shards in self._shards.items():
+            for number in range(len(shards)):
+                yield Block(side, *shards.bounds(number))
+
+    def has(self, block: Block) -> bool:
+        """Return whether the vectors of a block are there."""
+        return self._shards[block.side].has(block.start // BLOCK)
+
+    def keep(self, block: Block, vectors: NDArray[np.float32]) -> None:
+        """Keep the vectors of a block."""
+        self._shards[block.side].write(block.start // BLOCK, vectors)
+
+    def finish(self) -> None:
+        """Join the shards into what :meth:`Vectors.open` maps."""
+        for shards in self._shards.values():
+            shards.join()
+        write_array(self.folder / "query_rows.npy", self.query_rows)
+        facts = self.folder / "vectors.draft"
+        facts.write_text(json.dumps(self.facts), encoding="utf-8")
+        facts.replace(self.folder / "vectors.json")  # the last: where it is, all is
+        shutil.rmtree(self.folder / "shards", ignore_errors=True)
+
+
 def write_vectors(
     encoder: Encoder,
     collection: Collection,
@@ -85,66 +178,24 @@ def write_vectors(
     folder: Path,
     advance: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Encode all passages and the queries ``query_rows`` into ``folder``, going on after what is there.
+    """Encode all passages and the queries ``query_rows`` into ``folder``, making just what is missing there.
 
-    Memory stays at one block of texts, whatever the collection. Processes take blocks in turn.
+    Memory stays at one block of texts, whatever the collection. Processes take blocks in turn, and what others made
+    before, however many they were, is not made again.
+
+    Raises
+    ------
+    OSError
+        When the disk is full or can't be written; what is whole stays.
     """
-    rows = np.unique(query_rows).astype(np.int32)
-    _write(
-        encoder,
-        "document",
-        collection.n_passages,
-        collection.passages_slice,
-        folder / "passages.npy",
-        advance,
-    )
-
-    def queries(start: int, stop: int) -> list[str]:
-        return collection.query_texts(rows[start:stop])
-
-    _write(encoder, "query", len(rows), queries, folder / "queries.npy", advance)
+    draft = Draft(encoder, collection, query_rows, folder)
+    encode = _stored_encoder(encoder, collection, draft.query_rows)
+    for number, block in enumerate(draft.blocks()):
+        mine = number % distributed.world_size() == distributed.rank()  # its owner alone looks whether it is there
+        if mine and not draft.has(block):
+            draft.keep(block, encode(block))
+        advance(block.stop - block.start)
+    distributed.barrier()
     if distributed.is_main():
-        np.save(folder / "query_rows.npy", rows)
-        facts = {"scale": encoder.scale, "cosine": encoder.cosine, "dimension": encoder.dimension}
-        (folder / "vectors.json").write_text(json.dumps(facts), encoding="utf-8")
-    distributed.barrier()
-
-
-def _reserve(path: Path) -> None:
-    """Take the room of a file now: a disk that is full later would kill the process at a write to mapped memory."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _write(
-    encoder: Encoder,
-    side: Side,
-    size: int,
-    texts: Callable[[int, int], list[str]],
-    path: Path,
-    advance: Callable[[int], None],
-) -> None:
-    shape = (size, encoder.dimension)
-    done = path.with_suffix(f".{distributed.rank()}-of-{distributed.world_size()}.done")
-    if distributed.is_main() and not path.is_file():
-        draft = path.with_suffix(".draft")
-        np.lib.format.open_memmap(draft, mode="w+", dtype=np.float32, shape=shape).flush()
-        _reserve(draft)
-        draft.replace(path)
-    distributed.barrier()
-    out = np.lib.format.open_memmap(path, mode="r+")
-    finished = int(done.read_text()) if done.is_file() else 0
-    for number, start in enumerate(range(0, size, BLOCK)):
-        stop = min(start + BLOCK, size)
-        mine = number % distributed.world_size() == distributed.rank()
-        if number < finished or not mine:
-            advance((stop - start) if number < finished else 0)
-            continue
-        out[start:stop] = encoder.encode(encoder.tokenise(texts(start, stop), side), side)
-        out.flush()
-        draft = done.with_suffix(".draft")
-        draft.write_text(str(number + 1))
-        draft.replace(done)
-        advance(stop - start)
+        draft.finish()
     distributed.barrier()
