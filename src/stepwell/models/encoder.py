@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
 from stepwell import distributed
+from stepwell.models.backends import Net, text_samples
 from stepwell.models.build import fingerprint, open_sentence_transformer, save_model
-from stepwell.models.engine import autocast, forward_all, token_budget
-from stepwell.models.tokens import Template, Tokens, batches_by_length
+from stepwell.models.engine import forward_all
+from stepwell.models.inference import Inference
+from stepwell.models.tokens import Features, Template, Tokens, batches_by_length
 
 Side = Literal["query", "document"]
 
@@ -42,6 +43,8 @@ class Encoder:
         self.limit = int(model.max_seq_length or 512)
         self.cosine = "cos" in str(model.similarity_fn_name or "cosine").lower()
         self.scale = scale if scale is not None else (20.0 if self.cosine else 1.0)
+        net = Net(self.model, "sentence_embedding", self._samples, lambda: self.fingerprint, self.cosine)
+        self.inference = Inference(net, "embedding")
 
     @classmethod
     def open(cls, place: str | Path, scale: float | None = None) -> Encoder:
@@ -90,7 +93,10 @@ class Encoder:
         vectors: Tensor = self.model(features, task=side)["sentence_embedding"]
         return nn.functional.normalize(vectors.float(), dim=1) if self.cosine else vectors
 
-    @torch.inference_mode()
+    def _samples(self, task: str | None) -> list[Features]:
+        side: Side = "document" if task is None else cast(Side, task)
+        return text_samples(self.template, lambda texts: self.tokenise(texts, side), self.limit)
+
     def encode(
         self,
         tokens: Tokens,
@@ -105,11 +111,11 @@ class Encoder:
         NDArray
             Shape (B, D), normalised for cosine.
         """
-        self.model.eval()
         rows = np.arange(len(tokens)) if rows is None else rows
+        lengths = tokens.lengths_of(rows) + self.template.overhead[0]
+        opened = self.inference.open(int(lengths.sum()), side)
         out = np.empty((len(rows), self.dimension), dtype=np.float32)
-        for batch in batches_by_length(tokens.lengths_of(rows) + self.template.overhead[0], token_budget()):
-            with autocast():
-                out[batch] = self._forward(tokens, rows[batch], side).float().cpu().numpy()
+        for batch in batches_by_length(lengths, opened.token_budget):
+            out[batch] = opened.runner(self.template.texts(tokens, rows[batch], self.limit)).numpy()
             advance(len(batch))
         return out

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stepwell import distributed
+from stepwell.errors import StepwellError
 from stepwell.models.tokens import cheapest_batches
 
 BATCH_COST = 64
@@ -35,6 +36,10 @@ def precision() -> torch.dtype:
     wish = os.environ.get("STEPWELL_PRECISION", "auto")
     if wish in ("bf16", "fp32"):
         return torch.bfloat16 if wish == "bf16" else torch.float32
+    if wish != "auto":
+        raise StepwellError(
+            f"STEPWELL_PRECISION is {wish!r}, which is none of its values: set it to auto, fp32 or bf16, or unset it."
+        )
     device = distributed.state().device
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32

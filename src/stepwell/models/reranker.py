@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 from torch import Tensor
 
 from stepwell import distributed
+from stepwell.models.backends import Net, pair_samples
 from stepwell.models.build import fingerprint, most_tokens, open_cross_encoder, save_model, transformer_of
-from stepwell.models.engine import autocast, forward_all, token_budget
-from stepwell.models.tokens import Template, Tokens, batches_by_length
+from stepwell.models.engine import forward_all
+from stepwell.models.inference import Inference
+from stepwell.models.tokens import Features, Template, Tokens, batches_by_length
 
 Rows = NDArray[np.int64]
 
@@ -40,6 +41,8 @@ class Reranker:
         self.template = Template.of(self.tokenizer)
         wanted = int(limit or model.max_seq_length or 512)
         self.limit = min(wanted, most_tokens(transformer_of(model).auto_model) or wanted)
+        net = Net(self.model, "scores", self._samples, lambda: self.fingerprint)
+        self.inference = Inference(net, "scoring")
 
     @classmethod
     def open(cls, place: str | Path, limit: int | None = None) -> Reranker:
@@ -85,7 +88,9 @@ class Reranker:
         scores: Tensor = self.model(features)["scores"]
         return scores.reshape(len(query_rows))
 
-    @torch.inference_mode()
+    def _samples(self, task: str | None) -> list[Features]:
+        return pair_samples(self.template, lambda texts: self.tokenise(list(texts)), self.limit)
+
     def score(
         self,
         queries: Tokens,
@@ -95,13 +100,11 @@ class Reranker:
         advance: Callable[[int], None] = lambda n: None,
     ) -> NDArray[np.float32]:
         """Score pairs without a gradient, on this process: (B,)."""
-        self.model.eval()
-        out = np.empty(len(query_rows), dtype=np.float32)
         lengths = self.lengths(queries, passages, query_rows, passage_rows)
-        for batch in batches_by_length(lengths, token_budget()):
-            with autocast():
-                out[batch] = (
-                    self._forward(queries, passages, query_rows[batch], passage_rows[batch]).float().cpu().numpy()
-                )
+        opened = self.inference.open(int(lengths.sum()))
+        out = np.empty(len(query_rows), dtype=np.float32)
+        for batch in batches_by_length(lengths, opened.token_budget):
+            pairs = self.template.pairs(queries, passages, query_rows[batch], passage_rows[batch], self.limit)
+            out[batch] = opened.runner(pairs).numpy()
             advance(len(batch))
         return out

@@ -1,0 +1,100 @@
+"""Operations: what a forward pass takes, and how many a second this machine can do at best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import AutoModel
+
+from stepwell import distributed
+
+Product = tuple[int, int, int]
+"""A matrix product (m, k) x (k, n), as (m, k, n)."""
+
+
+def layer_products(config: Any, tokens: int) -> list[Product]:
+    """Return the matrix products of a transformer layer over so many tokens, attention's own left out.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> layer_products(BertConfig(hidden_size=384, intermediate_size=1536), 1024)[-2:]
+    [(1024, 384, 1536), (1024, 1536, 384)]
+    """
+    width = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * width)
+    return [(tokens, width, width)] * 4 + [(tokens, width, inner), (tokens, inner, width)]
+
+
+@torch.inference_mode()
+def matmul_peak(dtype: torch.dtype, products: Sequence[Product], seconds: float = 0.1) -> float:
+    """Measure the operations a second of some matrix products in a row: what no forward pass can beat.
+
+    Parameters
+    ----------
+    dtype
+        The number type.
+    products
+        See :func:`layer_products`.
+    seconds
+        Time to measure for, after which the fastest round counts; two rounds at least.
+
+    Returns
+    -------
+    float
+        Operations a second (a multiplication and an addition are two).
+    """
+    device = distributed.state().device
+    pairs = [
+        (torch.randn(m, k, device=device).to(dtype), torch.randn(n, k, device=device).to(dtype)) for m, k, n in products
+    ]
+    best, rounds, began = float("inf"), 0, time.perf_counter()
+    while rounds < 2 or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        for inputs, weights in pairs:
+            nn.functional.linear(inputs, weights)
+        if device.type != "cpu":
+            getattr(torch, device.type).synchronize()
+        best, rounds = min(best, time.perf_counter() - start), rounds + 1
+    return 2.0 * sum(m * k * n for m, k, n in products) / best
+
+
+def forward_flops(config: Any, lengths: NDArray[np.int64]) -> float:
+    """Count the operations of a forward pass: two a weight of the layers and token, and attention's.
+
+    Parameters
+    ----------
+    config
+        Of a transformers model; its layers are built without weights and counted.
+    lengths
+        Tokens of each text, shape (B,), without padding.
+
+    Returns
+    -------
+    float
+        ``2 * weights * sum(L) + 4 * layers * width * sum(L^2)``; a model that attends to a window needs less.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> config = BertConfig(hidden_size=8, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    >>> forward_flops(config, np.array([3, 5])) == 2 * 2 * (4 * 8 * 8 + 2 * 8 * 32) * 8 + 4 * 2 * 8 * (9 + 25)
+    True
+    """
+    automatic: Any = AutoModel
+    with torch.device("meta"):
+        model = automatic.from_config(config)
+    weights = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and "pooler" not in name  # which sees one token a text
+    )
+    tokens = lengths.astype(np.float64)
+    attention = 4.0 * config.num_hidden_layers * config.hidden_size * float(np.square(tokens).sum())
+    return float(2 * weights * tokens.sum() + attention)
