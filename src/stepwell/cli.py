@@ -77,7 +77,7 @@ def demo(
 
 @app.command()
 def init(
-    directory: Annotated[Path, typer.Argument(help="Your collection: a directory, irds:ID or hf:NAME.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(help="A directory, irds:ID or hf:NAME.", show_default=False)],
     target: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
     student: Annotated[str, typer.Option("--from", help="The encoder to cut the student from.")] = "demo",
     layers: Annotated[int, typer.Option("--layers", help="Layers of the student.")] = 2,

@@ -56,7 +56,9 @@ class Objective(Protocol):
 class TrainingLog:
     """What happened in a training: the loss of each step and its parts, and the work done (on the main process).
 
-    ``texts`` and ``tokens`` went through the model; ``padded`` are the tokens with the padding of their batches.
+    ``texts`` and ``tokens`` went through the model; ``padded`` are the tokens with the padding of their batches,
+    ``squares`` the sum of the squared lengths. ``peak`` is the share of the machine's rate of matrix products that
+    the tokens' own operations came to, where it was measured.
     """
 
     steps: int = 0
@@ -66,6 +68,8 @@ class TrainingLog:
     texts: int = 0
     tokens: int = 0
     padded: int = 0
+    squares: int = 0
+    peak: float | None = None
 
     def add(self, loss: float, parts: dict[str, float], work: Work) -> None:
         """Append one step."""
@@ -73,6 +77,7 @@ class TrainingLog:
         self.texts += work.texts
         self.tokens += work.tokens
         self.padded += work.padded
+        self.squares += work.squares
         self.losses.append(loss)
         for name, value in parts.items():
             self.parts.setdefault(name, []).append(value)
@@ -85,9 +90,11 @@ class TrainingLog:
         """Return steps, loss and throughput in a line."""
         span = max(1, min(20, self.steps // 4))
         first, last = np.mean(self.losses[:span]), np.mean(self.losses[-span:])
+        speed = f"{self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"
+        peak = "" if self.peak is None else f", {self.peak:.0%} of the matmul peak"
         return (
             f"{self.steps:,} steps, loss {first:.3f} -> {last:.3f}; {self.texts / self.steps:,.0f} texts and "
-            f"{self.tokens / self.steps:,.0f} tokens a step, {self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"
+            f"{self.tokens / self.steps:,.0f} tokens a step, {speed}{peak}"
         )
 
 

@@ -72,6 +72,14 @@ def test_the_recipe_in_the_folder_is_the_one_that_was_run(tiny_run, tiny_recipe)
     assert load_recipe(tiny_run / "recipe.yaml") == load_recipe(tiny_recipe)
 
 
+def test_a_training_says_what_went_through_the_model(tiny_run, tiny_collection, facts):
+    log = read_json(tiny_run / facts["stages"]["rung-1"] / "training.json")
+    assert log["texts"] == 16 * log["steps"]  # of the embedding rung, the batch
+    assert 3 * log["texts"] <= log["tokens"] <= log["padded"] <= 34 * log["texts"]  # two special tokens in each
+    assert log["tokens"] ** 2 / log["texts"] <= log["squares"]
+    assert log["peak"] > 0
+
+
 def test_a_second_run_does_nothing_again(tiny_run, tiny_recipe, monkeypatch):
     def never(*_, **__):
         raise AssertionError("trained again")

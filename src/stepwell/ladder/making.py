@@ -13,8 +13,10 @@ from stepwell import distributed
 from stepwell.errors import StepwellError
 from stepwell.ladder.context import Context, score_missing
 from stepwell.ladder.workspace import Job
-from stepwell.models.build import build_cross_encoder, build_student
+from stepwell.models.build import build_cross_encoder, build_student, transformer_of
 from stepwell.models.encoder import Encoder
+from stepwell.models.engine import precision
+from stepwell.models.flops import inner_width, layer_peak, operations
 from stepwell.models.reranker import Reranker
 from stepwell.negatives import Candidates
 from stepwell.objectives import Draw, EmbeddingObjective, RerankObjective, StudentObjective, Terms
@@ -29,7 +31,7 @@ from stepwell.recipe import (
     StudentSection,
 )
 from stepwell.retrieval.vectors import Vectors
-from stepwell.training import Objective, total_steps, train
+from stepwell.training import Objective, TrainingLog, total_steps, train
 
 
 def build_dense(ctx: Context, section: StudentSection | DualEncoderTeacher, folder: Path) -> Encoder:
@@ -72,7 +74,6 @@ def learn(
     settings: Optimiser,
     model: Encoder | Reranker,
     job: Job,
-    tag: str = "",
 ) -> None:
     """Run a training to its end, save the model and the log."""
     steps, done = max(1, total_steps(settings, objective.size)), 0
@@ -85,9 +86,19 @@ def learn(
     model.gradient_cache = settings.gradient_cache
     log = train(objective, settings, job.folder, ctx.recipe.seed, advance)
     if distributed.is_main():
+        log.peak = _share_of_peak(model, log)
         model.save(job.folder / "model")
-        job.write_json(f"training{tag}.json", log.to_json())
+        job.write_json("training.json", log.to_json())
     distributed.barrier()
+
+
+def _share_of_peak(model: Encoder | Reranker, log: TrainingLog) -> float | None:
+    """Return a training's operations a second over those of bare matrix products; backward counts twice forward."""
+    config = transformer_of(model.model).auto_model.config
+    if not log.seconds or not hasattr(config, "hidden_size"):
+        return None
+    peak = layer_peak(int(config.hidden_size), inner_width(config), precision())
+    return 3 * operations(config, log.tokens, log.squares) / log.seconds / peak
 
 
 def take_or_train_dense(ctx: Context, name: str, job: Job) -> None:

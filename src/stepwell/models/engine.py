@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -73,15 +73,19 @@ def token_budget() -> int:
 
 @dataclass
 class Work:
-    """What went through models on this process, with a gradient: to be logged."""
+    """What went through models on this process, with a gradient: to be logged.
+
+    ``padded`` are the tokens with the padding of their batches, ``squares`` the sum of the squared lengths.
+    """
 
     texts: int = 0
     tokens: int = 0
     padded: int = 0
+    squares: int = 0
 
     def since(self, before: Work) -> Work:
         """Return what came after ``before``."""
-        return Work(self.texts - before.texts, self.tokens - before.tokens, self.padded - before.padded)
+        return Work(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
 
 work = Work()
@@ -126,6 +130,7 @@ def forward_all(lengths: NDArray[np.int64], forward: Forward, gradient_cache: bo
         places.append(batch)
         work.texts += len(items)
         work.tokens += int(lengths[items].sum())
+        work.squares += int(np.square(lengths[items]).sum())
         work.padded += len(items) * int(lengths[items].max())
     back = np.argsort(np.concatenate(places), kind="stable")
     local = torch.cat(outputs)[torch.from_numpy(back)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,21 @@ def layer_products(config: Any, tokens: int) -> list[Product]:
     >>> layer_products(BertConfig(hidden_size=384, intermediate_size=1536), 1024)[-2:]
     [(1024, 384, 1536), (1024, 1536, 384)]
     """
-    width = int(config.hidden_size)
-    inner = int(getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * width)
+    width, inner = int(config.hidden_size), inner_width(config)
     return [(tokens, width, width)] * 4 + [(tokens, width, inner), (tokens, inner, width)]
+
+
+def inner_width(config: Any) -> int:
+    """Return the width of the feed-forward part of a layer."""
+    found = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None)
+    return int(found or 4 * config.hidden_size)
+
+
+@cache
+def layer_peak(width: int, inner: int, dtype: torch.dtype) -> float:
+    """Return :func:`matmul_peak` for the layers of a model, measured once a process, over a batch of 1,024 tokens."""
+    shape = SimpleNamespace(hidden_size=width, intermediate_size=inner)
+    return matmul_peak(dtype, layer_products(shape, 1_024))
 
 
 @torch.inference_mode()
@@ -87,6 +101,12 @@ def forward_flops(config: Any, lengths: NDArray[np.int64]) -> float:
     >>> forward_flops(config, np.array([3, 5])) == 2 * 2 * (4 * 8 * 8 + 2 * 8 * 32) * 8 + 4 * 2 * 8 * (9 + 25)
     True
     """
+    tokens = lengths.astype(np.float64)
+    return operations(config, float(tokens.sum()), float(np.square(tokens).sum()))
+
+
+def operations(config: Any, tokens: float, squares: float) -> float:
+    """Count the operations of a forward pass over texts of ``tokens`` in all, whose L^2 sum up to ``squares``."""
     automatic: Any = AutoModel
     with torch.device("meta"):
         model = automatic.from_config(config)
@@ -95,6 +115,4 @@ def forward_flops(config: Any, lengths: NDArray[np.int64]) -> float:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and "pooler" not in name  # which sees one token a text
     )
-    tokens = lengths.astype(np.float64)
-    attention = 4.0 * config.num_hidden_layers * config.hidden_size * float(np.square(tokens).sum())
-    return float(2 * weights * tokens.sum() + attention)
+    return float(2 * weights * tokens + 4.0 * config.num_hidden_layers * config.hidden_size * squares)
