@@ -63,10 +63,15 @@ def test_what_is_done_in_shares_comes_back_whole_and_in_order(one_and_two):
         assert (found["few"], found["none"]) == ([7], [])
 
 
-@pytest.mark.parametrize("what", ["bm25", "mined"])
+@pytest.mark.parametrize("what", ["bm25", "mined", "searched"])
 def test_what_is_found_in_shares_is_what_one_process_finds(one_and_two, what):
     one, two = one_and_two
     assert two[what] == json.loads(json.dumps(one[what]))
+
+
+def test_the_scores_of_a_shared_search_are_those_of_one_process(one_and_two):
+    one, two = one_and_two
+    assert two["similarities"] == pytest.approx(one["similarities"], rel=1e-5)
 
 
 def test_the_shared_mining_had_something_to_drop(one_and_two):

@@ -23,6 +23,7 @@ from stepwell.objectives import Draw, EmbeddingObjective, RerankObjective, Stude
 from stepwell.recipe import Mining, Optimiser, RerankTraining
 from stepwell.retrieval import vectors as stored
 from stepwell.retrieval.bm25 import BM25Index
+from stepwell.retrieval.search import retrieve
 from stepwell.training import train
 
 BATCH = 7
@@ -73,8 +74,14 @@ def work(model: str, place: str, cache: str, folder: Path) -> dict[str, object]:
     run = BM25Index.build(collection).run(collection, rows, 20)
     mined, report = mine(run, qrels, collection, Mining(depth=20, near_duplicate=0.3), 5, 3)
 
+    random = np.random.default_rng(0)
+    sides = (random.standard_normal((n, 8)).astype(np.float32) for n in (300, BATCH))
+    searched = retrieve(stored.Vectors(*sides, np.arange(BATCH, dtype=np.int32), 20.0), np.arange(BATCH)[::-1], 50)
+
     return {
         "bm25": run.passages.tolist(),
+        "searched": searched.passages.tolist(),
+        "similarities": searched.scores.ravel().tolist(),
         "mined": [mined.passages.tolist(), report.to_json()],
         "processes": distributed.world_size(),
         "gathered": distributed.gather_rows(torch.tensor([[float(distributed.rank())]])).tolist(),

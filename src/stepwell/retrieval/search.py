@@ -1,18 +1,40 @@
-"""Exact search by inner product, in blocks: memory stays bounded whatever the corpus."""
+"""Exact search by inner product, in blocks: memory stays bounded whatever the corpus.
+
+Selecting costs little beside multiplying: the maxima of chunks of scores are compared with the k-th best score so far,
+and only chunks that reach it are looked into. On a CPU that multiplies bf16 faster, bf16 scores find more passages than
+were asked for and fp32 scores decide among them; a bound on the rounding proves that nothing better was left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
 
 from stepwell import distributed
+from stepwell.errors import StepwellError
+from stepwell.models import engine
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.vectors import Vectors
 
 QUERY_BLOCK, PASSAGE_BLOCK = 1_024, 65_536
+SCORES = 1 << 21
+"""Scores of a block on a CPU: few enough for its cache. A GPU gets 64 times as many."""
+CHUNK = 64
+"""Columns that are looked into together."""
+PAIRS = 4_096
+"""Pairs that are scored again at a time."""
+HALF_FROM = 32
+"""Queries from which on turning the passages into bf16 pays."""
+SAMPLE = 4_096
+"""Passages whose mean stands for that of all."""
+HALF = 2.0**-8
+"""Largest relative error of a number rounded to bf16 (8 significant bits)."""
 
 
 def top_k(
@@ -21,7 +43,7 @@ def top_k(
     k: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return the ``k`` passages with the largest inner product of each query, best first.
+    """Return the ``k`` passages with the largest inner product of each query, best first; equal ones by row.
 
     Parameters
     ----------
@@ -31,28 +53,33 @@ def top_k(
         Shape (N, D), may be memory-mapped.
     k
         How many; all N where there are fewer.
+    advance
+        Is told the queries that are done.
 
     Returns
     -------
     tuple
         Passage rows (Q, k), int32, and scores (Q, k), float32.
+
+    Raises
+    ------
+    StepwellError
+        When a vector holds a value that is no number.
+
+    Examples
+    --------
+    >>> rows, scores = top_k(np.float32([[1, 2]]), np.float32([[0, 1], [3, 1], [1, 2], [5, 0]]), k=3)
+    >>> rows.tolist(), scores.tolist()
+    ([[1, 2, 3]], [[5.0, 5.0, 5.0]])
     """
     k = min(k, len(passages))
     device = distributed.state().device
     rows = np.empty((len(queries), k), dtype=np.int32)
     scores = np.empty((len(queries), k), dtype=np.float32)
-    for start in range(0, len(queries), QUERY_BLOCK):
-        block = torch.from_numpy(np.ascontiguousarray(queries[start : start + QUERY_BLOCK])).to(device)
-        best = torch.full((len(block), 0), -torch.inf, device=device)
-        where = torch.zeros((len(block), 0), dtype=torch.int64, device=device)
-        for offset in range(0, len(passages), PASSAGE_BLOCK):
-            part = torch.from_numpy(np.array(passages[offset : offset + PASSAGE_BLOCK])).to(device)
-            found, at = torch.topk(block @ part.T, min(k, len(part)), dim=1)
-            best, where = torch.cat([best, found], 1), torch.cat([where, at + offset], 1)
-            best, order = torch.topk(best, min(k, best.shape[1]), dim=1)
-            where = where.gather(1, order)
-        rows[start : start + len(block)] = where.cpu().numpy()
-        scores[start : start + len(block)] = best.cpu().numpy()
+    for start in range(0, len(queries), QUERY_BLOCK) if k else ():
+        block = _tensor(queries[start : start + QUERY_BLOCK]).to(device)
+        found = _by_half(block, passages, k) if _half_pays(block, passages, k) else _scan(block, passages, k)[:2]
+        rows[start : start + len(block)], scores[start : start + len(block)] = (part.cpu().numpy() for part in found)
         advance(len(block))
     return rows, scores
 
@@ -66,9 +93,181 @@ def retrieve(
 ) -> Run:
     """Retrieve ``depth`` passages for each of the queries; scores are similarities times the scale.
 
-    With ``passages`` from another model (the embedding rung makes the spaces agree) this is the asymmetric
-    retriever: queries by the student, passages by the teacher.
+    Processes take a share of the queries each, and all get the whole run: it is that of one process but for the last
+    digits of a score. With ``passages`` from another model (the embedding rung makes the spaces agree) this is the
+    asymmetric retriever: queries by the student, passages by the teacher.
     """
     side = passages or vectors
-    rows, scores = top_k(vectors.of_queries(query_rows), side.passages, depth, advance)
+
+    def search(share: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        return top_k(vectors.of_queries(query_rows[share]), side.passages, depth, advance)
+
+    rows, scores = distributed.in_shares(len(query_rows), search)
     return Run(query_rows.astype(np.int32), rows, scores * np.float32(vectors.scale))
+
+
+def pair_scores(
+    queries: NDArray[np.float32], passages: NDArray[np.float32], rows: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """Return the inner products of each query with its own passages, shape (Q, m) as ``rows``; -inf where a row is -1.
+
+    Examples
+    --------
+    >>> pair_scores(np.float32([[1, 2]]), np.float32([[0, 1], [3, 1]]), np.int32([[1, 0, -1]])).tolist()
+    [[5.0, 2.0, -inf]]
+    """
+    scores = np.empty(rows.shape, dtype=np.float32)
+    step = max(1, PAIRS // max(1, rows.shape[1]))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        np.einsum("qd,qmd->qm", queries[part], passages[np.maximum(rows[part], 0)], out=scores[part])
+    scores[rows < 0] = -np.inf
+    return scores
+
+
+def _half_pays(queries: Tensor, passages: NDArray[np.float32], k: int) -> bool:
+    if queries.device.type != "cpu" or len(queries) < HALF_FROM or _margin(k) > min(PAIRS, len(passages) // 4):
+        return False
+    return engine.precision() is torch.bfloat16
+
+
+def _margin(k: int) -> int:
+    """Return how many passages bf16 finds for fp32 to choose from."""
+    return 2 * k + 32
+
+
+@torch.inference_mode()
+def _by_half(queries: Tensor, passages: NDArray[np.float32], k: int) -> tuple[Tensor, Tensor]:
+    """Return what :func:`_scan` returns, by bf16: rows (q, k) and fp32 scores (q, k).
+
+    Passages are taken less their mean: all scores of a query lose the same, so their order stays, and what is left is
+    shorter, so it is rounded less (in many a space all texts lie close together). A query whose k-th score is not above
+    all that bf16 may have left out is searched in fp32.
+    """
+    center = _tensor(passages[:SAMPLE]).mean(dim=0)  # (D,)
+    rows, coarse, longest = _scan(queries, passages, _margin(k), center)
+    rows = rows.sort(dim=1).values
+    scores = torch.from_numpy(pair_scores(queries.numpy(), passages, rows.numpy()))
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    rows, scores = rows.gather(1, order)[:, :k], scores[:, :k]
+    unsure = ~(scores[:, -1] > _reach(queries, center, coarse[:, -1], longest))
+    if unsure.any():
+        rows[unsure], scores[unsure], _ = _scan(queries[unsure], passages, k)
+    return rows, scores
+
+
+def _reach(queries: Tensor, center: Tensor, coarse: Tensor, longest: float) -> Tensor:
+    """Return the most that passages can score in fp32 whose bf16 scores are at most ``coarse``, float64, shape (q,).
+
+    With p a passage less ``center`` c, R the norm of the ``longest`` one, q', p' the vectors rounded to bf16 and
+    u = :data:`HALF`: ``|q'p' - qp| <= |q' - q||p| + |q'||p' - p| <= (|q' - q| + u|q'|) R``. Summing D products in fp32
+    is off by at most ``D 2^-24`` of the norms' product: once in the scan and once in the fp32 score; another two leave
+    room for the fp32 rounding of p and R. Underflow takes no more than the smallest number for each product and value.
+    Rounding the sum to bf16 hides at most ``|coarse| u / (1 - u)``. The passage's score is that of p, plus qc.
+    """
+    width, queries, coarse = len(center), queries.double(), coarse.double()
+    rounded = queries.bfloat16().double()
+    norm = rounded.norm(dim=1)  # (q,)
+    error: Tensor = ((rounded - queries).norm(dim=1) + HALF * norm) * longest
+    error += 4 * width * 2.0**-24 * norm * (longest + center.double().norm())
+    error += torch.finfo(torch.float32).tiny * width * (1 + norm + longest)
+    return queries @ center.double() + coarse + coarse.abs() * HALF / (1 - HALF) + error
+
+
+@torch.inference_mode()
+def _scan(
+    queries: Tensor, passages: NDArray[np.float32], k: int, center: Tensor | None = None
+) -> tuple[Tensor, Tensor, float]:
+    """Return rows (q, k) and scores (q, k), best first.
+
+    With ``center`` (D,), it is taken from the passages, scores are bf16 products, and the largest norm comes with them.
+    """
+    best = torch.full((len(queries), 0), -torch.inf, device=queries.device)  # in order of rows, -inf pads
+    where = torch.full((len(queries), 0), -1, dtype=torch.int32, device=queries.device)
+    floor = torch.full(
+        (len(queries), 1), torch.finfo(torch.float32).min, device=queries.device
+    )  # only scores from here on count
+    left, longest = queries if center is None else queries.bfloat16(), 0.0
+    for offset, part in _blocks(passages, len(queries), k, queries.device):
+        if center is not None:
+            part = part - center
+            longest = max(longest, part.norm(dim=1).max().item())
+        scores = (left @ part.to(left.dtype).T).float()  # (q, n)
+        values, rows = _largest(scores, k) if offset < k else _reaching(scores, floor)
+        best, where = torch.cat([best, values], 1), torch.cat([where, torch.where(rows < 0, -1, rows + offset)], 1)
+        if best.shape[1] >= (k if offset < k else 2 * k):
+            best, where = _keep(best, where, k)
+            floor = best.amin(1, keepdim=True).nextafter(floor.new_tensor(torch.inf))  # an equal of a later row loses
+    best, where = _keep(best, where, k)
+    best, order = best.sort(dim=1, descending=True, stable=True)
+    return where.gather(1, order), best, longest
+
+
+def _blocks(
+    passages: NDArray[np.float32], n_queries: int, k: int, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield blocks of passages (n, D), with their first row; large ones for long lists, which are costly to keep."""
+    size = SCORES * (1 if device.type == "cpu" else 64) // n_queries
+    size = max(CHUNK, min(max(size, 8 * k), PASSAGE_BLOCK) // CHUNK * CHUNK)
+    for offset in range(0, len(passages), size):
+        yield offset, _tensor(passages[offset : offset + size]).to(device)
+
+
+def _tensor(vectors: NDArray[np.float32]) -> Tensor:
+    """Return vectors as a tensor, not copied where they are mapped from a file; nothing here writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+
+
+def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` largest scores and their columns, both (q, k) or with all columns, in order of columns.
+
+    Where the choice is among equals, all of them are returned; -inf and -1 pad.
+    """
+    if scores.shape[1] <= k:
+        return _reaching(scores, scores.new_full((len(scores), 1), torch.finfo(torch.float32).min))
+    values, columns = torch.topk(scores, k + 1, dim=1)
+    _check(values)
+    if not (values[:, k - 1] > values[:, k]).all():
+        return _reaching(scores, values[:, k - 1 : k])
+    columns, order = columns[:, :k].int().sort(dim=1)
+    return values.gather(1, order), columns
+
+
+def _reaching(scores: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scores (q, m) that reach ``floor`` (q, 1) and their columns (q, m), in order; -inf and -1 pad."""
+    if missing := -scores.shape[1] % CHUNK:
+        scores = pad(scores, (0, missing), value=-torch.inf)
+    chunks = scores.view(len(scores), -1, CHUNK)  # (q, c, CHUNK)
+    tops = chunks.amax(2)  # (q, c)
+    _check(tops)
+    query, chunk = (tops >= floor).nonzero(as_tuple=True)
+    inside = chunks[query, chunk]  # (h, CHUNK)
+    at, column = (inside >= floor[query]).nonzero(as_tuple=True)
+    values, query, column = inside[at, column], query[at], chunk[at] * CHUNK + column  # all (n,)
+    counts = torch.bincount(query, minlength=len(scores))  # (q,)
+    place = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
+    width = int(counts.max())
+    best = scores.new_full((len(scores), width), -torch.inf)
+    where = torch.full_like(best, -1, dtype=torch.int32)
+    best[query, place], where[query, place] = values, column.int()
+    return best, where
+
+
+def _check(largest: Tensor) -> None:
+    if largest.isnan().any():
+        raise StepwellError(
+            "some vectors hold values that are no numbers, so nothing can be ranked by them: the model that made them "
+            "is broken, or ran in a number type with too small a range. Encode again, with STEPWELL_PRECISION=fp32."
+        )
+
+
+def _keep(best: Tensor, where: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` largest of each query and their rows, both (q, k), in the order they had; equals: the first."""
+    if best.shape[1] <= k:
+        return best, where
+    last = torch.topk(best, k, dim=1, sorted=False).values.amin(1, keepdim=True)  # (q, 1)
+    above, equal = best > last, best == last
+    kept = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    return best[kept].view(-1, k), where[kept].view(-1, k)
