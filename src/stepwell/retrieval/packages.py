@@ -49,7 +49,7 @@ class Settings:
         Bytes of a vector in IVF-PQ; has to divide the width.
     rescore
         So many times the passages asked for are looked up and scored with their full vectors, which the best are
-        chosen by; 0: the index's own scores.
+        chosen by; 0: the index's own scores. IVF-PQ wants some.
     """
 
     kind: Kind = "usearch"
