@@ -157,6 +157,24 @@ class TestSoft:
         }[soft]()
         assert found == pytest.approx(0.5 * expected.item(), rel=1e-4)
 
+    @pytest.mark.parametrize(
+        ("soft", "asks"), [("kl", False), ("mse", False), ("margin-mse", True), ("decoupled", True)]
+    )
+    def test_labels_are_looked_up_only_where_the_loss_needs_them(self, task, soft, asks):
+        class Watched:
+            asked = False
+
+            def is_positive(self, *rows):
+                self.asked = True
+                return task.qrels.is_positive(*rows)
+
+        labels = Watched()
+        objective = task.objective(
+            Terms(alpha=0, beta=1, over="candidates", soft=soft), labels, teacher_scores=task.logits
+        )
+        objective.loss(np.arange(4), 0)
+        assert labels.asked is asks
+
     def test_the_teacher_may_have_a_temperature_of_its_own(self, task):
         found = []
         for teacher_tau, scale in ((None, 0.5), (4.0, 1.0)):

@@ -52,6 +52,11 @@ class Terms:
     target: float = 1.0
     rest: float = 1.0
 
+    @property
+    def needs_positives(self) -> bool:
+        """Whether any term asks which passages of the batch are positives; large batches pay for the answer."""
+        return bool(self.alpha) or bool(self.beta and self.soft in ("margin-mse", "decoupled"))
+
     def soft_loss(self, student: Tensor, teacher: Tensor, positives: Tensor, mask: Tensor | None) -> Tensor:
         """Return how far the student's scores (Q, K) are from the teacher's, by the loss that ``soft`` names."""
         match self.soft:
@@ -189,9 +194,11 @@ class StudentObjective:
             return torch.from_numpy(theirs * np.float32(vectors.scale)).to(device)  # (B, U)
 
         parts: dict[str, Tensor] = {}
-        known = torch.from_numpy(self.qrels.is_positive(query_rows[:, None], unique[None, :])).to(device)  # (B, U)
         scores, valid = pick(batch, terms.over)
-        positives, _ = pick(known, terms.over)
+        positives = torch.zeros_like(scores, dtype=torch.bool)
+        if terms.needs_positives:
+            known = torch.from_numpy(self.qrels.is_positive(query_rows[:, None], unique[None, :])).to(device)  # (B, U)
+            positives, _ = pick(known, terms.over)
         if terms.alpha:
             parts["hard"] = terms.alpha * hard_loss(scores, positives, valid)
         if terms.beta:
