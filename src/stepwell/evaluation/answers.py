@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
-import regex  # type: ignore[import-untyped]
+import regex
 
 from stepwell.collection import Qrels
 from stepwell.retrieval.run import Run
