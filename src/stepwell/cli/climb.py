@@ -1,0 +1,69 @@
+"""Verbs that climb: demo, init, plan, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stepwell.cli.app import JsonOption, OutOption, RecipeFile, SetOption, app, print_json, read_recipe
+from stepwell.display import say, show
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="The run's folder.")] = Path("runs/demo"),
+    plan_only: Annotated[bool, typer.Option("--plan", help="Only show what it will take.")] = False,
+) -> None:
+    """Climb a small ladder on the documentation of the installed Python packages, in minutes on a CPU."""
+    from stepwell import api
+    from stepwell.demo import demo_recipe
+
+    recipe = demo_recipe()
+    if plan_only:
+        show(api.plan(recipe, out).table())
+        return
+    _show_results(api.run(recipe, out))
+    say(f'Try it: stepwell search {out} "how do I open a zip file"')
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="A directory, irds:ID or hf:NAME.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
+    student: Annotated[str, typer.Option("--from", help="The encoder to cut the student from.")] = "demo",
+    layers: Annotated[int, typer.Option("--layers", help="Layers of the student.")] = 2,
+) -> None:
+    """Write a commented recipe for a collection of your own."""
+    from stepwell.init import write_recipe
+
+    path = write_recipe(directory, target, student, layers)
+    say(f"{path} is written; look through it, then: stepwell plan {path}, and stepwell run {path}")
+
+
+@app.command()
+def plan(recipe: RecipeFile, out: OutOption = None, changes: SetOption = None, as_json: JsonOption = False) -> None:
+    """List the stages with their estimated time and disk on this machine, from a short probe."""
+    opened = read_recipe(recipe, changes)  # first: a mistake in it is told at once, before torch is imported
+    from stepwell import api
+
+    made = api.plan(opened, out)
+    print_json(made.to_json()) if as_json else show(made.table())
+
+
+@app.command()
+def run(recipe: RecipeFile, out: OutOption = None, changes: SetOption = None, as_json: JsonOption = False) -> None:
+    """Climb the ladder; started again after a stop or a crash it goes on where it was."""
+    opened = read_recipe(recipe, changes)
+    from stepwell import api
+
+    results = api.run(opened, out)
+    print_json(results) if as_json else _show_results(results)
+
+
+def _show_results(results: dict[str, Any]) -> None:
+    from stepwell.evaluation import Comparison
+
+    if results:  # only the main process has them
+        show(Comparison.from_json(results["comparison"]).table())

@@ -1,0 +1,124 @@
+"""Verbs on collections, candidates, vectors and scores: check, mine, encode, score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stepwell.cli.app import (
+    EngineOption,
+    JsonOption,
+    RayAddress,
+    RayCpus,
+    RayGpus,
+    RayWorkers,
+    app,
+    print_json,
+    show_table,
+)
+from stepwell.display import say, show
+from stepwell.errors import StepwellError
+
+
+@app.command()
+def check(
+    directory: Annotated[Path, typer.Argument(help="A directory, irds:ID or hf:NAME.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Report every problem of a collection's files, with file and line."""
+    from stepwell.collection import check_directory
+
+    problems = check_directory(directory)
+    errors = sum(problem.severity == "error" for problem in problems)
+    if as_json:
+        print_json([vars(problem) | {} for problem in problems])
+    else:
+        for problem in problems:
+            place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
+            typer.echo(f"{problem.severity}: {place}: {problem.message}")
+        typer.echo(f"{directory}: {errors} errors, {len(problems) - errors} warnings.")
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def mine(
+    collection: Annotated[str, typer.Argument(help="A directory, demo, irds:ID or hf:NAME.")],
+    target: Annotated[
+        Path,
+        typer.Argument(help="JSONL to write: query, positive, negative_1, ... as sentence-transformers takes it."),
+    ],
+    miner: Annotated[str, typer.Option("--by", help="bm25, or an encoder (directory or hub name).")] = "bm25",
+    k: Annotated[int, typer.Option("-k", min=2, help="Candidates a query.")] = 8,
+    split: Annotated[str, typer.Option("--split", help="The qrels split.")] = "train",
+    margin: Annotated[
+        float | None, typer.Option("--margin", help="Drop what scores within this of the positive.")
+    ] = None,
+    sampling: Annotated[str, typer.Option("--sampling", help="random, hardest or simans.")] = "random",
+    first: Annotated[int, typer.Option("--first", min=1, help="Best rank of a negative.")] = 1,
+    last: Annotated[int, typer.Option("--last", min=1, help="Worst rank of a negative.")] = 50,
+    seed: Annotated[int, typer.Option("--seed", help="Decides the draws.")] = 13,
+) -> None:
+    """Mine hard negatives, and say what was dropped and why."""
+    from pydantic import ValidationError
+
+    from stepwell import api
+    from stepwell.exchange import write_tuples
+    from stepwell.recipe import Mining
+
+    if target.exists():
+        raise StepwellError(f"{target} is there already and would be overwritten: choose another name or move it away.")
+    try:
+        settings = Mining(first=first, last=last, margin=margin, sampling=sampling, positives=1)
+    except ValidationError as error:
+        raise StepwellError(
+            f"the mining options don't fit: {error.errors()[0]['msg'].removeprefix('Value error, ')}."
+        ) from None
+    candidates, report, opened = api.mine(collection, miner, split, k, settings, seed)
+    write_tuples(candidates, opened, target)
+    show(report.table())
+    say(f"{target}: {len(candidates):,} queries with {k} candidates each.")
+
+
+@app.command()
+def encode(
+    collection: Annotated[str, typer.Argument(help="A directory, demo, irds:ID or hf:NAME.")],
+    out: Annotated[Path, typer.Argument(help="The folder for the vectors; its own alone.")],
+    model: Annotated[str, typer.Option("--model", help="An encoder: directory or hub name.")],
+    engine: EngineOption = "processes",
+    ray_address: RayAddress = "auto",
+    ray_workers: RayWorkers = None,
+    ray_cpus: RayCpus = 1.0,
+    ray_gpus: RayGpus = None,
+) -> None:
+    """Encode all passages and queries; started again after a stop or a crash it goes on where it was."""
+    from stepwell.cluster import Cluster
+    from stepwell.exchange import encode_collection
+
+    cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
+    show_table(encode_collection(collection, out, model, cluster))
+
+
+@app.command()
+def score(
+    collection: Annotated[str, typer.Argument(help="A directory, demo, irds:ID or hf:NAME.")],
+    pairs: Annotated[Path, typer.Argument(help="Pairs: a TREC run file, or JSONL with query-id and corpus-id.")],
+    target: Annotated[Path, typer.Argument(help="Parquet to write: query-id, corpus-id, score.")],
+    teacher: Annotated[str, typer.Option("--teacher", help="A cross-encoder: directory or hub name.")],
+    tokens: Annotated[int, typer.Option("--tokens", min=8, help="Longest pair, in tokens.")] = 176,
+    engine: EngineOption = "processes",
+    ray_address: RayAddress = "auto",
+    ray_workers: RayWorkers = None,
+    ray_cpus: RayCpus = 1.0,
+    ray_gpus: RayGpus = None,
+) -> None:
+    """Score pairs with a cross-encoder, as raw logits; what its store has is not scored again."""
+    from stepwell.cluster import Cluster
+    from stepwell.exchange import score_pairs
+
+    if target.exists():
+        raise StepwellError(f"{target} is there already and would be overwritten: choose another name or move it away.")
+    cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
+    show_table(score_pairs(collection, pairs, target, teacher, tokens, cluster))
