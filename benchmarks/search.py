@@ -260,7 +260,7 @@ def report(figures, options, left_out):
     return finish("search", "Exact search", columns, rows, notes) | {"contenders": figures}
 
 
-def main():
+def main(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[15_000, 100_000, 1_000_000], help="Passages.")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="Queries a call.")
@@ -271,7 +271,7 @@ def main():
     parser.add_argument("--out", type=Path, help="Write the figures as JSON.")
     for hidden, kind in (("--work", str), ("--size", int), ("--folder", Path)):
         parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.work:
         work(options)
         return
@@ -295,4 +295,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -258,6 +258,29 @@ def test_growth(measured: Callable[..., dict[str, Any]]) -> None:
     assert (runs["1,1"]["rung"]["units"], runs["1,4"]["rung"]["units"]) == (64, 256)
 
 
+def test_search_finds_the_same_passages(
+    bench: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = bench("search")
+    monkeypatch.setattr(search, "CONTENDERS", {name: search.CONTENDERS[name] for name in ("stepwell", "numpy")})
+    out = tmp_path / "search.json"
+    sizes = ["--sizes", "40", "400", "--batches", "1", "8", "--k", "5", "--rounds", "2", "--threads", "1"]
+    search.main([*sizes, "--out", str(out)])
+    lines = json.loads(out.read_text())["contenders"]
+    assert [(line["passages"], line["batch"], line["name"]) for line in lines] == [
+        (size, batch, name) for size in (40, 400) for batch in (1, 8) for name in ("stepwell", "numpy")
+    ]
+    assert all(line["lists that differ"] == 0 and len(line["seconds"]) == 2 for line in lines)
+
+
+def test_lists_differ_where_passages_do_and_not_in_the_order_of_ties(bench: Callable[[str], ModuleType]) -> None:
+    passages = np.array([[1, 0], [1, 0], [0, 1], [0.5, 0.5]], dtype=np.float32)
+    queries = np.array([[1, 0], [0, 1], [1, 1]], dtype=np.float32)
+    ours = np.array([[0, 1], [2, 3], [3, 0]])
+    theirs = np.array([[1, 0], [2, 0], [3, 3]])  # a tie; another passage; the same passage twice
+    assert bench("search").differing(queries, passages, ours, theirs) == 2
+
+
 # -- the page ------------------------------------------------------------------------------------------------------
 
 
