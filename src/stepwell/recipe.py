@@ -9,19 +9,61 @@ from __future__ import annotations
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
+from stepwell.recipe_parts import (
+    Count,
+    DenseTraining,
+    Fraction,
+    ListTraining,
+    Optimiser,
+    Positive,
+    RerankTraining,
+    Section,
+    Weight,
+)
+from stepwell.recipe_teachers import (
+    AnyTeacher,
+    BestTeacher,
+    CrossEncoderTeacher,
+    DualEncoderTeacher,
+    HostedTeacher,
+    LateInteractionTeacher,
+    ListTeacher,
+    MeanTeacher,
+    ScoresTeacher,
+    SeveralTeachers,
+    Teacher,
+)
 
-
-class Section(BaseModel):
-    """A part of the recipe; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+__all__ = [
+    "AnyTeacher",
+    "BestTeacher",
+    "CollectionSection",
+    "CrossEncoderTeacher",
+    "DenseTraining",
+    "DualEncoderTeacher",
+    "HostedTeacher",
+    "Judging",
+    "LateInteractionTeacher",
+    "ListTeacher",
+    "ListTraining",
+    "MeanTeacher",
+    "Mining",
+    "Optimiser",
+    "Recipe",
+    "Refine",
+    "RerankTraining",
+    "Rung",
+    "ScoresTeacher",
+    "Section",
+    "SeveralTeachers",
+    "Soft",
+    "StudentSection",
+    "Teacher",
+    "TokensSection",
+    "WarmUp",
+]
 
 Column = Literal[
     "passage.id",
@@ -148,80 +190,6 @@ class StudentSection(Section):
     def loss_scale(self) -> float:
         """The factor from a similarity to a logit."""
         return self.scale if self.scale is not None else (20.0 if self.similarity == "cos" else 1.0)
-
-
-class Optimiser(Section):
-    """How a model is trained: AdamW, linear warm-up, linear decay, clipped gradients."""
-
-    epochs: Weight = Field(1.0, description="Passes over the training queries (or texts); 0 trains nothing.")
-    steps: Count | None = Field(None, description="Optimiser steps, instead of epochs.")
-    lr: Positive = Field(5e-5, description="Highest learning rate.")
-    batch: Count = Field(16, description="Queries (or texts) a step, over all processes.")
-    warmup: Fraction = Field(0.1, description="Share of the steps in which the learning rate rises.")
-    weight_decay: Weight = Field(0.01, description="AdamW weight decay; not on biases and norms.")
-    clip: Positive = Field(2.0, description="Largest norm of the gradient.")
-    dropout: bool = Field(
-        False, description="Keep the model's dropout; off is faster and usually as good for distillation."
-    )
-    freeze_words: bool = Field(False, description="Leave the word embeddings as they are.")
-    gradient_cache: bool = Field(
-        False,
-        description="Keep vectors instead of activations and compute them again in backward: batches of thousands in the memory of one micro-batch, for a third more time and the same gradient.",
-    )
-
-
-class DenseTraining(Optimiser):
-    """Contrastive training: each query against its positives, mined negatives and everything else in the batch."""
-
-    negatives: Annotated[int, Field(ge=0)] = Field(
-        1, description="Mined negatives a query, besides those of the batch."
-    )
-    tau: Positive = Field(1.0, description="Temperature of the softmax, after the scale.")
-
-
-class RerankTraining(Optimiser):
-    """Training of a cross-encoder: listwise cross-entropy over a query's candidates (METHOD: teacher)."""
-
-    lr: Positive = Field(1e-4, description="Highest learning rate of the body.")
-    head_lr: Positive = Field(1e-3, description="Highest learning rate of the scoring head, which starts from nothing.")
-    batch: Count = Field(8, description="Queries a step; each brings its candidates as pairs.")
-    candidates: Annotated[int, Field(ge=2)] = Field(8, description="Pairs a query, K: positives and mined negatives.")
-    train_queries: Count | None = Field(None, description="Use at most so many training queries; all when empty.")
-    labels: Literal["positives", "grades"] = Field(
-        "positives",
-        description="What the labels teach: which candidates are positives (listwise cross-entropy), or how good each is (ListNet on the grades).",
-    )
-    imitate_epochs: Weight = Field(
-        0.0,
-        description="First learn a dual encoder's scores on the same pairs, without labels, for so many epochs.",
-    )
-
-
-class Teacher(Section):
-    """A teacher: trained by the ladder from `from`, or taken as it is when `train` is empty."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    base: str = Field(alias="from", description="A hub name or a directory (`demo`: the bundled all-MiniLM-L6-v2).")
-    layers: Count | None = Field(None, description="Keep the first so many layers before training; all when empty.")
-
-
-class DualEncoderTeacher(Teacher):
-    """A teacher that embeds."""
-
-    kind: Literal["dual-encoder"]
-    train: DenseTraining | None = Field(None, description="How to train it; empty takes it as it is.")
-    pooling: Literal["mean", "cls"] | None = Field(None, description="Pooling; as the model has it when empty.")
-    similarity: Literal["cos", "dot"] | None = Field(None, description="Similarity; as the model has it when empty.")
-    scale: Positive | None = Field(None, description="From similarity to logit; 20 for cos and 1 for dot when empty.")
-
-
-class CrossEncoderTeacher(Teacher):
-    """A teacher that reads query and passage together."""
-
-    kind: Literal["cross-encoder"]
-    train: RerankTraining | None = Field(None, description="How to train it; empty takes it as it is.")
-    imitate: str | None = Field(None, description="The dual-encoder teacher whose scores it first imitates.")
 
 
 class Mining(Section):
@@ -359,9 +327,7 @@ class Recipe(Section):
     collection: CollectionSection
     tokens: TokensSection = TokensSection()
     student: StudentSection
-    teachers: dict[str, Annotated[DualEncoderTeacher | CrossEncoderTeacher, Field(discriminator="kind")]] = Field(
-        default_factory=dict
-    )
+    teachers: dict[str, AnyTeacher] = Field(default_factory=dict)
     mining: Mining = Mining()
     warmup: WarmUp = WarmUp()
     ladder: list[Rung] = Field(min_length=1)
@@ -374,7 +340,7 @@ class Recipe(Section):
 
     @field_validator("teachers")
     @classmethod
-    def _names(cls, teachers: dict[str, Teacher]) -> dict[str, Teacher]:
+    def _names(cls, teachers: dict[str, AnyTeacher]) -> dict[str, AnyTeacher]:
         for name in teachers:
             if name in {"student", "bm25", "auto", "none"}:
                 raise ValueError(f"a teacher can't be called {name!r}: the word has a meaning of its own in a recipe")
@@ -383,30 +349,36 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _references(self) -> Recipe:
         for number, rung in enumerate(self.ladder, start=1):
-            where = f"rung {number} of the ladder"
-            teacher = self._teacher(rung.teacher, where)
-            if rung.loss in ("embedding", "in-batch") and teacher.kind != "dual-encoder":
-                raise ValueError(
-                    f"{where}: the loss `{rung.loss}` needs a dual-encoder teacher, and {rung.teacher!r} is a {teacher.kind}"
-                )
-            if rung.beside is not None and self._teacher(rung.beside, where).kind != "dual-encoder":
-                raise ValueError(f"{where}: `beside` needs a dual-encoder teacher, and {rung.beside!r} is none")
-            if (
-                rung.negatives not in ("auto", "student", "bm25")
-                and self._teacher(rung.negatives, where).kind != "dual-encoder"
-            ):
-                raise ValueError(
-                    f"{where}: only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none"
-                )
+            self._check_rung(rung, f"rung {number} of the ladder")
         for name, teacher in self.teachers.items():
-            imitate = teacher.imitate if isinstance(teacher, CrossEncoderTeacher) else None
-            if imitate is not None and self._teacher(imitate, f"teacher {name!r}").kind != "dual-encoder":
-                raise ValueError(f"teacher {name!r}: `imitate` needs a dual-encoder teacher, and {imitate!r} is none")
+            where = f"teacher {name!r}"
+            others = [self._teacher(other, where) for other in teacher.names]
+            if isinstance(teacher, ListTeacher) and not all(other.embeds for other in others):
+                raise ValueError(f"{where}: `imitate` needs a dual-encoder teacher, and {teacher.imitate!r} is none")
+            for other, inner in zip(teacher.names, others, strict=True):
+                if isinstance(inner, SeveralTeachers):
+                    raise ValueError(f"{where}: {other!r} is made of teachers itself; name them one by one in `of`")
         if self.refine.teacher is not None:
             self._teacher(self.refine.teacher, "refine")
         return self
 
-    def _teacher(self, name: str, where: str) -> DualEncoderTeacher | CrossEncoderTeacher:
+    def _check_rung(self, rung: Rung, where: str) -> None:
+        teacher = self._teacher(rung.teacher, where)
+        if rung.loss in ("embedding", "in-batch") and not teacher.embeds:
+            raise ValueError(
+                f"{where}: the loss `{rung.loss}` needs a dual-encoder teacher, and {rung.teacher!r} is of kind `{teacher.kind}`"
+            )
+        if rung.beside is not None and not self._teacher(rung.beside, where).embeds:
+            raise ValueError(f"{where}: `beside` needs a dual-encoder teacher, and {rung.beside!r} is none")
+        if (
+            rung.negatives not in ("auto", "student", "bm25")
+            and not self._teacher(rung.negatives, where).embeds
+        ):
+            raise ValueError(
+                f"{where}: only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none"
+            )
+
+    def _teacher(self, name: str, where: str) -> AnyTeacher:
         if name not in self.teachers:
             raise ValueError(
                 f"{where} names the teacher {name!r}, which is not among the teachers ({', '.join(self.teachers) or 'there are none'})"

@@ -296,20 +296,20 @@ def _refusal(path: Path, mistakes: list[Mistake]) -> StepwellError:
 
 
 def _with_places(recipe: Recipe, home: Path) -> Recipe:
-    """Turn relative directories that exist beside the recipe into absolute ones."""
+    """Turn relative directories and files that exist beside the recipe into absolute ones."""
 
     def place(text: str) -> str:
         if text in BUNDLED:
             return text
         beside = home / Path(text).expanduser()
-        return str(beside.resolve()) if text and beside.is_dir() else text
+        return str(beside.resolve()) if text and beside.exists() else text
 
     return recipe.model_copy(
         update={
             "collection": recipe.collection.model_copy(update={"path": place(recipe.collection.path)}),
             "student": recipe.student.model_copy(update={"base": place(recipe.student.base)}),
             "teachers": {
-                name: teacher.model_copy(update={"base": place(teacher.base)})
+                name: teacher.model_copy(update={key: place(getattr(teacher, key)) for key in [teacher.place] if key})
                 for name, teacher in recipe.teachers.items()
             },
         }

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
@@ -24,7 +24,7 @@ from stepwell.errors import StepwellError
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors of all-MiniLM-L6-v2, as its package carries it."""
 
-_WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
 """How weights are read: in fp32, and never from a pickle."""
 
 
@@ -60,7 +60,7 @@ def open_sentence_transformer(base: str) -> SentenceTransformer:
     place = locate(base)
     try:
         with quiet():
-            return SentenceTransformer(place, device="cpu", model_kwargs=_WEIGHTS)
+            return SentenceTransformer(place, device="cpu", model_kwargs=WEIGHTS)
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise cannot_open(base, "encoder", error) from error
 
@@ -70,7 +70,7 @@ def open_cross_encoder(base: str) -> CrossEncoder:
     place = locate(base)
     try:
         with quiet():
-            model: CrossEncoder = CrossEncoder(place, device="cpu", model_kwargs=_WEIGHTS, activation_fn=nn.Identity())
+            model: CrossEncoder = CrossEncoder(place, device="cpu", model_kwargs=WEIGHTS, activation_fn=nn.Identity())
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise cannot_open(base, "cross-encoder", error) from error
     if model.num_labels != 1:
@@ -296,7 +296,7 @@ def fingerprint(model: nn.Module, *extra: object) -> str:
     return digest.hexdigest()
 
 
-def save_model(model: SentenceTransformer | CrossEncoder, folder: Path) -> None:
+def save_model(model: SentenceTransformer | CrossEncoder | MultiVectorEncoder, folder: Path) -> None:
     """Write a sentence-transformers directory (safetensors)."""
     try:
         with quiet():

@@ -1,0 +1,143 @@
+"""What the ladder asks of a teacher, of whichever kind: scores of a query's candidates, and of some kinds vectors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stepwell.models.encoder import Side
+from stepwell.models.tokens import Tokens
+
+Rows = NDArray[np.int32]
+Scores = NDArray[np.float32]
+Advance = Callable[[float, str], None]
+"""Told (share done, a note)."""
+
+
+def silent(share: float, note: str) -> None:
+    """Tell nobody."""
+
+
+class Teacher(Protocol):
+    """Scores the candidates of queries; both are row numbers of one collection."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the scores: another fingerprint, other scores."""
+
+    def score(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> Scores:
+        """Return the logits of each query's candidates.
+
+        Parameters
+        ----------
+        queries
+            Shape (Q,).
+        candidates
+            Passages, shape (Q, K); -1 fills.
+        advance
+            Told of the progress.
+
+        Returns
+        -------
+        NDArray
+            Shape (Q, K): 0 where there is no candidate, NaN where the teacher has no score of it.
+        """
+
+
+class EmbeddingTeacher(Teacher, Protocol):
+    """A teacher that also has a vector of every text: it can mine, and teach its space and whole batches."""
+
+    def embed(self, rows: Rows, side: Side) -> NDArray[np.float32]:
+        """Return the vectors of queries or passages, shape (B, D)."""
+
+
+class PairModel(Protocol):
+    """A model that scores pairs of tokenised texts, with the gradient or without: what can be trained to be a teacher."""
+
+    gradient_cache: bool
+
+    def logits(
+        self, queries: Tokens, passages: Tokens, query_rows: NDArray[np.int64], passage_rows: NDArray[np.int64]
+    ) -> Tensor:
+        """Score pairs with the gradient, shared over the processes: (B,)."""
+
+    def score(
+        self,
+        queries: Tokens,
+        passages: Tokens,
+        query_rows: NDArray[np.int64],
+        passage_rows: NDArray[np.int64],
+        advance: Callable[[int], None] = ...,
+    ) -> Scores:
+        """Score pairs without a gradient, on this process: (B,)."""
+
+
+class Several:
+    """Several teachers at once, whose score is their mean; a pair that one of them has no score of has none.
+
+    Parameters
+    ----------
+    teachers
+        Two or more.
+    standardise
+        Bring each teacher's scores of a query's list to mean 0 and standard deviation 1 first.
+
+    Examples
+    --------
+    >>> standardised(np.float32([[1, 3, 0]]), np.array([[True, True, False]]))  # the last is no candidate
+    array([[-1.,  1.,  0.]], dtype=float32)
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], standardise: bool) -> None:
+        self.teachers, self.standardise = teachers, standardise
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the teachers' names and of what is done with their scores."""
+        names = [*(teacher.fingerprint for teacher in self.teachers), str(self.standardise)]
+        return hashlib.sha256(" ".join(names).encode()).hexdigest()
+
+    def each(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> Scores:
+        """Return every teacher's own scores, shape (T, Q, K)."""
+        share = 1 / len(self.teachers)
+
+        def part(number: int) -> Advance:
+            return lambda done, note: advance((number + done) * share, note)
+
+        return np.stack([teacher.score(queries, candidates, part(n)) for n, teacher in enumerate(self.teachers)])
+
+    def score(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> Scores:
+        """Return the mean, shape (Q, K); see :meth:`Teacher.score`."""
+        tables = self.each(queries, candidates, advance)
+        if self.standardise:
+            there = (candidates >= 0) & ~np.isnan(tables).any(axis=0)
+            tables = np.stack([np.where(there, standardised(table, there), table) for table in tables])
+        mean: Scores = tables.mean(axis=0, dtype=np.float32)
+        return mean
+
+
+def standardised(scores: Scores, there: NDArray[np.bool_]) -> Scores:
+    """Return the scores of each query (Q, K) with mean 0 and standard deviation 1 over what is there; 0 elsewhere."""
+    count = np.maximum(there.sum(axis=1, keepdims=True), 1)
+    kept = np.where(there, scores, 0)
+    gap = np.where(there, kept - kept.sum(axis=1, keepdims=True) / count, 0)
+    deviation = np.sqrt(np.square(gap).sum(axis=1, keepdims=True) / count)
+    return (gap / np.maximum(deviation, 1e-6)).astype(np.float32)
+
+
+def log_odds(probabilities: Scores) -> Scores:
+    """Return log(p / (1 - p)), within the +-15 that single precision can tell.
+
+    Examples
+    --------
+    >>> log_odds(np.float32([0.5, 0.0])).round(2).tolist()
+    [0.0, -15.0]
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = probabilities.astype(np.float64)
+        return np.clip(np.log(p / (1 - p)), -15, 15).astype(np.float32)

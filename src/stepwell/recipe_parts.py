@@ -1,0 +1,70 @@
+"""The parts that the recipe and its teachers share: sections, number types, how a model is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the recipe; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimiser(Section):
+    """How a model is trained: AdamW, linear warm-up, linear decay, clipped gradients."""
+
+    epochs: Weight = Field(1.0, description="Passes over the training queries (or texts); 0 trains nothing.")
+    steps: Count | None = Field(None, description="Optimiser steps, instead of epochs.")
+    lr: Positive = Field(5e-5, description="Highest learning rate.")
+    batch: Count = Field(16, description="Queries (or texts) a step, over all processes.")
+    warmup: Fraction = Field(0.1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: Weight = Field(0.01, description="AdamW weight decay; not on biases and norms.")
+    clip: Positive = Field(2.0, description="Largest norm of the gradient.")
+    dropout: bool = Field(
+        False, description="Keep the model's dropout; off is faster and usually as good for distillation."
+    )
+    freeze_words: bool = Field(False, description="Leave the word embeddings as they are.")
+    gradient_cache: bool = Field(
+        False,
+        description="Keep vectors instead of activations and compute them again in backward: batches of thousands in the memory of one micro-batch, for a third more time and the same gradient.",
+    )
+
+
+class DenseTraining(Optimiser):
+    """Contrastive training: each query against its positives, mined negatives and everything else in the batch."""
+
+    negatives: Annotated[int, Field(ge=0)] = Field(
+        1, description="Mined negatives a query, besides those of the batch."
+    )
+    tau: Positive = Field(1.0, description="Temperature of the softmax, after the scale.")
+
+
+class ListTraining(Optimiser):
+    """Training over a query's candidates: listwise cross-entropy of the positives (METHOD: teacher)."""
+
+    batch: Count = Field(8, description="Queries a step; each brings its candidates as pairs.")
+    candidates: Annotated[int, Field(ge=2)] = Field(8, description="Pairs a query, K: positives and mined negatives.")
+    train_queries: Count | None = Field(None, description="Use at most so many training queries; all when empty.")
+    labels: Literal["positives", "grades"] = Field(
+        "positives",
+        description="What the labels teach: which candidates are positives (listwise cross-entropy), or how good each is (ListNet on the grades).",
+    )
+    imitate_epochs: Weight = Field(
+        0.0,
+        description="First learn a dual encoder's scores on the same pairs, without labels, for so many epochs.",
+    )
+
+
+class RerankTraining(ListTraining):
+    """Training of a cross-encoder: listwise cross-entropy over a query's candidates (METHOD: teacher)."""
+
+    lr: Positive = Field(1e-4, description="Highest learning rate of the body.")
+    head_lr: Positive = Field(1e-3, description="Highest learning rate of the scoring head, which starts from nothing.")
