@@ -9,6 +9,8 @@ Source: PROD (arXiv 2209.13335), equations 3 to 8 of its method section; the emb
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -215,6 +217,32 @@ def decoupled_loss(
     ours, theirs = student / tau, teacher.detach() / tau
     both = functional.kl_div(masses(ours), masses(theirs), reduction="batchmean", log_target=True)
     return tau**2 * (target * both + rest * soft_loss(ours, theirs, 1.0, sides[1]))
+
+
+def larger_loss_target(teachers: Tensor, loss: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Return the scores of the teacher whose loss on the query is larger, query by query: (Q, K).
+
+    The loss against these is the mean over queries of the larger of the teachers' losses, with its gradient. Source:
+    an option of PROD's code for several teachers at once.
+
+    Parameters
+    ----------
+    teachers
+        Scores of T teachers, shape (T, Q, K).
+    loss
+        Gives the loss of one query, named by its number, against scores (1, K).
+
+    Examples
+    --------
+    >>> student = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+    >>> teachers = torch.stack([torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [2.0, 0.0]])])
+    >>> larger_loss_target(teachers, lambda q, theirs: soft_loss(student[q : q + 1], theirs)).tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
+    """
+    with torch.no_grad():
+        rows = range(teachers.shape[1])
+        each = torch.stack([torch.stack([loss(q, table[q : q + 1]) for q in rows]) for table in teachers])  # (T, Q)
+        return teachers[each.argmax(dim=0), torch.arange(teachers.shape[1], device=teachers.device)]
 
 
 def list_net_loss(scores: Tensor, grades: Tensor, mask: Tensor | None = None) -> Tensor:

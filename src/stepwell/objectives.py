@@ -16,6 +16,7 @@ from stepwell.losses import (
     decoupled_loss,
     embedding_loss,
     hard_loss,
+    larger_loss_target,
     list_net_loss,
     logit_loss,
     margin_loss,
@@ -23,7 +24,7 @@ from stepwell.losses import (
     soft_loss,
 )
 from stepwell.models.encoder import Encoder
-from stepwell.models.reranker import Reranker
+from stepwell.models.teacher import PairModel
 from stepwell.models.tokens import Tokens
 from stepwell.negatives import Candidates
 from stepwell.recipe import Soft
@@ -126,7 +127,8 @@ class StudentObjective:
     draw
         K of the M candidates, epoch by epoch.
     teacher_scores
-        Logits of the candidates, shape (Q, M), for ``over="candidates"`` with beta > 0.
+        Logits of the candidates, shape (Q, M), for ``over="candidates"`` with beta > 0. Of several teachers
+        (T, Q, M): for each query the one counts whose loss is larger.
     teacher
         Vectors of the teacher, for ``over="batch"`` with beta > 0.
     start
@@ -203,6 +205,8 @@ class StudentObjective:
             parts["hard"] = terms.alpha * hard_loss(scores, positives, valid)
         if terms.beta:
             target = self._teacher(examples, columns, of, device)
+            if target.ndim == 3:
+                target = self._larger(target, scores, positives, valid)
             parts["soft"] = terms.beta * terms.soft_loss(scores, target, positives, valid)
         if terms.gamma and self.start is not None:
             scores, valid = pick(batch, terms.keep_over)
@@ -220,7 +224,18 @@ class StudentObjective:
             scores: Tensor = of(self.teacher)
             return scores
         assert self.teacher_scores is not None
-        return torch.from_numpy(np.take_along_axis(self.teacher_scores[examples], columns, axis=1)).to(device)
+        theirs = self.teacher_scores[..., examples, :]
+        picked = np.take_along_axis(theirs, np.broadcast_to(columns, (*theirs.shape[:-1], columns.shape[1])), axis=-1)
+        return torch.from_numpy(picked).to(device)  # (B, K) or (T, B, K)
+
+    def _larger(self, teachers: Tensor, scores: Tensor, positives: Tensor, valid: Tensor | None) -> Tensor:
+        """Return of each query the scores of the teacher that the student is farther from: (B, K)."""
+
+        def loss(query: int, theirs: Tensor) -> Tensor:
+            own = slice(query, query + 1)
+            return self.terms.soft_loss(scores[own], theirs, positives[own], None if valid is None else valid[own])
+
+        return larger_loss_target(teachers, loss)
 
 
 class EmbeddingObjective:
@@ -284,12 +299,12 @@ class EmbeddingObjective:
 
 
 class RerankObjective:
-    """Trains a cross-encoder over its queries' candidates: on labels, or to imitate given scores.
+    """Trains what scores pairs over its queries' candidates: on labels, or to imitate given scores.
 
     Parameters
     ----------
     reranker
-        What learns.
+        What learns: a cross-encoder, or late interaction.
     queries, passages
         Its tokens of all queries and passages of the collection.
     candidates
@@ -304,7 +319,7 @@ class RerankObjective:
 
     def __init__(
         self,
-        reranker: Reranker,
+        reranker: PairModel,
         queries: Tokens,
         passages: Tokens,
         candidates: Candidates,
@@ -323,7 +338,7 @@ class RerankObjective:
 
     @property
     def module(self) -> nn.Module:
-        """The cross-encoder."""
+        """The model."""
         return self.reranker.model
 
     def loss(self, examples: Rows, epoch: int) -> tuple[Tensor, dict[str, float]]:

@@ -15,52 +15,27 @@ from stepwell.recipe_parts import (
     Count,
     DenseTraining,
     Fraction,
-    ListTraining,
     Optimiser,
     Positive,
     RerankTraining,
     Section,
     Weight,
 )
-from stepwell.recipe_teachers import (
-    AnyTeacher,
-    BestTeacher,
-    CrossEncoderTeacher,
-    DualEncoderTeacher,
-    HostedTeacher,
-    LateInteractionTeacher,
-    ListTeacher,
-    MeanTeacher,
-    ScoresTeacher,
-    SeveralTeachers,
-    Teacher,
-)
+from stepwell.recipe_teachers import AnyTeacher, ListTeacher, SeveralTeachers
 
 __all__ = [
-    "AnyTeacher",
-    "BestTeacher",
     "CollectionSection",
-    "CrossEncoderTeacher",
     "DenseTraining",
-    "DualEncoderTeacher",
-    "HostedTeacher",
     "Judging",
-    "LateInteractionTeacher",
-    "ListTeacher",
-    "ListTraining",
-    "MeanTeacher",
     "Mining",
     "Optimiser",
     "Recipe",
     "Refine",
     "RerankTraining",
     "Rung",
-    "ScoresTeacher",
     "Section",
-    "SeveralTeachers",
     "Soft",
     "StudentSection",
-    "Teacher",
     "TokensSection",
     "WarmUp",
 ]
@@ -370,10 +345,7 @@ class Recipe(Section):
             )
         if rung.beside is not None and not self._teacher(rung.beside, where).embeds:
             raise ValueError(f"{where}: `beside` needs a dual-encoder teacher, and {rung.beside!r} is none")
-        if (
-            rung.negatives not in ("auto", "student", "bm25")
-            and not self._teacher(rung.negatives, where).embeds
-        ):
+        if rung.negatives not in ("auto", "student", "bm25") and not self._teacher(rung.negatives, where).embeds:
             raise ValueError(
                 f"{where}: only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none"
             )

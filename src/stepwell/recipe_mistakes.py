@@ -169,8 +169,8 @@ def _text(detail: ErrorDetails, found: _Found) -> str:
             field = _fields_at(detail["loc"][:-1]).get(str(detail["loc"][-1]))
             return f"is missing. {(field.description if field else None) or 'It has no default.'}"
         case "union_tag_not_found":
-            kinds = [place[-1] for place, _ in sections() if place[:-1] == ("teachers", ANY)]
-            return "needs " + " or ".join(f"`kind: {kind}`" for kind in kinds)
+            places = [place for place, _ in sections() if place[:-1] == ("teachers", ANY)]
+            return "needs " + " or ".join(f"`kind: {place[-1]}`" for place in places)
         case "union_tag_invalid":
             given, kinds = context["tag"], str(context["expected_tags"])
             return f"the kind {_show(given)} does not exist; there are {kinds}{_hint(given, kinds)}"

@@ -89,7 +89,7 @@ class ScoresTeacher(Teacher):
     )
     missing: Missing = Field(
         "error",
-        description="What becomes of candidates without a score: `error` stops and writes their list; `drop` leaves them out of the rung; `floor` gives them the query's lowest score (for the top of a ranking). A query without scores of a positive and of another candidate is left out by both.",
+        description="What becomes of candidates without a score: `error` stops and writes their list; `drop` leaves them out of the rung; `floor` gives them the lowest score that the query has in the file (for the top of a ranking). A query that is left without a positive or with one candidate is left out.",
     )
     logit: bool = Field(False, description="The file holds probabilities: log(p / (1 - p)) is taken of each.")
 

@@ -123,6 +123,25 @@ def check_tau(scores: ArrayLike, tau: float) -> list[str]:
     return []
 
 
+def check_range(scores: ArrayLike) -> list[str]:
+    """Return a warning when all scores (Q, K) lie in 0..1, as probabilities do; NaN marks one that is not there.
+
+    Examples
+    --------
+    >>> check_range([[0.2, 3.0]]), len(check_range([[0.2, 0.99]]))
+    ([], 1)
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    low, high = float(np.nanmin(table)), float(np.nanmax(table))
+    if low < 0 or high > 1:
+        return []
+    return [
+        f"All scores lie in {low:.3g} to {high:.3g}: they look like probabilities, which lie too close together to "
+        "teach. Have the teacher give raw logits, or set `logit: true` where the recipe has that key (a file, a "
+        "server); where they are no probabilities, a low tau mends it."
+    ]
+
+
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
     result: NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)

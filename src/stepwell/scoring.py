@@ -1,9 +1,10 @@
-"""Scoring the pairs that a store has not, block by block, shared by the processes."""
+"""Scoring the pairs that a store has not, block by block, shared by the processes; teachers that score this way."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.collection import Collection
+from stepwell.errors import StepwellError
 from stepwell.models.reranker import Reranker
+from stepwell.models.teacher import Advance as Told
+from stepwell.models.teacher import silent
 from stepwell.scores import ScoreStore
 
 BLOCK = 2_048
@@ -23,10 +27,10 @@ Scorer = Callable[[Rows, Rows, Advance], NDArray[np.float32]]
 """Gives the logits (B,) of the pairs of some query rows (B,) and passage rows (B,)."""
 
 
-def blocks(queries: Rows, passages: Rows) -> Iterator[tuple[Rows, Rows]]:
+def blocks(queries: Rows, passages: Rows, size: int = BLOCK) -> Iterator[tuple[Rows, Rows]]:
     """Yield pairs (B,) in blocks, in order."""
-    for start in range(0, len(queries), BLOCK):
-        yield queries[start : start + BLOCK], passages[start : start + BLOCK]
+    for start in range(0, len(queries), size):
+        yield queries[start : start + size], passages[start : start + size]
 
 
 def block_scorer(reranker: Reranker, collection: Collection) -> Scorer:
@@ -54,7 +58,12 @@ def missing(store: ScoreStore, queries: Rows, passages: Rows) -> tuple[Rows, Row
 
 
 def score_into(
-    store: ScoreStore, scorer: Scorer, queries: Rows, passages: Rows, advance: Advance = lambda n: None
+    store: ScoreStore,
+    scorer: Scorer,
+    queries: Rows,
+    passages: Rows,
+    advance: Advance = lambda n: None,
+    block: int = BLOCK,
 ) -> None:
     """Score pairs and add them to the store.
 
@@ -70,12 +79,14 @@ def score_into(
         Rows of the pairs, shape (B,), the same on every process.
     advance
         Told how many pairs were scored.
+    block
+        Pairs that are scored before they are kept.
     """
     world = distributed.world_size()
-    work = list(blocks(queries, passages))
+    work = list(blocks(queries, passages, block))
     for start in range(0, len(work), world):
         now = work[start : start + world]
-        scores, own = np.zeros(BLOCK, dtype=np.float32), 0
+        scores, own = np.zeros(block, dtype=np.float32), 0
         if distributed.rank() < len(now):
             own = len(now[distributed.rank()][0])
             scores[:own] = scorer(*now[distributed.rank()], advance)
@@ -85,3 +96,55 @@ def score_into(
             store.add(q, p, everyone[: len(q)])
         advance(len(q) - own)
     distributed.barrier()
+
+
+class Stored:
+    """A teacher whose score of a pair is paid for once, ever: what its store has not is scored and kept.
+
+    Parameters
+    ----------
+    root
+        Folder of all score stores.
+    fingerprint
+        The teacher's.
+    collection
+        The fingerprint of the texts.
+    scorer
+        Called for the scorer of a block when there is something to score.
+    block
+        Pairs that are scored before they are kept: what an interrupted job pays for again at most.
+    """
+
+    def __init__(
+        self, root: Path, fingerprint: str, collection: str, scorer: Callable[[], Scorer], block: int = BLOCK
+    ) -> None:
+        self.root, self.fingerprint, self.collection = root, fingerprint, collection
+        self.scorer, self.block = scorer, block
+
+    def store(self) -> ScoreStore:
+        """Open the store."""
+        return ScoreStore.open(self.root, self.fingerprint, self.collection)
+
+    def score(self, queries: Rows, candidates: Rows, advance: Told = silent) -> NDArray[np.float32]:
+        """Return the logits of candidates (Q, K); see :meth:`stepwell.models.teacher.Teacher.score`."""
+        store = self.store()
+        filled = candidates >= 0
+        query_rows = np.broadcast_to(queries[:, None], candidates.shape)
+        todo = missing(store, query_rows[filled], candidates[filled])
+        total, done = len(todo[0]), 0
+
+        def told(n: int) -> None:
+            nonlocal done
+            done += n
+            advance(done / total, f"{done:,} of {total:,} pairs")
+
+        if total:
+            score_into(store, self.scorer(), *todo, told, self.block)
+            store = self.store()
+        out = np.zeros(candidates.shape, dtype=np.float32)
+        out[filled] = store.lookup(query_rows[filled], candidates[filled])
+        if np.isnan(out).any():
+            raise StepwellError(
+                "scores that were just written are not in the store; another program may have removed them."
+            )
+        return out

@@ -270,6 +270,14 @@ class Collection:
         """Return the row of a query id; StepwellError names the nearest ids when it is unknown."""
         return self._query_index.row(id, "query", self.name)
 
+    def find_passage(self, id: str) -> int:
+        """Return the row of a passage id, -1 when there is none."""
+        return self._passage_index.find(id)
+
+    def find_query(self, id: str) -> int:
+        """Return the row of a query id, -1 when there is none."""
+        return self._query_index.find(id)
+
     def qrels(self, split: str) -> Qrels:
         """Return the judgements of a split.
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from stepwell import distributed
 from stepwell.display import warn
-from stepwell.ladder.context import Context, score_missing
-from stepwell.ladder.making import scores_of
+from stepwell.ladder.context import Context
+from stepwell.ladder.teachers import opened, targets
 from stepwell.ladder.workspace import Job
 from stepwell.negatives import Candidates, mine
 from stepwell.recipe import Mining
@@ -18,7 +18,7 @@ from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import Vectors, write_vectors
-from stepwell.score_spread import check_tau, spread
+from stepwell.score_spread import check_range, check_tau, spread
 
 
 def bm25(ctx: Context, job: Job) -> None:
@@ -77,7 +77,7 @@ def candidates(
 ) -> None:
     """Mine K candidates of each training query from the training run of the stage ``source``.
 
-    With ``settings.denoise``, the cross-encoder ``teacher`` scores what would be a negative and what it takes for
+    With ``settings.denoise``, the ``teacher`` scores what would be a negative and what it takes for
     positive is dropped. ``limit`` uses only so many of the queries, spread evenly over them.
     """
     run = Run.load(job.inputs[source] / "train.parquet", ctx.collection)
@@ -86,10 +86,10 @@ def candidates(
         run = run.select(run.queries[np.sort(order)])
     denoiser = None
     if settings.denoise is not None and teacher is not None:
-        reranker = ctx.reranker(job.inputs[f"teacher.{teacher}"])
+        judge = opened(ctx, teacher, job.inputs)
 
         def denoiser(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
-            return score_missing(ctx, reranker, queries, passages[:, None], job.advance)[:, 0]
+            return judge.score(queries, passages[:, None], job.advance)[:, 0]
 
     found, report = mine(run, ctx.splits.train, ctx.collection, settings, k, ctx.recipe.seed, denoiser)
     if distributed.is_main():
@@ -98,12 +98,17 @@ def candidates(
 
 
 def scores(ctx: Context, teacher: str, tau: float, job: Job) -> None:
-    """Score all candidates with a cross-encoder teacher (each pair once, ever) and look at their spread."""
-    found = Candidates.load(job.inputs["candidates"] / "candidates.parquet", ctx.collection)
-    logits = scores_of(ctx, teacher, job, found, job.advance)
-    if distributed.is_main():
-        masked = np.where(found.passages >= 0, logits, np.nan)
-        warnings = check_tau(masked, tau)
-        for text in warnings:
-            warn(f"{teacher}: {text}")
-        job.write_json("spread.json", {"warnings": warnings, "spread": asdict(spread(masked, tau))})
+    """Have a teacher score all candidates (each pair once, ever) and look at the spread of the scores."""
+    found = targets(
+        ctx, teacher, job, Candidates.load(job.inputs["candidates"] / "candidates.parquet", ctx.collection), job.advance
+    )
+    if not distributed.is_main():
+        return
+    (job.folder / "missing.tsv").unlink(missing_ok=True)  # of an attempt before the file was complete
+    tables = np.where(found.candidates.passages >= 0, found.scores, np.nan)
+    tables = tables.reshape(-1, *found.candidates.passages.shape)  # (T, Q, M)
+    warnings = [text for table in tables for text in check_tau(table, tau) or check_range(table)]
+    for text in warnings:
+        warn(f"{teacher}: {text}")
+    facts = {"warnings": warnings, "spread": asdict(spread(tables[0], tau))}
+    job.write_json("spread.json", {**facts, "missing": found.missing, "left_out": found.left_out})

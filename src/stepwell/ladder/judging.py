@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.collection import Qrels
 from stepwell.evaluation import DEFAULT_MEASURES, Evaluation, evaluate, measure_name, paired_test
-from stepwell.ladder.context import Context, score_missing
+from stepwell.ladder.context import Context
+from stepwell.ladder.teachers import opened
 from stepwell.ladder.workspace import Job
 from stepwell.retrieval.fusion import reciprocal_rank_fusion
 from stepwell.retrieval.run import Run
@@ -58,39 +61,58 @@ def fuse(ctx: Context, split: str, sources: tuple[str, ...], job: Job) -> None:
 
 
 def rerank(ctx: Context, split: str, source: str, teacher: str, job: Job) -> None:
-    """Evaluate a cross-encoder that reranks the top of another stage's run."""
+    """Evaluate a teacher that reranks the top of another stage's run."""
     run = Run.load(job.inputs[source] / "run.parquet", ctx.collection)
-    found = reranked(ctx, run, teacher, ctx.recipe.judging.rerank, job)
+    found, _ = reranked(ctx, run, teacher, ctx.recipe.judging.rerank, job)
     if distributed.is_main():
         _keep(ctx, found, getattr(ctx.splits, split), job.folder, trec=True)
 
 
-def reranked(ctx: Context, run: Run, teacher: str, depth: int, job: Job) -> Run:
-    """Return ``run`` with its first ``depth`` passages in the teacher's order; what follows stays behind them."""
-    reranker = ctx.reranker(job.inputs[f"teacher.{teacher}"])
+def reranked(ctx: Context, run: Run, teacher: str, depth: int, job: Job) -> tuple[Run, NDArray[np.bool_]]:
+    """Return ``run`` with its first ``depth`` passages in the teacher's order; what follows stays behind them.
+
+    Passages of which the teacher has no score (a file may lack some) come after those that have one, in the run's
+    order.
+
+    Returns
+    -------
+    tuple
+        The run, and of which queries the teacher has any score (Q,).
+    """
     head = run.top(depth)
-    logits = score_missing(ctx, reranker, head.queries, head.passages, job.advance)
-    logits = np.where(head.passages >= 0, logits, -np.inf)
+    logits = opened(ctx, teacher, job.inputs).score(head.queries, head.passages, job.advance)
+    filled = head.passages >= 0
+    known: NDArray[np.bool_] = filled & ~np.isnan(logits)
+    behind = _lowest(np.where(known, logits, np.inf)) - np.arange(1, head.depth + 1, dtype=np.float32)
+    logits = np.where(known, logits, np.where(filled, behind, -np.inf))
     order = np.argsort(-logits, axis=1, kind="stable")
-    lowest = np.where(np.isfinite(logits), logits, np.inf).min(axis=1, keepdims=True)
     tail = np.arange(1, run.depth - head.depth + 1, dtype=np.float32)[None, :]
-    behind = np.where(run.passages[:, depth:] >= 0, lowest - tail, -np.inf)
-    return Run(
+    rest = np.where(run.passages[:, depth:] >= 0, _lowest(np.where(filled, logits, np.inf)) - tail, -np.inf)
+    found = Run(
         run.queries,
         np.concatenate([np.take_along_axis(head.passages, order, 1), run.passages[:, depth:]], axis=1),
-        np.concatenate([np.take_along_axis(logits, order, 1), behind], axis=1).astype(np.float32),
+        np.concatenate([np.take_along_axis(logits, order, 1), rest], axis=1).astype(np.float32),
     )
+    return found, np.asarray(known.any(axis=1))
+
+
+def _lowest(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the smallest finite score of each query, 0 for one without: (Q, 1)."""
+    lowest: NDArray[np.float32] = scores.min(axis=1, keepdims=True)
+    return np.where(np.isfinite(lowest), lowest, 0)
 
 
 def headroom(ctx: Context, teacher: str, student: str, force: bool, job: Job) -> None:
     """Decide whether a rung can pay: whether the teacher is ahead of the student on dev.
 
-    A dual encoder is compared by its own retrieval, a cross-encoder by reranking the student's list on at most
-    ``judging.headroom_queries`` queries (the ceiling of what its scores can teach).
+    One that embeds is compared by its own retrieval, any other by reranking the student's list on at most
+    ``judging.headroom_queries`` queries (the ceiling of what its scores can teach). When a teacher has scores of no
+    dev query, nothing can be said, and the rung is climbed.
     """
     measure = ctx.recipe.judging.measure
     mine = Evaluation.load(job.inputs[student] / "evaluation.parquet", ctx.collection)
-    if ctx.teacher(teacher).kind == "dual-encoder":
+    theirs: Evaluation | None = None
+    if ctx.teacher(teacher).embeds:
         theirs = Evaluation.load(job.inputs[f"teacher.{teacher}.dev"] / "evaluation.parquet", ctx.collection)
     else:
         run = Run.load(job.inputs[student] / "run.parquet", ctx.collection)
@@ -98,27 +120,30 @@ def headroom(ctx: Context, teacher: str, student: str, force: bool, job: Job) ->
         most = ctx.recipe.judging.headroom_queries
         if len(rows) > most:
             rows = np.sort(np.random.default_rng(ctx.recipe.seed).permutation(rows)[:most])
-        theirs = evaluate(
-            reranked(ctx, run.select(rows), teacher, ctx.recipe.judging.rerank, job),
-            ctx.splits.dev.restrict(rows),
-            (measure,),
-        )
+        found, known = reranked(ctx, run.select(rows), teacher, ctx.recipe.judging.rerank, job)
+        rows = rows[known]
+        if len(rows):
+            theirs = evaluate(found.select(rows), ctx.splits.dev.restrict(rows), (measure,))
+    if distributed.is_main():
+        job.write_json("decision.json", _decision(measure, mine, theirs, force))
+
+
+def _decision(measure: str, mine: Evaluation, theirs: Evaluation | None, force: bool) -> dict[str, Any]:
+    if theirs is None:
+        before, unknown = mine.mean(measure), {"teacher": None, "headroom": None, "queries": 0, "forced": False}
+        return {"go": True, "measure": measure, "student": before, **unknown}
     own = np.isin(mine.queries, theirs.queries)
     before = float(mine.of(measure)[own].mean())
     after = theirs.mean(measure)
-    if distributed.is_main():
-        job.write_json(
-            "decision.json",
-            {
-                "go": bool(after > before or force),
-                "measure": measure,
-                "student": before,
-                "teacher": after,
-                "headroom": after - before,
-                "queries": int(own.sum()),
-                "forced": bool(force and after <= before),
-            },
-        )
+    return {
+        "go": bool(after > before or force),
+        "measure": measure,
+        "student": before,
+        "teacher": after,
+        "headroom": after - before,
+        "queries": int(own.sum()),
+        "forced": bool(force and after <= before),
+    }
 
 
 def promote(ctx: Context, number: int, before: str, job: Job) -> None:

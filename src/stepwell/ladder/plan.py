@@ -17,6 +17,7 @@ from stepwell.ladder.prices import BACKWARD, config_of, operations_a_token
 from stepwell.ladder.workspace import Stage, Work, Workspace, damage
 from stepwell.models.build import quiet
 from stepwell.models.engine import autocast, precision, token_budget
+from stepwell.recipe_teachers import ModelTeacher
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def memory_of(ctx: Context) -> float:
     most = 0.0
     for base, layers in [
         (recipe.student.base, recipe.student.layers),
-        *((t.base, t.layers) for t in recipe.teachers.values()),
+        *((t.base, t.layers) for t in recipe.teachers.values() if isinstance(t, ModelTeacher)),
     ]:
         config = config_of(base)
         weights = operations_a_token(base, layers) / 2 + int(config.vocab_size) * int(config.hidden_size)

@@ -15,7 +15,11 @@ from stepwell.ladder.workspace import Work
 from stepwell.models.build import cannot_open, locate, open_sentence_transformer, quiet, transformer_of
 from stepwell.models.tokens import Template, Tokens
 from stepwell.recipe import Optimiser
+from stepwell.recipe_teachers import BestTeacher, HostedTeacher, LateInteractionTeacher, ListTeacher, MeanTeacher
 from stepwell.training import total_steps
+
+ANSWER = 0.5
+"""Seconds that a hosted teacher is guessed to take for a request."""
 
 BACKWARD = 3.0
 """Operations of a training step over those of its forward: the backward pass takes two."""
@@ -95,6 +99,34 @@ class Prices:
         if training:
             return self._training(base, layers, tokens)
         return Work(forward=tokens * operations_a_token(base, layers), disk=12.0 * queries * k)
+
+    def lists(self, teacher: ListTeacher, queries: float, k: int, training: bool) -> Work:
+        """Price a model that scores K candidates of so many queries, or its training: it reads pairs or each text."""
+        if not isinstance(teacher, LateInteractionTeacher):
+            return self.cross(teacher.base, teacher.layers, queries, k, training)
+        tokens = queries * (self.query + k * self.passage)
+        if training:
+            return self._training(teacher.base, teacher.layers, tokens)
+        operations = operations_a_token(teacher.base, teacher.layers)
+        return Work(forward=tokens * operations, disk=12.0 * queries * k)
+
+    def scoring(self, name: str, queries: float, k: int) -> Work:
+        """Price a teacher's scores of K candidates of so many queries; none of them is there yet."""
+        teacher = self.ctx.teacher(name)
+        match teacher:
+            case ListTeacher():
+                return self.lists(teacher, queries, k, training=False)
+            case HostedTeacher():
+                asked = queries * math.ceil(k / teacher.batch)
+                return Work(disk=12.0 * queries * k, seconds=ANSWER * asked / teacher.parallel)
+            case MeanTeacher() | BestTeacher():
+                parts = [self.scoring(other, queries, k) for other in teacher.of]
+                return Work(
+                    forward=sum(part.forward for part in parts),
+                    disk=sum(part.disk for part in parts),
+                    seconds=sum(part.seconds for part in parts),
+                )
+        return Work()
 
     def _training(self, base: str, layers: int | None, tokens: float) -> Work:
         operations = operations_a_token(base, layers)

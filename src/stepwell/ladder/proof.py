@@ -13,6 +13,7 @@ from stepwell.ladder.prices import config_of, epochs_of, selected_share
 from stepwell.ladder.workspace import Job, Work, read_json
 from stepwell.negatives import Candidates
 from stepwell.recipe import DenseTraining, Rung
+from stepwell.recipe_teachers import DualEncoderTeacher
 
 if TYPE_CHECKING:
     from stepwell.ladder.build import Builder
@@ -28,14 +29,14 @@ def add_proof(builder: Builder) -> None:
         "bm25.test",
         "take-run",
         "test: BM25",
-        builder._judging(),
+        builder.judging(),
         ("bm25",),
         partial(judging.take_run, builder.ctx, "test", "bm25"),
     )
     systems["base model, untuned"] = _base(builder)
     systems["student, untrained"] = builder.split("test", "start", "the student at the start")
     for name, teacher in recipe.teachers.items():
-        if teacher.kind == "dual-encoder" and f"teacher.{name}" in builder.stages:
+        if teacher.embeds and f"teacher.{name}" in builder.stages:
             systems[f"teacher {name}"] = builder.split("test", f"teacher.{name}", name)
     if recipe.proof != "none":
         systems |= _baselines(builder)
@@ -51,30 +52,30 @@ def add_proof(builder: Builder) -> None:
         "fused.test",
         "fuse",
         "test: BM25 fused with the student",
-        builder._judging(),
+        builder.judging(),
         ("bm25.test", f"{final}.test"),
         partial(judging.fuse, builder.ctx, "test", ("bm25.test", f"{final}.test")),
     )
     strongest = builder.refine_teacher
-    if recipe.teachers[strongest].kind == "cross-encoder":
+    if not builder.embeds(strongest):
         builder.teacher(strongest)
         depth = recipe.judging.rerank
         systems[f"{strongest} reranks its top {depth}"] = builder.add(
             "reranked.test",
             "rerank",
             f"test: {strongest} reranks the student's list",
-            builder._judging(),
-            (f"{final}.test", f"teacher.{strongest}"),
+            builder.judging(),
+            (f"{final}.test", *builder.opens(strongest)),
             partial(judging.rerank, builder.ctx, "test", f"{final}.test", strongest),
             collective=True,
-            work=builder.prices.cross(*builder._layers(strongest), builder.prices.test, depth, training=False),
+            work=builder.prices.scoring(strongest, builder.prices.test, depth),
         )
     stages = tuple(dict.fromkeys(systems.values()))
     builder.add(
         "table",
         "table",
         "compare all systems on the test queries",
-        {"systems": systems, "reference": top, **builder._judging()},
+        {"systems": systems, "reference": top, **builder.judging()},
         stages,
         partial(table, builder.ctx, systems, top),
         named=True,
@@ -125,7 +126,7 @@ def _asymmetric(builder: Builder, systems: dict[str, str], top: str) -> None:
         "asymmetric.test",
         "search-test",
         f"test: queries by the student, passages by {teacher}",
-        {**builder._judging(), "asymmetric": True},
+        {**builder.judging(), "asymmetric": True},
         (queries, passages),
         partial(judging.search_split, builder.ctx, "test", queries, passages),
         collective=True,
@@ -137,7 +138,9 @@ def asymmetric_teacher(builder: Builder) -> str | None:
     name = next((rung.teacher for rung in builder.recipe.ladder if rung.loss == "embedding"), None)
     if name is None:
         return None
-    theirs = config_of(builder.recipe.teachers[name].base).hidden_size
+    teacher = builder.recipe.teachers[name]
+    assert isinstance(teacher, DualEncoderTeacher)  # no other has vectors
+    theirs = config_of(teacher.base).hidden_size
     return name if theirs == config_of(builder.recipe.student.base).hidden_size else None
 
 
@@ -156,7 +159,7 @@ def _baselines(builder: Builder) -> dict[str, str]:
         partial(updates, builder.ctx),
         optional=rungs,
     )
-    miner = builder._last_miner()
+    miner = builder.last_miner()
     k = recipe.ladder[-1].candidates
     found = builder.candidates("candidates.proof", miner, k)
     contrastive = recipe.warmup
@@ -166,7 +169,7 @@ def _baselines(builder: Builder) -> dict[str, str]:
         "contrastive",
         "contrast",
         "baseline: contrastive only",
-        {"training": contrastive.model_dump(exclude={"epochs", "steps"}), **builder._student()},
+        {"training": contrastive.model_dump(exclude={"epochs", "steps"}), **builder.student()},
         ("start", "updates", found_pairs),
         partial(contrastive_baseline, builder.ctx, contrastive, found_pairs),
         collective=True,
@@ -182,12 +185,12 @@ def _baselines(builder: Builder) -> dict[str, str]:
             work = builder.prices.dense(base, layers, rung, k, steps)
         inputs = ["start", "updates", f"teacher.{rung.teacher}"]
         inputs += [found] if rung.loss != "embedding" else []
-        inputs += [f"teacher.{rung.teacher}.vectors"] if recipe.teachers[rung.teacher].kind == "dual-encoder" else []
+        inputs += [stage for stage in builder.opens(rung.teacher) if stage not in inputs]
         builder.add(
             name,
             "straight",
             f"baseline: straight from {rung.teacher} ({rung.loss})",
-            {**rung.model_dump(exclude={"epochs", "steps", "force"}), **builder._student()},
+            {**rung.model_dump(exclude={"epochs", "steps", "force"}), **builder.student()},
             tuple(inputs),
             partial(straight_baseline, builder.ctx, rung, found),
             collective=True,
@@ -214,7 +217,7 @@ def straight_rungs(builder: Builder) -> list[Rung]:
     if recipe.proof == "full":
         names = dict.fromkeys(rung.teacher for rung in recipe.ladder)
         for name in names:
-            losses = ("embedding", "in-batch") if recipe.teachers[name].kind == "dual-encoder" else ("candidates",)
+            losses = ("embedding", "in-batch") if builder.embeds(name) else ("candidates",)
             wanted += [(name, loss) for loss in losses]
     own = {(rung.teacher, rung.loss): rung for rung in recipe.ladder}
     alone = {"gamma": 0.0, "beside": None, "hold": 0.0, "candidates": strongest.candidates}

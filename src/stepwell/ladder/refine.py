@@ -82,7 +82,8 @@ def select(ctx: Context, settings: Refine, teacher: str, student: str, job: Job)
     teacher_ranks = np.full(len(student_ranks), -1, dtype=np.int64)  # -1: not asked
     if open_.any():
         head = Run(run.queries[open_], run.passages[open_], run.scores[open_]).top(settings.depth)
-        teacher_ranks[open_] = first_positive_ranks(reranked(ctx, head, teacher, settings.depth, job), qrels)
+        found, _ = reranked(ctx, head, teacher, settings.depth, job)
+        teacher_ranks[open_] = first_positive_ranks(found, qrels)
     chosen = open_ & selected(teacher_ranks, student_ranks, settings.rule, settings.worst)
     picked = run.select(run.queries[chosen])
     how = ctx.recipe.mining.model_copy(update={"sampling": "hardest", "first": 1, "pool": None})

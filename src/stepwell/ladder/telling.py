@@ -31,6 +31,8 @@ def _line(ctx: Context, stage: Stage, folder: Path) -> str | None:
         return "dev " + ", ".join(f"{measure} {evaluation.mean(measure):.3f}" for measure in evaluation.values)
     if stage.kind == "headroom":
         d = read_json(folder / "decision.json")
+        if d["teacher"] is None:
+            return "the teacher has scores of no dev query, so its headroom is not known; climb"
         verdict = "climb" if d["go"] else "no headroom: the rung is left out (force: true would climb it all the same)"
         if d["forced"]:
             verdict = "no headroom, but the recipe says force"
@@ -47,6 +49,9 @@ def _line(ctx: Context, stage: Stage, folder: Path) -> str | None:
     if stage.kind == "score":
         s = read_json(folder / "spread.json")["spread"]
         return f"standard deviation within a query {s['mean_std']:.2f}; scores from {s['low']:.1f} to {s['high']:.1f}"
+    if stage.kind == "take-scores":
+        d = read_json(folder / "scores.json")
+        return f"{d['pairs']:,} scores; {d['unknown']:,} of them are of texts that the collection has not"
     if stage.kind == "outcome":
         d = read_json(folder / "outcome.json")
         return (

@@ -12,6 +12,7 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from torch import nn
+from transformers.utils.hub import cached_file
 
 from stepwell.errors import StepwellError
 from stepwell.models.build import (
@@ -31,7 +32,6 @@ def is_multi_vector(base: str) -> bool:
 
     A saved model says so itself; PyLate and the first ColBERT said it in their own words.
     """
-    from transformers.utils import cached_file
 
     def facts(name: str) -> dict[str, Any]:
         try:

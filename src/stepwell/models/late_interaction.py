@@ -1,7 +1,8 @@
 """Late interaction (ColBERT): a vector for each token, and the score of a pair is MaxSim.
 
 ``s(q, p) = sum_i max_j q_i . p_j`` over the tokens i of the query and j of the passage. Source: Khattab and Zaharia
-2020, "ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction over BERT" (arXiv 2004.12832).
+2020, "ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction over BERT" (arXiv
+2004.12832).
 """
 
 from __future__ import annotations

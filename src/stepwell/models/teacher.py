@@ -8,8 +8,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from stepwell.errors import StepwellError
 from stepwell.models.encoder import Side
 from stepwell.models.tokens import Tokens
 
@@ -57,9 +58,13 @@ class EmbeddingTeacher(Teacher, Protocol):
 
 
 class PairModel(Protocol):
-    """A model that scores pairs of tokenised texts, with the gradient or without: what can be trained to be a teacher."""
+    """A model that scores pairs of tokenised texts and can be trained to: a cross-encoder, or late interaction."""
 
     gradient_cache: bool
+
+    @property
+    def model(self) -> nn.Module:
+        """The model of sentence-transformers."""
 
     def logits(
         self, queries: Tokens, passages: Tokens, query_rows: NDArray[np.int64], passage_rows: NDArray[np.int64]
@@ -127,7 +132,46 @@ def standardised(scores: Scores, there: NDArray[np.bool_]) -> Scores:
     kept = np.where(there, scores, 0)
     gap = np.where(there, kept - kept.sum(axis=1, keepdims=True) / count, 0)
     deviation = np.sqrt(np.square(gap).sum(axis=1, keepdims=True) / count)
-    return (gap / np.maximum(deviation, 1e-6)).astype(np.float32)
+    result: Scores = (gap / np.maximum(deviation, 1e-6)).astype(np.float32)
+    return result
+
+
+class LogOdds:
+    """A teacher that gives probabilities, as one that gives their logits.
+
+    Parameters
+    ----------
+    teacher
+        The one that gives probabilities.
+    name
+        What the user calls it.
+    """
+
+    def __init__(self, teacher: Teacher, name: str) -> None:
+        self.teacher, self.name = teacher, name
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the teacher's name and of this."""
+        return hashlib.sha256(f"{self.teacher.fingerprint} logit".encode()).hexdigest()
+
+    def score(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> Scores:
+        """Return log(p / (1 - p)) of the teacher's scores p, shape (Q, K); see :meth:`Teacher.score`.
+
+        Raises
+        ------
+        StepwellError
+            When a score is not between 0 and 1.
+        """
+        scores = self.teacher.score(queries, candidates, advance)
+        there = candidates >= 0
+        if ((scores < 0) | (scores > 1)).any():
+            low, high = np.nanmin(scores[there]), np.nanmax(scores[there])
+            raise StepwellError(
+                f"the teacher {self.name!r} has `logit: true`, and its scores lie in {low:.3g} to {high:.3g}: they are "
+                "no probabilities. Take `logit` out."
+            )
+        return np.where(there, log_odds(scores), 0).astype(np.float32)
 
 
 def log_odds(probabilities: Scores) -> Scores:

@@ -22,6 +22,7 @@ from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.collection.store import default_cache
 from stepwell.models.encoder import Encoder, Side
+from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.models.tokens import BLOCK, Tokens, id_type, tokenise_block
 
@@ -34,7 +35,7 @@ Texts = Callable[[int, int], list[str]]
 
 def side_tokens(
     collection: Collection,
-    encoder: Encoder,
+    encoder: Encoder | LateInteraction,
     side: Side,
     limit: int | None = None,
     advance: Callable[[int], None] = lambda n: None,

@@ -1,0 +1,77 @@
+"""The stages of refine: select, distil, judge, round after round."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from stepwell.errors import StepwellError
+from stepwell.ladder import making, refine
+from stepwell.ladder.prices import epochs_of, selected_share
+from stepwell.ladder.workspace import with_candidates
+
+if TYPE_CHECKING:
+    from stepwell.ladder.build import Builder
+
+
+def add_refinement(builder: Builder) -> None:
+    """Add rounds of data progressive distillation, each only if the one before made dev better."""
+    settings = builder.recipe.refine
+    teacher = builder.refine_teacher
+    if settings.rounds and builder.embeds(teacher):
+        raise StepwellError(
+            f"refine needs a cross-encoder or another teacher that reranks the student's lists, and {teacher!r} is a "
+            "dual encoder: name one in `refine.teacher`, or leave refine out with `refine: {rounds: 0}`."
+        )
+    for round_ in range(1, settings.rounds + 1):
+        number = builder.rungs + round_
+        before = f"student@{number - 1}"
+        builder.only_if = () if round_ == 1 else (f"promote-{number - 1}",)
+        builder.teacher(teacher, builder.last_miner())
+        builder.training_run(before, "the student")
+        asked = 0.4 * builder.prices.train
+        work = builder.prices.scoring(teacher, asked, settings.depth)
+        chosen = {
+            **settings.model_dump(exclude={"rounds"}),
+            "mining": builder.recipe.mining.model_dump(),
+            "teacher": teacher,
+        }
+        gate = builder.add(
+            f"select-{number}",
+            "select",
+            f"refine, round {round_}: {teacher} selects queries",
+            chosen,
+            (f"{before}.train", *builder.opens(teacher)),
+            partial(refine.select, builder.ctx, settings, teacher, before),
+            collective=True,
+            work=work,
+        )
+        builder.only_if = (gate,)
+        steps = epochs_of(selected_share(), settings, builder.prices.train)
+        inputs = (before, gate, *builder.opens(teacher), *([f"{before}.vectors"] if settings.gamma else []))
+        run = partial(with_candidates, making.distil, builder.ctx, settings, teacher, "candidates", before, gate)
+        builder.add(
+            f"rung-{number}",
+            "distil",
+            f"refine, round {round_}: {teacher} teaches",
+            {**chosen, **builder.student()},
+            inputs,
+            run,
+            collective=True,
+            work=builder.prices.dense(
+                builder.recipe.student.base, builder.recipe.student.layers, settings, settings.candidates, steps
+            ),
+        )
+        builder.judge_student(f"rung-{number}", f"the student after refine {round_}")
+        builder.training_run(f"rung-{number}", "the student")
+        outcome = partial(refine.outcome, builder.ctx, before, f"rung-{number}", number)
+        builder.add(
+            f"outcome-{number}",
+            "outcome",
+            f"refine, round {round_}: fixed and broken",
+            {},
+            (f"{before}.train", f"rung-{number}.train", gate),
+            outcome,
+        )
+        builder.only_if = ()
+        builder.promote(number)
