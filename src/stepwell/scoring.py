@@ -27,8 +27,9 @@ Scorer = Callable[[Rows, Rows, Advance], NDArray[np.float32]]
 """Gives the logits (B,) of the pairs of some query rows (B,) and passage rows (B,)."""
 
 
-def blocks(queries: Rows, passages: Rows, size: int = BLOCK) -> Iterator[tuple[Rows, Rows]]:
+def blocks(queries: Rows, passages: Rows, size: int | None = None) -> Iterator[tuple[Rows, Rows]]:
     """Yield pairs (B,) in blocks, in order."""
+    size = size or BLOCK
     for start in range(0, len(queries), size):
         yield queries[start : start + size], passages[start : start + size]
 
@@ -63,7 +64,7 @@ def score_into(
     queries: Rows,
     passages: Rows,
     advance: Advance = lambda n: None,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> None:
     """Score pairs and add them to the store.
 
@@ -80,8 +81,9 @@ def score_into(
     advance
         Told how many pairs were scored.
     block
-        Pairs that are scored before they are kept.
+        Pairs that are scored before they are kept; :data:`BLOCK` when None.
     """
+    block = block or BLOCK
     world = distributed.world_size()
     work = list(blocks(queries, passages, block))
     for start in range(0, len(work), world):
@@ -112,11 +114,12 @@ class Stored:
     scorer
         Called for the scorer of a block when there is something to score.
     block
-        Pairs that are scored before they are kept: what an interrupted job pays for again at most.
+        Pairs that are scored before they are kept, what an interrupted job pays for again at most; :data:`BLOCK` when
+        None.
     """
 
     def __init__(
-        self, root: Path, fingerprint: str, collection: str, scorer: Callable[[], Scorer], block: int = BLOCK
+        self, root: Path, fingerprint: str, collection: str, scorer: Callable[[], Scorer], block: int | None = None
     ) -> None:
         self.root, self.fingerprint, self.collection = root, fingerprint, collection
         self.scorer, self.block = scorer, block

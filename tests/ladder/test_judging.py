@@ -13,6 +13,15 @@ from stepwell.retrieval.run import Run
 MEASURE = "nDCG@10"
 
 
+def answers(monkeypatch, logits):
+    """Have every teacher that is opened give what ``logits`` gives for queries (Q,) and passages (Q, K)."""
+
+    def score(queries, passages, advance=None):
+        return np.asarray(logits(queries, passages), dtype=np.float32)
+
+    monkeypatch.setattr(judging, "opened", lambda ctx, name, inputs: SimpleNamespace(score=score))
+
+
 def evaluation(values, start=0):
     return Evaluation(np.arange(start, start + len(values), dtype=np.int32), {MEASURE: np.array(values, dtype=float)})
 
@@ -20,7 +29,7 @@ def evaluation(values, start=0):
 @pytest.fixture
 def world(tiny_collection, tmp_path):
     """A context with a dual encoder `de` and a cross-encoder `ce`, and a way to lay results into input folders."""
-    kinds = {"de": SimpleNamespace(kind="dual-encoder"), "ce": SimpleNamespace(kind="cross-encoder")}
+    kinds = {"de": SimpleNamespace(embeds=True), "ce": SimpleNamespace(embeds=False)}
     settings = SimpleNamespace(measure=MEASURE, level=0.05, headroom_queries=200, rerank=3, depth=10)
     ctx = SimpleNamespace(
         collection=tiny_collection,
@@ -68,10 +77,7 @@ def test_a_cross_encoders_headroom_is_that_of_reranking_on_the_same_queries(worl
     run = Run(rows, lists, np.tile(np.float32([3, 2, 1]), (len(rows), 1)))
     world.lay("student@0.dev", judging.evaluate(run, qrels, (MEASURE,)), run)
 
-    def right(ctx, run, teacher, depth, job):  # the teacher puts the positive first
-        return Run(run.queries, run.passages[:, ::-1].copy(), run.scores)
-
-    monkeypatch.setattr(judging, "reranked", right)
+    answers(monkeypatch, lambda queries, passages: qrels.is_positive(queries[:, None], passages))
     world.ctx.recipe.judging.headroom_queries = 3
     judging.headroom(world.ctx, "ce", "student@0.dev", False, world.job)
     decision = world.decision()
@@ -116,13 +122,8 @@ def rerank(world, monkeypatch):
             np.array([[-np.inf if p < 0 else 9.0 - i for i, p in enumerate(passages)]], dtype=np.float32),
         )
 
-        def score(ctx, reranker, queries, rows, advance):
-            return np.array([[logits.get(int(p), 0.0) for p in row] for row in rows], dtype=np.float32)
-
-        monkeypatch.setattr(judging, "score_missing", score)
-        world.ctx.reranker = lambda folder: None
-        world.job.inputs["teacher.ce"] = None
-        return judging.reranked(world.ctx, run, "ce", depth, world.job)
+        answers(monkeypatch, lambda _, rows: [[logits.get(int(p), 0.0) for p in row] for row in rows])
+        return judging.reranked(world.ctx, run, "ce", depth, world.job)[0]
 
     return rerank
 
@@ -142,6 +143,34 @@ def test_what_fills_a_short_list_stays_last(rerank):
     got = rerank([7, 3, -1, -1], {7: -5.0, 3: -1.0, -1: 100.0}, depth=3)
     assert got.passages.tolist() == [[3, 7, -1, -1]]
     assert np.isneginf(got.scores[0, 2:]).all()
+
+
+def test_what_the_teacher_has_no_score_of_comes_after_what_it_has(rerank):
+    got = rerank([7, 3, 9, 4, -1], {7: np.nan, 3: -5.0, 9: np.nan, 4: 2.0}, depth=4)
+    assert got.passages.tolist() == [[4, 3, 7, 9, -1]]
+    assert got.scores[0, :4].tolist() == [2.0, -5.0, -6.0, -8.0] and np.isneginf(got.scores[0, 4])
+    nothing = rerank([7, 3, 9, 4], {7: np.nan, 3: np.nan}, depth=2)
+    assert nothing.passages.tolist() == [[7, 3, 9, 4]] and (np.diff(nothing.scores[0]) < 0).all()
+
+
+@pytest.mark.parametrize("known", [0, 2])
+def test_the_headroom_of_a_file_is_that_of_the_dev_queries_in_it(world, monkeypatch, known):
+    qrels = world.ctx.splits.dev
+    rows = qrels.query_rows
+    lists = np.array([[p for p in range(60) if p not in set(qrels.positives(int(q)))][:2] for q in rows])
+    lists = np.concatenate([lists, [[qrels.positives(int(q))[0]] for q in rows]], axis=1).astype(np.int32)
+    run = Run(rows, lists, np.tile(np.float32([3, 2, 1]), (len(rows), 1)))
+    world.lay("student@0.dev", judging.evaluate(run, qrels, (MEASURE,)), run)
+
+    def logits(queries, passages):
+        right = qrels.is_positive(queries[:, None], passages)
+        return np.where(np.isin(queries, rows[:known])[:, None], right, np.nan)
+
+    answers(monkeypatch, logits)
+    judging.headroom(world.ctx, "ce", "student@0.dev", False, world.job)
+    decision = world.decision()
+    assert decision["go"] and decision["queries"] == known
+    assert decision["teacher"] == (pytest.approx(1.0, abs=0.4) if known else None)
 
 
 def test_the_deciding_measure_comes_first_in_all_tables(world):

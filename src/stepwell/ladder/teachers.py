@@ -144,7 +144,7 @@ def targets(ctx: Context, name: str, job: Job, candidates: Candidates, advance: 
         scores = teacher.each(candidates.queries, candidates.passages, advance)
     else:
         scores = teacher.score(candidates.queries, candidates.passages, advance)
-    lacking: NDArray[np.bool_] = np.isnan(scores).reshape(-1, *candidates.passages.shape).any(axis=0)  # (Q, M)
+    lacking = np.asarray(np.isnan(scores).reshape(-1, *candidates.passages.shape).any(axis=0))  # (Q, M)
     if not lacking.any():
         return Targets(candidates, scores, 0, 0)
     if not _may_lack(ctx.recipe, name):

@@ -1,0 +1,263 @@
+"""Teachers of every kind in a ladder, and candidates of which a teacher has no score."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conftest import write_recipe
+from stepwell import api
+from stepwell.errors import StepwellError
+from stepwell.evaluation import Evaluation
+from stepwell.ladder import teachers
+from stepwell.ladder.build import stages_of
+from stepwell.ladder.run import prepare
+from stepwell.ladder.workspace import Job, read_json
+from stepwell.models.late_interaction import LateInteraction
+from stepwell.models.teacher import Several
+from stepwell.negatives import Candidates
+from stepwell.recipe_file import load_recipe
+from stepwell.score_file import content_fingerprint
+
+RECIPE = """\
+name: every-teacher
+collection: {path: COLLECTION}
+tokens: {query: 16, passage: 24, pair: 40}
+student: {from: MODEL, layers: 1}
+teachers:
+  de: {kind: dual-encoder, from: MODEL}
+  colbert:
+    kind: late-interaction
+    from: MODEL
+    layers: 1
+    imitate: de
+    train: {imitate_epochs: 0.2, steps: 3, batch: 4, candidates: 4}
+  ce: {kind: cross-encoder, from: MODEL, layers: 1, train: {steps: 2, batch: 4, candidates: 4}}
+  file: {kind: scores, file: scores.tsv, missing: floor}
+  all: {kind: mean, of: [de, colbert, file]}
+  pick: {kind: best, of: [de, colbert]}
+  hosted: {kind: http, url: URL, batch: 4, logit: true}
+mining: {depth: 20, last: 10, near_duplicate: null}
+ladder:
+  - {teacher: de, loss: embedding, steps: 2, force: true}
+  - {teacher: colbert, loss: candidates, candidates: 4, steps: 2, batch: 8, force: true}
+  - {teacher: ce, loss: candidates, candidates: 4, steps: 2, batch: 8, force: true}
+  - {teacher: file, loss: candidates, candidates: 4, steps: 2, batch: 8}
+  - {teacher: all, loss: candidates, candidates: 4, steps: 2, batch: 8, force: true}
+  - {teacher: pick, loss: candidates, candidates: 4, steps: 2, batch: 8, force: true}
+  - {teacher: hosted, loss: candidates, candidates: 4, steps: 2, batch: 8, force: true}
+refine: {teacher: colbert, depth: 10, steps: 2, candidates: 4, batch: 4, rule: better, worst: 30}
+judging: {rerank: 4, depth: 20, level: 0, headroom_queries: 2}
+proof: quick
+"""
+
+
+class Overlap(BaseHTTPRequestHandler):
+    """A hosted re-ranker: the share of the query's words that a document has."""
+
+    asked: list[int] = []  # noqa: RUF012 (shared on purpose)
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        words = set(body["query"].split())
+        found = [len(words & set(text.split())) / len(words) for text in body["documents"]]
+        self.asked.append(len(found))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(
+            json.dumps({"results": [{"index": i, "relevance_score": s} for i, s in enumerate(found)]}).encode()
+        )
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Overlap)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/rerank"
+    http.shutdown()
+    http.server_close()
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, tiny_path, tiny_model, tiny_collection, server):
+    """Return the recipe file, with a file of scores of the training queries beside it."""
+    folder = tmp_path_factory.mktemp("teachers")
+    lines = []
+    for query in tiny_collection.qrels("train").query_rows:
+        right = set(tiny_collection.qrels("train").positives(int(query)).tolist())
+        for passage in sorted(right) + [p for p in range(0, 60, 7) if p not in right]:
+            name = tiny_collection.query_ids[int(query)], tiny_collection.passage_ids[passage]
+            lines.append(f"{name[0]}\t{name[1]}\t{3.0 if passage in right else -passage / 60}")
+    (folder / "scores.tsv").write_text("".join(f"{line}\n" for line in lines))
+    return write_recipe(folder / "recipe.yaml", tiny_path, tiny_model, RECIPE.replace("URL", server))
+
+
+@pytest.fixture(scope="module")
+def run(recipe, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEPWELL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        folder = tmp_path_factory.mktemp("teachers-run") / "run"
+        facts = api.run(recipe, folder)
+    return SimpleNamespace(folder=folder, facts=facts, place=lambda stage: folder / facts["stages"][stage])
+
+
+def test_every_kind_of_teacher_teaches(run):
+    for number in range(1, 8):
+        log = read_json(run.place(f"rung-{number}") / "training.json")
+        assert log["steps"] == 2 and np.isfinite(log["losses"]).all()
+        assert number == 1 or log["parts"]["soft"][0] > 0
+    assert {"straight from hosted, candidates", "colbert reranks its top 4"} <= set(run.facts["comparison"]["systems"])
+    assert read_json(run.place("select-8") / "decision.json")["asked"] > 0  # late interaction reranks for refine
+
+
+def test_late_interaction_imitates_and_is_trained_on_labels(run):
+    folder = run.place("teacher.colbert")
+    assert list(read_json(folder / "imitation" / "training.json")["parts"]) == ["imitate"]
+    assert list(read_json(folder / "training.json")["parts"]) == ["listwise"]
+    assert LateInteraction.open(folder / "model", 16, 24).limits == {"query": 16, "document": 24}
+
+
+def test_a_file_that_has_no_dev_query_is_climbed_without_headroom(run):
+    decision = read_json(run.place("headroom-4") / "decision.json")
+    assert decision["go"] is True and decision["headroom"] is None
+    assert read_json(run.place("scores-4") / "spread.json")["missing"] == 0  # the floor fills it up
+    assert read_json(run.place("teacher.file") / "scores.json")["unknown"] == 0
+
+
+def test_a_headroom_of_scores_is_measured_on_the_queries_that_may_be_asked(run):
+    for number in (2, 3, 5, 6, 7):
+        assert read_json(run.place(f"headroom-{number}") / "decision.json")["queries"] in (0, 2)
+
+
+def test_a_hosted_pair_is_asked_for_once(run, recipe, server):
+    asked = sum(Overlap.asked)
+    assert asked > 0
+    again = api.run(recipe, run.folder.parent / "second")  # another run, the same scores
+    assert sum(Overlap.asked) - asked < asked / 4  # the ladder's students agree, so hardly a list is new
+    assert again["comparison"]["rows"] == run.facts["comparison"]["rows"]
+
+
+def test_the_plan_prices_every_kind_and_asks_nobody(run, recipe, tmp_path):
+    asked = sum(Overlap.asked)
+    plan = api.plan(recipe, tmp_path / "nowhere")
+    seconds = {stage.name: seconds for stage, seconds in zip(plan.stages, plan.seconds, strict=True)}
+    assert seconds["scores-7"] > 3  # requests take their time
+    assert seconds["scores-2"] > seconds["scores-4"]
+    assert sum(Overlap.asked) == asked
+
+
+def test_other_scores_in_the_file_make_what_follows_again_and_nothing_before(recipe, tmp_path):
+    (tmp_path / "scores.tsv").write_text((recipe.parent / "scores.tsv").read_text().replace("3.0", "4.0"))
+    changed = recipe.read_text().replace("scores.tsv", str(tmp_path / "scores.tsv"))
+    (tmp_path / "recipe.yaml").write_text(changed)
+    settings = [
+        {stage.name: stage.settings for stage in stages_of(prepare(load_recipe(path)))}
+        for path in (recipe, tmp_path / "recipe.yaml")
+    ]
+    assert {name for name in settings[0] if settings[0][name] != settings[1][name]} == {"teacher.file"}
+    assert settings[0]["teacher.file"]["sha256"] == content_fingerprint(recipe.parent / "scores.tsv")
+
+
+# -- candidates without a score
+
+CANDIDATES = Candidates(
+    np.int32([0, 1, 2]), np.int32([[3, 5, 7], [4, 6, -1], [8, 9, 10]]), np.int32([[1, 0, 0], [2, 0, 0], [1, 0, 0]])
+)
+NAN = np.nan
+
+
+@pytest.fixture
+def ask(tiny_collection, tmp_path, monkeypatch):
+    """Return what a rung learns from a teacher that gives some scores."""
+
+    def ask(scores, missing="error", kind="scores"):
+        made = {
+            "file": {"kind": "scores", "file": "x", "missing": missing},
+            "de": {"kind": "dual-encoder", "from": "m"},
+        }
+        made["several"] = {"kind": "best", "of": ["file", "de"]}
+        recipe = load_recipe_of(made, "file" if kind == "scores" else "several")
+        fake = SimpleNamespace(score=lambda q, c, advance: np.float32(scores))
+        both = Several([fake, SimpleNamespace(score=lambda q, c, advance: np.ones(c.shape, np.float32))], True)
+        monkeypatch.setattr(teachers, "opened", lambda *_: fake if kind == "scores" else both)
+        ctx = SimpleNamespace(recipe=recipe, collection=tiny_collection, teacher=recipe.teachers.__getitem__)
+        return teachers.targets(ctx, recipe.ladder[0].teacher, Job(tmp_path, {}), CANDIDATES)
+
+    return ask
+
+
+def load_recipe_of(made, teacher):
+    from stepwell.recipe import Recipe
+
+    ladder = [{"teacher": teacher, "loss": "candidates"}]
+    return Recipe(collection={"path": "demo"}, student={"from": "demo"}, teachers=made, ladder=ladder)
+
+
+HOLES = [[1, NAN, 2], [NAN, 3, 0], [NAN, 5, 6]]
+
+
+def test_missing_scores_stop_the_rung_and_are_listed(ask, tmp_path, tiny_collection):
+    with pytest.raises(StepwellError, match=r"no score of 3 of the 8 candidates.*set `missing`"):
+        ask(HOLES)
+    listed = [line.split("\t") for line in (tmp_path / "missing.tsv").read_text().splitlines()]
+    rows = [(tiny_collection.query_row(q), tiny_collection.passage_row(p)) for q, p in listed]
+    assert rows == [(0, 5), (1, 4), (2, 8)]
+
+
+@pytest.mark.parametrize("kind", ["scores", "several"])
+def test_a_candidate_without_a_score_is_padding_and_a_query_without_a_positive_is_left_out(ask, kind):
+    found = ask(HOLES, "drop", kind)
+    assert found.candidates.queries.tolist() == [0] and (found.missing, found.left_out) == (3, 2)
+    assert found.candidates.passages.tolist() == [[3, -1, 7]] and found.candidates.grades.tolist() == [[1, 0, 0]]
+    own = found.scores if kind == "scores" else found.scores[0]
+    assert own.tolist() == [[1, 0, 2]]
+
+
+def test_nothing_left_is_no_training(ask):
+    with pytest.raises(StepwellError, match="nothing to learn"):
+        ask(np.full((3, 3), NAN), "drop")
+
+
+def test_complete_scores_are_left_as_they_are(ask):
+    found = ask([[1, 2, 3], [4, 5, 0], [6, 7, 8]])
+    assert found.candidates is CANDIDATES and found.missing == 0
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (("of: [de, colbert]", "of: [de, all]"), "'all' is made of teachers itself"),
+        (("of: [de, colbert]", "of: [de]"), "teachers.pick.of: needs at least 2"),
+        (("of: [de, colbert]", "of: [de, nobody]"), "'nobody', which is not among the teachers"),
+        (("imitate: de", "imitate: ce"), "`imitate` needs a dual-encoder teacher"),
+        (("teacher: colbert, loss: candidates", "teacher: colbert, loss: in-batch"), "is of kind `late-interaction`"),
+        (("url: http", "url: ftp"), "begins with http:// or https://"),
+        (("refine: {teacher: colbert", "refine: {teacher: nobody"), "refine names the teacher 'nobody'"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(recipe, tmp_path, change, told):
+    text = recipe.read_text()
+    assert change[0] in text
+    (tmp_path / "recipe.yaml").write_text(text.replace(*change))
+    with pytest.raises(StepwellError, match=told):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_file_that_is_not_there_is_said_by_the_plan(recipe, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(recipe.read_text().replace("scores.tsv", "nowhere.tsv"))
+    with pytest.raises(StepwellError, match=r"nowhere\.tsv can't be read.*counts from the recipe"):
+        api.plan(tmp_path / "recipe.yaml", tmp_path / "run")
+
+
+def test_evaluations_of_reranking_teachers_are_in_the_table(run, tiny_collection):
+    stage = run.facts["comparison"]["systems"]["colbert reranks its top 4"]
+    evaluation = Evaluation.load(run.place(stage) / "evaluation.parquet", tiny_collection)
+    assert len(evaluation.queries) == len(tiny_collection.qrels("test").query_rows)
