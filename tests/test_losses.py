@@ -17,6 +17,7 @@ from stepwell.losses import (
     decoupled_loss,
     embedding_loss,
     hard_loss,
+    larger_loss_target,
     list_net_loss,
     logit_loss,
     margin_loss,
@@ -275,3 +276,23 @@ class TestListNet:
         mask = torch.tensor([[True, True, False]])
         found = list_net_loss(torch.zeros(1, 3), torch.tensor([[1, 0, 5]]), mask)
         assert found.item() == pytest.approx(math.log(2))
+
+
+class TestSeveralTeachers:
+    @given(tensors(3))
+    def test_the_loss_is_the_mean_of_the_larger_ones(self, scores):
+        student, one, other = scores
+
+        def of(query, theirs):
+            return soft_loss(student[query : query + 1], theirs, 2.0)
+
+        target = larger_loss_target(torch.stack([one, other]), of)
+        each = [[of(q, table[q : q + 1]).item() for q in range(len(student))] for table in (one, other)]
+        larger = np.max(each, axis=0)
+        assert soft_loss(student, target, 2.0).item() == pytest.approx(larger.mean(), rel=1e-4, abs=1e-5)
+
+    def test_a_teacher_that_agrees_with_the_student_gives_way(self):
+        student = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
+        other = torch.tensor([[0.0, 1.0], [0.0, 3.0]])
+        twice = torch.stack([student, other])
+        assert larger_loss_target(twice, lambda q, t: logit_loss(student[q : q + 1], t)).tolist() == other.tolist()

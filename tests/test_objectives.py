@@ -350,3 +350,18 @@ class TestRerank:
             s, g = scores[i][filled[i]].astype(float), grades[i][filled[i]]
             by_hand.append(-(np.exp(g) / np.exp(g).sum() * (s - np.log(np.exp(s).sum()))).sum())
         assert objective.loss(np.arange(6), 0)[0].item() == pytest.approx(np.mean(by_hand), rel=1e-4)
+
+
+class TestSeveralTeachers:
+    def test_the_larger_loss_counts_query_by_query(self, task):
+        terms, examples = Terms(alpha=0, beta=1, over="candidates", tau=2.0), np.arange(6)
+        other = -task.logits
+
+        def soft(scores, some=examples):
+            with torch.no_grad():
+                return task.objective(terms, teacher_scores=scores).loss(some, 0)[1]["soft"]
+
+        each = [[soft(scores, examples[i : i + 1]) for i in examples] for scores in (task.logits, other)]
+        both = soft(np.stack([task.logits, other]))
+        assert both == pytest.approx(np.max(each, axis=0).mean(), rel=1e-4)
+        assert soft(np.stack([task.logits, task.logits])) == pytest.approx(soft(task.logits), rel=1e-5)

@@ -44,7 +44,7 @@ def write(path, lines, kind):
 
 @pytest.mark.parametrize("kind", ["parquet", "tsv", "trec", "trec.gz"])
 def test_every_format_gives_the_same_scores(read, tiny_collection, tmp_path, kind):
-    write(tmp_path / f"scores.{kind}", [*ids(tiny_collection), ("query of another", "passage", 1.0)], kind)
+    write(tmp_path / f"scores.{kind}", [*ids(tiny_collection), ("another-query", "passage", 1.0)], kind)
     store, floors, counts = read(tmp_path / f"scores.{kind}")
     assert counts == {"pairs": 4, "unknown": 1} and len(store) == 3
     assert store.lookup([0, 0, 1], [3, 5, 3]).tolist() == [2.5, -1.0, 0.25]

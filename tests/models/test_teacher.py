@@ -34,7 +34,7 @@ def test_standardised_no_teacher_counts_more_for_its_scale():
     both = Several([ONE, OTHER], True).score(QUERIES, CANDIDATES)
     s = np.sqrt(1.5)  # 1, 3, 2 and 100, 300, 500 become -s, s, 0 and -s, 0, s
     assert both == pytest.approx(np.array([[-s, s / 2, s / 2], [0, 0, 0]]), abs=1e-6)
-    scaled = Several([Table(ONE.scores * 40 + 7), OTHER], True).score(QUERIES, CANDIDATES)
+    scaled = Several([Table([[47, 127, 87], [167, 7, 0]]), OTHER], True).score(QUERIES, CANDIDATES)
     assert scaled == pytest.approx(both, abs=1e-5)
 
 
