@@ -25,7 +25,7 @@ _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or fals
 _INTRO = """\
 # The recipe file
 
-<!-- Written by `python -m stepwell.recipe_docs`; change the types in src/stepwell/recipe.py instead. -->
+<!-- Written by `python -m stepwell.recipe_docs`; change the types in src/stepwell/recipe*.py instead. -->
 
 A recipe is one YAML file that says everything a run depends on: the collection, the student, the teachers,
 the ladder that the student climbs, and how the result is proved. `stepwell init DIRECTORY` writes a commented

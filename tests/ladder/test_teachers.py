@@ -138,6 +138,18 @@ def test_a_headroom_of_scores_is_measured_on_the_queries_that_may_be_asked(run):
         assert read_json(run.place(f"headroom-{number}") / "decision.json")["queries"] in (0, 2)
 
 
+def test_a_dual_encoder_gives_scores_and_vectors_without_running(run, recipe, monkeypatch):
+    monkeypatch.setenv("STEPWELL_CACHE", str(run.cache))
+    teacher = teachers.opened(
+        prepare(load_recipe(recipe)), "de", {"teacher.de.vectors": run.place("teacher.de.vectors")}
+    )
+    queries, passages = np.int32([0, 3]), np.int32([[5, 7], [9, -1]])
+    q, p = teacher.embed(queries, "query"), teacher.embed(np.int32([5, 7, 9]), "document")
+    expected = 20 * np.array([[q[0] @ p[0], q[0] @ p[1]], [q[1] @ p[2], 0]])
+    assert teacher.score(queries, passages) == pytest.approx(expected, abs=1e-4)
+    assert len(teacher.fingerprint) == 64
+
+
 def test_a_hosted_pair_is_asked_for_once(run, recipe, monkeypatch):
     monkeypatch.setenv("STEPWELL_CACHE", str(run.cache))
     asked = sum(Overlap.asked)

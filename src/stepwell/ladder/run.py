@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from stepwell import distributed
 from stepwell.collection import open_collection, resolve_splits
 from stepwell.collection.store import default_cache
-from stepwell.display import duration, progress, say
+from stepwell.display import duration, progress, say, warn
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
@@ -19,6 +20,7 @@ from stepwell.ladder.telling import tell
 from stepwell.ladder.workspace import Workspace, read_json, versions
 from stepwell.recipe import Recipe
 from stepwell.recipe_file import dump_recipe
+from stepwell.recipe_teachers import HostedTeacher
 
 
 def prepare(recipe: Recipe) -> Context:
@@ -64,6 +66,7 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
     with Workspace(out, shared_facts(ctx)) as workspace:
         if distributed.is_main():
             _write(out / "recipe.yaml", dump_recipe(recipe))
+        _look_for_keys(recipe)
         stages = stages_of(ctx)
         estimate = make_plan(ctx, stages, Workspace(out, shared_facts(ctx)))
         say(f"{recipe.name}: {len(stages)} stages, about {duration(estimate.total)} still to go; the folder is {out}.")
@@ -71,6 +74,13 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
         if not distributed.is_main():
             return {}
         return _leave(ctx, workspace, out)
+
+
+def _look_for_keys(recipe: Recipe) -> None:
+    """Say at once which key is missing: the hosted teacher that wants it may come hours later, or need it no more."""
+    for name, teacher in recipe.teachers.items():
+        if isinstance(teacher, HostedTeacher) and teacher.key and not os.environ.get(teacher.key):
+            warn(f"the key of the teacher {name} is read from {teacher.key}, which is not set: new scores need it.")
 
 
 def _climb(ctx: Context, workspace: Workspace, estimate: Plan) -> None:

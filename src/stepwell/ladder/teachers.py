@@ -49,7 +49,7 @@ def opened(ctx: Context, name: str, inputs: dict[str, Path]) -> Teacher:
     teacher = ctx.teacher(name)
     match teacher:
         case DualEncoderTeacher():
-            return _embedding(ctx, Vectors.open(inputs[f"teacher.{name}.vectors"]), name)
+            return _embedding(inputs[f"teacher.{name}.vectors"])
         case ListTeacher():
             return _pair_teacher(ctx, name, inputs[f"teacher.{name}"])
         case ScoresTeacher():
@@ -76,8 +76,8 @@ class _Embedded:
         return self.vectors.of_queries(rows) if side == "query" else np.asarray(self.vectors.passages[rows])
 
 
-def _embedding(ctx: Context, vectors: Vectors, name: str) -> EmbeddingTeacher:
-    return _Embedded(vectors, f"{name}-{ctx.collection.fingerprint}")
+def _embedding(folder: Path) -> EmbeddingTeacher:
+    return _Embedded(Vectors.open(folder), str(read_json(folder / "manifest.json")["key"]))
 
 
 def _pair_teacher(ctx: Context, name: str, folder: Path) -> Stored:
