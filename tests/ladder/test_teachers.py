@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from conftest import write_recipe
 from stepwell import api
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
+from stepwell.exchange import read_pairs
 from stepwell.ladder import teachers
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare
@@ -108,6 +110,12 @@ def run(recipe, tmp_path_factory):
         folder = tmp_path_factory.mktemp("teachers-run") / "run"
         facts = api.run(recipe, folder)
     return SimpleNamespace(facts=facts, cache=cache, place=lambda stage: folder / facts["stages"][stage])
+
+
+def test_the_recipe_in_the_repository_is_of_this_kind():
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "colbert-ladder.yaml")
+    kinds = [recipe.teachers[rung.teacher].kind for rung in recipe.ladder]
+    assert kinds == ["dual-encoder", "late-interaction", "cross-encoder"]
 
 
 def test_every_kind_of_teacher_teaches(run):
@@ -224,9 +232,8 @@ HOLES = [[1, NAN, 2], [NAN, 3, 0], [NAN, 5, 6]]
 def test_missing_scores_stop_the_rung_and_are_listed(ask, tmp_path, tiny_collection):
     with pytest.raises(StepwellError, match=r"no score of 3 of the 8 candidates.*set `missing`"):
         ask(HOLES)
-    listed = [line.split("\t") for line in (tmp_path / "missing.tsv").read_text().splitlines()]
-    rows = [(tiny_collection.query_row(q), tiny_collection.passage_row(p)) for q, p in listed]
-    assert rows == [(0, 5), (1, 4), (2, 8)]
+    queries, passages = read_pairs(tmp_path / "missing.jsonl", tiny_collection)  # as `stepwell score` reads them
+    assert list(zip(queries.tolist(), passages.tolist(), strict=True)) == [(0, 5), (1, 4), (2, 8)]
 
 
 @pytest.mark.parametrize("kind", ["scores", "several"])

@@ -10,7 +10,7 @@ import numpy as np
 from stepwell import distributed
 from stepwell.display import warn
 from stepwell.ladder.context import Context
-from stepwell.ladder.teachers import opened, targets
+from stepwell.ladder.teachers import MISSING, opened, targets
 from stepwell.ladder.workspace import Job
 from stepwell.negatives import Candidates, mine
 from stepwell.recipe import Mining
@@ -104,7 +104,7 @@ def scores(ctx: Context, teacher: str, tau: float, job: Job) -> None:
     )
     if not distributed.is_main():
         return
-    (job.folder / "missing.tsv").unlink(missing_ok=True)  # of an attempt before the file was complete
+    (job.folder / MISSING).unlink(missing_ok=True)  # of an attempt before the file was complete
     tables = np.where(found.candidates.passages >= 0, found.scores, np.nan)
     tables = tables.reshape(-1, *found.candidates.passages.shape)  # (T, Q, M)
     warnings = [text for table in tables for text in check_tau(table, tau) or check_range(table)]

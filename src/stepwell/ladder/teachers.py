@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ from stepwell.scoring import Advance as Count
 from stepwell.scoring import Scorer, Stored
 
 Rows = NDArray[np.int32]
+
+MISSING = "missing.jsonl"
+"""The file in an unfinished stage's folder that lists the pairs without a score."""
 
 
 def inputs_of(recipe: Recipe, name: str) -> tuple[str, ...]:
@@ -175,13 +179,14 @@ def _lacking(ctx: Context, name: str, job: Job, candidates: Candidates, lacking:
         (ids[0][int(query)], ids[1][int(passage)])
         for query, passage in zip(candidates.queries[row], candidates.passages[row, column], strict=True)
     ]
-    listed = job.folder / "missing.tsv"
+    listed = job.folder / MISSING
     if distributed.is_main():
-        listed.write_text("".join(f"{query}\t{passage}\n" for query, passage in pairs), encoding="utf-8")
+        lines = (json.dumps({"query-id": query, "corpus-id": passage}) for query, passage in pairs)
+        listed.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     some = ", ".join(f"{query!r} with {passage!r}" for query, passage in pairs[:3])
     return StepwellError(
         f"the teacher {name!r} has no score of {len(pairs):,} of the {int((candidates.passages >= 0).sum()):,} "
         f"candidates of this rung, such as {some}; the student can't be compared with it there. All are listed in "
-        f"{listed} (query-id, corpus-id): score these too and add them to the file, or set `missing` of the teacher to "
+        f"{listed} (which `stepwell score` reads): score these too and add them to the file, or set `missing` of the teacher to "
         "`drop` (leave them out) or `floor` (they get the query's lowest score)."
     )
