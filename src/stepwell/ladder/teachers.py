@@ -187,6 +187,6 @@ def _lacking(ctx: Context, name: str, job: Job, candidates: Candidates, lacking:
     return StepwellError(
         f"the teacher {name!r} has no score of {len(pairs):,} of the {int((candidates.passages >= 0).sum()):,} "
         f"candidates of this rung, such as {some}; the student can't be compared with it there. All are listed in "
-        f"{listed} (which `stepwell score` reads): score these too and add them to the file, or set `missing` of the teacher to "
-        "`drop` (leave them out) or `floor` (they get the query's lowest score)."
+        f"{listed} (which `stepwell score` reads): score these too and add them to the file, or set `missing` of the "
+        "teacher to `drop` (leave them out) or `floor` (they get the query's lowest score)."
     )
