@@ -91,3 +91,5 @@ def test_an_encoder_is_not_taken_for_late_interaction(tiny_model):
     assert not is_multi_vector(str(tiny_model))
     with pytest.raises(StepwellError, match="give the teacher `train`"):
         LateInteraction.open(tiny_model, *LIMITS)
+    with pytest.raises(StepwellError, match=r"no model directory|can't open"):
+        LateInteraction.open(tiny_model.parent / "nowhere", *LIMITS)

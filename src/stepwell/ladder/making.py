@@ -139,22 +139,8 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
                 f"{found.left_out:,} queries; {len(candidates.queries):,} queries train."
             )
     vectors = {name: Vectors.open(path) for name, path in job.inputs.items() if name.endswith(".vectors")}
-    beside = getattr(rung, "beside", None)
     hold = next((r.teacher for r in ctx.recipe.ladder if r.loss == "embedding"), None)
-    terms = Terms(
-        alpha=rung.alpha,
-        beta=rung.beta,
-        gamma=rung.gamma,
-        tau=rung.tau,
-        over=over,
-        keep_over=rung.keep_over,
-        beside=rung.beside_weight if isinstance(rung, Rung) and beside else 0.0,
-        hold=rung.hold if isinstance(rung, Rung) and hold else 0.0,
-        soft=rung.soft,
-        teacher_tau=rung.teacher_tau,
-        target=rung.target,
-        rest=rung.rest,
-    )
+    terms = _terms(rung, over, hold is not None)
     objective = StudentObjective(
         encoder,
         queries,
@@ -166,7 +152,25 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
         teacher_scores=scores,
         teacher=vectors.get(f"teacher.{teacher}.vectors"),
         start=vectors.get(f"{student}.vectors"),
-        beside=vectors.get(f"teacher.{beside}.vectors"),
+        beside=vectors.get(f"teacher.{getattr(rung, 'beside', None)}.vectors"),
         hold=vectors.get(f"teacher.{hold}.vectors"),
     )
     learn(ctx, objective, rung, encoder, job)
+
+
+def _terms(rung: Rung | Refine, over: str, holds: bool) -> Terms:
+    """Return the weights of a rung's loss; ``holds`` says whether there are vectors to stay near."""
+    return Terms(
+        alpha=rung.alpha,
+        beta=rung.beta,
+        gamma=rung.gamma,
+        tau=rung.tau,
+        over=over,
+        keep_over=rung.keep_over,
+        beside=rung.beside_weight if isinstance(rung, Rung) and rung.beside else 0.0,
+        hold=rung.hold if isinstance(rung, Rung) and holds else 0.0,
+        soft=rung.soft,
+        teacher_tau=rung.teacher_tau,
+        target=rung.target,
+        rest=rung.rest,
+    )

@@ -32,22 +32,23 @@ def is_multi_vector(base: str) -> bool:
 
     A saved model says so itself; PyLate and the first ColBERT said it in their own words.
     """
-
-    def facts(name: str) -> dict[str, Any]:
-        try:
-            path = cached_file(locate(base), name, _raise_exceptions_for_missing_entries=False)
-            return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
-        except (OSError, ValueError, TypeError):  # what is wrong with it is said where it is opened
-            return {}
-
-    named = facts("config_sentence_transformers.json").get("model_type")
-    kinds = facts("config.json").get("architectures") or [""]
+    named = _facts(base, "config_sentence_transformers.json").get("model_type")
+    kinds = _facts(base, "config.json").get("architectures") or [""]
     return named in ("MultiVectorEncoder", "ColBERT") or str(kinds[0]) == "HF_ColBERT"
+
+
+def _facts(base: str, name: str) -> dict[str, Any]:
+    """Return a JSON file of a model; empty when it can't be read, for which opening the model gives the reason."""
+    try:
+        path = cached_file(locate(base), name, _raise_exceptions_for_missing_entries=False)
+        return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def open_multi_vector(base: str) -> MultiVectorEncoder:
     """Open a late-interaction model on the CPU, in fp32, with a StepwellError that says what failed."""
-    if not is_multi_vector(base):
+    if _facts(base, "config.json") and not is_multi_vector(base):
         raise StepwellError(
             f"{base} is no late-interaction model, and its token vectors were never trained to be compared. Choose a "
             "ColBERT model, or give the teacher `train` so that it becomes one."
