@@ -117,7 +117,7 @@ def world(tiny_collection, tmp_path, monkeypatch):
     def reranked(ctx, run, teacher, depth, job):
         asked.extend(run.queries.tolist())
         head = run.top(depth)
-        return Run(run.queries, np.sort(head.passages, axis=1), head.scores)
+        return Run(run.queries, np.sort(head.passages, axis=1), head.scores), np.ones(len(run.queries), dtype=np.bool_)
 
     monkeypatch.setattr(refine, "reranked", reranked)
     lists = [[10, 1, 2, 3], [41, 20, 42, 43], [5, 3, 30, 4], [50, 51, 52, 53]]
