@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 from transformers import BertConfig
@@ -59,10 +59,8 @@ def test_the_numbers_in_the_text_are_those_of_the_formulas(scaling: ModuleType, 
 
 def test_every_stage_costs_what_plan_says(scaling: ModuleType, tmp_path: Path) -> None:
     a = scaling.Assumptions()
-    prices = Prices.__new__(Prices)  # its counts are given here, and not read off a collection
-    prices.ctx = SimpleNamespace(collection=SimpleNamespace(n_passages=a.passages))
-    prices.passage, prices.query, prices.pair = a.passage_tokens, a.query_tokens, a.pair_tokens
-    prices.train, prices.dev, prices.test = a.queries, 0, 0
+    tokens = a.passage_tokens, a.query_tokens, a.pair_tokens
+    prices = Prices(a.passages, a.queries, 0, 0, *tokens)
     student, de, ce, large = (
         write_config(model, tmp_path) for model in (scaling.STUDENT, scaling.DE, scaling.CE, scaling.LARGE)
     )

@@ -283,6 +283,10 @@ class Judging(Section):
     """How students and teachers are compared on dev, and what is decided by it."""
 
     measure: str = Field("nDCG@10", description="The measure that decides (an ir-measures name).")
+    measures: list[str] = Field(
+        default_factory=list,
+        description="Further measures of all tables, instead of RR@10, nDCG@10, R@5, R@20 and R@100.",
+    )
     depth: Count = Field(100, description="Passages retrieved a query for evaluation.")
     rerank: Count = Field(
         20,

@@ -56,6 +56,8 @@ ladder:
   anything runs, with its line, and an unknown key with the nearest one there is.
 - `--set KEY=VALUE` changes one value for one run: `--set student.layers=3`, `--set ladder.1.epochs=1` (rungs
   count from 1), `--set teachers.de-6.from=./my-model`.
+- `extends: other.yaml` begins with another recipe, a file beside this one, and changes what is said here: keys are
+  merged section by section, a list such as the ladder is replaced as a whole.
 - A run keeps its complete recipe, with every default written out, as `recipe.yaml` in its folder.
 
 The sections follow in the order of the file. *Required* means that there is no default; *empty* is `null`.
@@ -182,7 +184,7 @@ def _heading(place: Place, kind: type[Section]) -> str:
         return f"## `{'.'.join(words[:-1])}` of kind `{words[-1]}`"
     words = ["NUMBER" if part == ANY else part for part in words]
     if len(place) > 2 and place[0] == "teachers":
-        return f"## `teachers.NAME.{place[-1]}` of a {place[2]}"
+        return f"## `teachers.NAME.{'.'.join(place[3:])}` of a {place[2]}"
     return f"## `{'.'.join(words)}`"
 
 

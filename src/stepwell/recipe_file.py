@@ -21,6 +21,7 @@ LARGEST = 1_000_000
 """Bytes; a longer file is no recipe but, say, a corpus given by mistake."""
 
 BUNDLED = {"demo", "demo-full"}
+EXTENDS = "extends"
 _SHOWN = 20
 _FLOAT = "tag:yaml.org,2002:float"
 _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
@@ -52,7 +53,9 @@ class _Dumper(yaml.SafeDumper):
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe.
 
-    Relative directories (``collection.path``, every ``from``) are those beside the recipe where they exist.
+    Relative directories (``collection.path``, every ``from``) are those beside the recipe where they exist. A recipe
+    that ``extends`` another has all that the other says and it does not say itself: mappings are merged key by key,
+    anything else (also a list, such as the ladder) is replaced.
 
     Parameters
     ----------
@@ -67,16 +70,10 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         When the file can't be read, or with every mistake in it, by line.
     """
     path = Path(path)
-    name = str(path)
-    text = _read(path)
     mistakes: list[Mistake] = []
-    with _plain_words(name, text):
-        root = _checked(_compose(text, name), mistakes)
-        if not isinstance(root, MappingNode):
-            raise StepwellError(
-                f"{where(root)}: a recipe is made of keys with values (`collection:`, `student:`, "
-                "`ladder:`), and this is none."
-            )
+    tree, homes = _tree(path, mistakes)
+    root: Node = tree
+    with _plain_words(str(path), ""):
         for key, value in (overrides or {}).items():
             option = f"--set {key}"
             fresh = _checked(_compose(yaml.dump(value, Dumper=_Dumper), option), mistakes, key)
@@ -89,7 +86,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         mistakes += [other for other in explain(error, root) if (other.where, other.path) not in known]
     if mistakes:
         raise _refusal(path, sorted(mistakes, key=lambda mistake: mistake.offset))
-    return _with_places(recipe, path.resolve().parent)
+    return _with_places(recipe, homes)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -174,6 +171,45 @@ def _compose(text: str, name: str) -> Node:
             "`stepwell init` writes one."
         )
     return root
+
+
+def _tree(path: Path, mistakes: list[Mistake], above: tuple[Path, ...] = ()) -> tuple[MappingNode, list[Path]]:
+    """Return the tree of a recipe on top of what it extends, and the folders of all its files, its own first."""
+    text, home = _read(path), path.resolve().parent
+    with _plain_words(str(path), text):
+        root = _checked(_compose(text, str(path)), mistakes)
+    if not isinstance(root, MappingNode):
+        raise StepwellError(
+            f"{where(root)}: a recipe is made of keys with values (`collection:`, `student:`, "
+            "`ladder:`), and this is none."
+        )
+    pair = child(root, EXTENDS)
+    if pair is None:
+        return root, [home]
+    value = pair[1]
+    if not isinstance(value, ScalarNode) or value.tag != _TEXT:
+        raise StepwellError(f"{where(value)}: `extends` names one other recipe, a file beside this one.")
+    base = path.parent / value.value
+    if not base.is_file():
+        raise StepwellError(f"{where(value)}: the recipe that this one extends, {base}, does not exist.")
+    above = (*above, path.resolve())
+    if base.resolve() in above:
+        raise StepwellError(f"{where(value)}: the recipe extends itself{' by way of others' * (len(above) > 1)}.")
+    below, homes = _tree(base, mistakes, above)
+    own = [other for other in root.value if other[0] is not pair[0]]
+    with _plain_words(str(path), text):
+        return _merged(below, MappingNode(root.tag, own, root.start_mark, root.end_mark)), [home, *homes]
+
+
+def _merged(below: MappingNode, above: MappingNode) -> MappingNode:
+    """Return the keys of both, those of ``above`` counting more; mappings under the same key are merged."""
+    pairs = {key.value: (key, value) for key, value in below.value}
+    for key, value in above.value:
+        _, other = pairs.get(key.value, (None, None))
+        if isinstance(other, MappingNode) and isinstance(value, MappingNode):
+            value = _merged(other, value)
+        pairs[key.value] = (key, value)
+    return MappingNode(above.tag, list(pairs.values()), above.start_mark, above.end_mark)
 
 
 @contextmanager
@@ -295,14 +331,14 @@ def _refusal(path: Path, mistakes: list[Mistake]) -> StepwellError:
     return StepwellError("\n".join([f"The recipe {path} has {len(mistakes)} mistakes:", *lines, end]))
 
 
-def _with_places(recipe: Recipe, home: Path) -> Recipe:
-    """Turn relative directories and files that exist beside the recipe into absolute ones."""
+def _with_places(recipe: Recipe, homes: list[Path]) -> Recipe:
+    """Turn relative directories and files that exist beside the recipe, or what it extends, into absolute ones."""
 
     def place(text: str) -> str:
         if text in BUNDLED:
             return text
-        beside = home / Path(text).expanduser()
-        return str(beside.resolve()) if text and beside.exists() else text
+        beside = (home / Path(text).expanduser() for home in homes)
+        return next((str(place.resolve()) for place in beside if text and place.exists()), text)
 
     return recipe.model_copy(
         update={

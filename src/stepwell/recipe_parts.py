@@ -38,13 +38,29 @@ class Optimiser(Section):
     )
 
 
+class Continued(Optimiser):
+    """Going on with a contrastive training, on harder negatives: those that a trained dual encoder finds."""
+
+
 class DenseTraining(Optimiser):
     """Contrastive training: each query against its positives, mined negatives and everything else in the batch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     negatives: Annotated[int, Field(ge=0)] = Field(
         1, description="Mined negatives a query, besides those of the batch."
     )
     tau: Positive = Field(1.0, description="Temperature of the softmax, after the scale.")
+    further: Continued | None = Field(
+        None,
+        alias="continue",
+        description="A second training behind the first, on other negatives than BM25's: a teacher's are what it finds itself, the student's what the ladder's first dual-encoder teacher finds. Left out when empty.",
+    )
+
+    @property
+    def trains(self) -> bool:
+        """Whether the first training takes any step."""
+        return bool(self.epochs or self.steps)
 
 
 class ListTraining(Optimiser):

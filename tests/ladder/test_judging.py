@@ -30,7 +30,7 @@ def evaluation(values, start=0):
 def world(tiny_collection, tmp_path):
     """A context with a dual encoder `de` and a cross-encoder `ce`, and a way to lay results into input folders."""
     kinds = {"de": SimpleNamespace(embeds=True), "ce": SimpleNamespace(embeds=False)}
-    settings = SimpleNamespace(measure=MEASURE, level=0.05, headroom_queries=200, rerank=3, depth=10)
+    settings = SimpleNamespace(measure=MEASURE, measures=[], level=0.05, headroom_queries=200, rerank=3, depth=10)
     ctx = SimpleNamespace(
         collection=tiny_collection,
         recipe=SimpleNamespace(judging=settings, seed=1),
@@ -177,3 +177,5 @@ def test_the_deciding_measure_comes_first_in_all_tables(world):
     world.ctx.recipe.judging.measure = "MRR@10"
     names = judging.measures_of(world.ctx)
     assert names[0] == "RR@10" and len(names) == len(set(names))
+    world.ctx.recipe.judging.measures = ["R@50", "RR@10", "R@1000"]
+    assert judging.measures_of(world.ctx) == ("RR@10", "R@50", "R@1000")

@@ -25,6 +25,12 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a value of the recipe: student.layers=4 (may be repeated)."),
 ]
+ScaleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scale", help="Make the recipe small, after --set: tiny, or a factor of all trainings such as 0.01."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print plain JSON for scripts.")]
 CollectionOption = Annotated[str | None, typer.Option("--collection", help="A directory, demo, irds:ID or hf:NAME.")]
 EngineOption = Annotated[
@@ -59,11 +65,13 @@ def show_table(table: Table | None) -> None:
         show(table)
 
 
-def read_recipe(path: Path, changes: list[str] | None) -> Any:
-    """Read a recipe with the changes of ``--set``."""
+def read_recipe(path: Path, changes: list[str] | None, scale: str | None = None) -> Any:
+    """Read a recipe with the changes of ``--set`` and ``--scale``."""
     from stepwell.recipe_file import load_recipe, parse_override
+    from stepwell.scale import scaled
 
-    return load_recipe(path, dict(map(parse_override, changes or [])))
+    recipe = load_recipe(path, dict(map(parse_override, changes or [])))
+    return recipe if scale is None else scaled(recipe, scale)
 
 
 def print_json(content: object) -> None:

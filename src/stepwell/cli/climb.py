@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stepwell.cli.app import JsonOption, OutOption, RecipeFile, SetOption, app, print_json, read_recipe
+from stepwell.cli.app import JsonOption, OutOption, RecipeFile, ScaleOption, SetOption, app, print_json, read_recipe
 from stepwell.display import say, show
 
 
@@ -43,9 +43,15 @@ def init(
 
 
 @app.command()
-def plan(recipe: RecipeFile, out: OutOption = None, changes: SetOption = None, as_json: JsonOption = False) -> None:
+def plan(
+    recipe: RecipeFile,
+    out: OutOption = None,
+    changes: SetOption = None,
+    scale: ScaleOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the stages with their estimated time and disk on this machine, from a short probe."""
-    opened = read_recipe(recipe, changes)  # first: a mistake in it is told at once, before torch is imported
+    opened = read_recipe(recipe, changes, scale)  # first: a mistake in it is told at once, before torch is imported
     from stepwell import api
 
     made = api.plan(opened, out)
@@ -53,9 +59,15 @@ def plan(recipe: RecipeFile, out: OutOption = None, changes: SetOption = None, a
 
 
 @app.command()
-def run(recipe: RecipeFile, out: OutOption = None, changes: SetOption = None, as_json: JsonOption = False) -> None:
+def run(
+    recipe: RecipeFile,
+    out: OutOption = None,
+    changes: SetOption = None,
+    scale: ScaleOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Climb the ladder; started again after a stop or a crash it goes on where it was."""
-    opened = read_recipe(recipe, changes)
+    opened = read_recipe(recipe, changes, scale)
     from stepwell import api
 
     results = api.run(opened, out)

@@ -7,16 +7,17 @@ from typing import Any
 
 from stepwell.ladder import finding, judging, making, proof, refine_stages
 from stepwell.ladder.context import Context
+from stepwell.ladder.contrastive_stages import add_start
 from stepwell.ladder.prices import Prices
 from stepwell.ladder.teacher_stages import add_teacher
 from stepwell.ladder.teachers import inputs_of
-from stepwell.ladder.workspace import Stage, Work, with_candidates
+from stepwell.ladder.workspace import Stage, with_candidates
 from stepwell.recipe import Mining, Rung
 
 
-def stages_of(ctx: Context) -> list[Stage]:
-    """Return all stages of a run in order, each after its inputs."""
-    builder = Builder(ctx)
+def stages_of(ctx: Context, prices: Prices | None = None) -> list[Stage]:
+    """Return all stages of a run in order, each after its inputs; priced for the collection where not by ``prices``."""
+    builder = Builder(ctx, prices)
     builder.ladder()
     builder.refinement()
     builder.proof()
@@ -30,9 +31,10 @@ class Builder:
     ``promote-i`` says which.
     """
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, prices: Prices | None = None) -> None:
         self.ctx, self.recipe = ctx, ctx.recipe
-        self.prices = Prices(ctx)
+        judging.measures_of(ctx)  # so that an unknown measure is told before anything runs
+        self.prices = prices or Prices.of(ctx)
         self.stages: dict[str, Stage] = {}
         self.rungs = len(self.recipe.ladder)
         self.last = self.rungs + self.recipe.refine.rounds
@@ -132,27 +134,16 @@ class Builder:
     def ladder(self) -> None:
         """Add the start, then every rung: teacher, headroom, candidates, scores, distillation, dev, promotion."""
         self.bm25()
-        warmup = self.recipe.warmup
-        inputs: tuple[str, ...] = ()
-        work = Work()
-        if warmup.epochs or warmup.steps:
-            inputs = (self.candidates("candidates.warmup", "bm25", 1 + warmup.negatives),)
-            work = self.prices.dense(self.recipe.student.base, self.recipe.student.layers, warmup, 1 + warmup.negatives)
-        settings = {**self.student(), "warmup": warmup.model_dump() if inputs else None}
-        title = "build and warm up the student" if inputs else "build the student"
-        self.add(
-            "start",
-            "start",
-            title,
-            settings,
-            inputs,
-            partial(making.start_student, self.ctx),
-            collective=True,
-            work=work,
-        )
+        add_start(self)
         self.judge_student("start", "the student at the start")
         for number, rung in enumerate(self.recipe.ladder, start=1):
             self._rung(number, rung)
+
+    def teacher_run(self, name: str) -> str:
+        """Make sure of a dual encoder's training run; return its stage's prefix."""
+        self.teacher(name)
+        self.training_run(f"teacher.{name}", name)
+        return f"teacher.{name}"
 
     def _rung(self, number: int, rung: Rung) -> None:
         before, teacher = f"student@{number - 1}", rung.teacher
@@ -161,7 +152,7 @@ class Builder:
         for name in self._beside(rung):
             self.teacher(name)
         queries = min(self.prices.dev, self.recipe.judging.headroom_queries)
-        work = self.prices.scoring(teacher, queries, self.recipe.judging.rerank)
+        work = self.prices.scoring(self.recipe.teachers, teacher, queries, self.recipe.judging.rerank)
         theirs = (f"teacher.{teacher}.dev",) if self.embeds(teacher) else self.opens(teacher)
         gate = self.add(
             f"headroom-{number}",
@@ -211,15 +202,14 @@ class Builder:
         if who == "student":
             self.training_run(f"student@{number - 1}", "the student")
             return f"student@{number - 1}"
-        self.teacher(who)
-        self.training_run(f"teacher.{who}", who)
-        return f"teacher.{who}"
+        return self.teacher_run(who)
 
     def _rung_candidates(self, number: int, rung: Rung, miner: str) -> str:
         denoiser = None if self.embeds(rung.teacher) else rung.teacher
         found = self.candidates(f"candidates-{number}", miner, rung.candidates, teacher=denoiser)
         if not self.embeds(rung.teacher) and rung.beta:
-            work = self.prices.scoring(rung.teacher, self.prices.train, rung.candidates)
+            k = max(self.recipe.mining.pool or 0, rung.candidates)
+            work = self.prices.scoring(self.recipe.teachers, rung.teacher, self.prices.train, k)
             self.add(
                 f"scores-{number}",
                 "score",
@@ -291,4 +281,5 @@ class Builder:
 
     def judging(self) -> dict[str, Any]:
         """Return the settings of every comparison."""
-        return self.recipe.judging.model_dump()
+        own = self.recipe.judging.measures
+        return self.recipe.judging.model_dump(exclude=set() if own else {"measures"})

@@ -22,8 +22,9 @@ from stepwell.retrieval.vectors import Vectors
 
 def measures_of(ctx: Context) -> tuple[str, ...]:
     """Return the measures of all tables, the deciding one among them."""
-    own = measure_name(ctx.recipe.judging.measure)
-    return (own, *(measure for measure in DEFAULT_MEASURES if measure != own))
+    judging = ctx.recipe.judging
+    others = judging.measures or DEFAULT_MEASURES
+    return tuple(dict.fromkeys(map(measure_name, (judging.measure, *others))))
 
 
 def _keep(ctx: Context, run: Run, qrels: Qrels, folder: Path, trec: bool = False) -> Evaluation:

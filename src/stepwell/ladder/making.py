@@ -93,10 +93,18 @@ def _share_of_peak(model: Encoder | Reranker | LateInteraction, log: TrainingLog
     return 3 * operations(config, log.tokens, log.squares) / log.seconds / peak
 
 
+def go_on(ctx: Context, first: str, found: str, settings: DenseTraining, scale: float | None, job: Job) -> None:
+    """Go on with the contrastive training of the stage ``first``, on the candidates of the stage ``found``."""
+    assert settings.further is not None
+    encoder = ctx.encoder(job.inputs[first], scale)
+    candidates = Candidates.load(job.inputs[found] / "candidates.parquet", ctx.collection)
+    contrast(ctx, encoder, candidates, settings.model_copy(update=dict(settings.further)), job)
+
+
 def start_student(ctx: Context, job: Job) -> None:
     """Build the student and warm it up where the recipe asks for it."""
     encoder = build_dense(ctx, ctx.recipe.student, job.folder)
-    if ctx.recipe.warmup.epochs or ctx.recipe.warmup.steps:
+    if ctx.recipe.warmup.trains:
         candidates = Candidates.load(job.inputs["candidates.warmup"] / "candidates.parquet", ctx.collection)
         contrast(ctx, encoder, candidates, ctx.recipe.warmup, job)
 

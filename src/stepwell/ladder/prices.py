@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,14 @@ from stepwell.ladder.workspace import Work
 from stepwell.models.build import cannot_open, locate, open_sentence_transformer, quiet, transformer_of
 from stepwell.models.tokens import Template, Tokens
 from stepwell.recipe import Optimiser
-from stepwell.recipe_teachers import BestTeacher, HostedTeacher, LateInteractionTeacher, ListTeacher, MeanTeacher
+from stepwell.recipe_teachers import (
+    AnyTeacher,
+    BestTeacher,
+    HostedTeacher,
+    LateInteractionTeacher,
+    ListTeacher,
+    MeanTeacher,
+)
 from stepwell.training import total_steps
 
 ANSWER = 0.5
@@ -48,14 +57,31 @@ def operations_a_token(base: str, layers: int | None) -> float:
     return float(2 * count * (4 * width * width + 2 * width * inner))
 
 
+@dataclass(frozen=True)
 class Prices:
     """Operations and bytes of each kind of stage for one collection.
 
-    Token counts are means over a sample of the texts, under the recipe's limits and the student's tokenizer.
+    Parameters
+    ----------
+    passages
+        Passages of the collection.
+    train, dev, test
+        Queries of each split.
+    passage, query, pair
+        Mean tokens of a text, under the recipe's limits.
     """
 
-    def __init__(self, ctx: Context) -> None:
-        self.ctx = ctx
+    passages: int
+    train: int
+    dev: int
+    test: int
+    passage: float
+    query: float
+    pair: float
+
+    @classmethod
+    def of(cls, ctx: Context) -> Prices:
+        """Count a run's texts, and their tokens on a sample with the student's tokenizer."""
         recipe, collection = ctx.recipe, ctx.collection
         tokenizer = transformer_of(open_sentence_transformer(recipe.student.base)).tokenizer
         special = sum(Template.of(tokenizer).overhead) / 2
@@ -66,16 +92,15 @@ class Prices:
 
         some = random.choice(collection.n_passages, min(400, collection.n_passages), replace=False)
         few = random.choice(ctx.query_rows, min(400, len(ctx.query_rows)), replace=False)
-        self.passage = mean(collection.passage_texts(some), recipe.tokens.passage)
-        self.query = mean(collection.query_texts(few), recipe.tokens.query)
-        self.pair = min(self.passage + self.query - special / 2, recipe.tokens.pair)
-        self.train, self.dev, self.test = (
-            len(getattr(ctx.splits, split).query_rows) for split in ("train", "dev", "test")
-        )
+        passage = mean(collection.passage_texts(some), recipe.tokens.passage)
+        query = mean(collection.query_texts(few), recipe.tokens.query)
+        pair = min(passage + query - special / 2, recipe.tokens.pair)
+        train, dev, test = (len(getattr(ctx.splits, split).query_rows) for split in ("train", "dev", "test"))
+        return cls(collection.n_passages, train, dev, test, passage, query, pair)
 
     def encode(self, base: str, layers: int | None) -> Work:
         """Price the encoding of all passages and queries."""
-        texts = self.ctx.collection.n_passages, self.train + self.dev + self.test
+        texts = self.passages, self.train + self.dev + self.test
         tokens = texts[0] * self.passage + texts[1] * self.query
         width = int(config_of(base).hidden_size)
         return Work(forward=tokens * operations_a_token(base, layers), disk=4.0 * width * sum(texts), seconds=1.0)
@@ -88,7 +113,7 @@ class Prices:
 
     def embedding(self, base: str, layers: int | None, settings: Optimiser, steps: int | None = None) -> Work:
         """Price the training on all passages and queries, text by text."""
-        n, q = self.ctx.collection.n_passages, self.train
+        n, q = self.passages, self.train
         steps = steps if steps is not None else total_steps(settings, n + q)
         mean = (n * self.passage + q * self.query) / (n + q)
         return self._training(base, layers, steps * min(settings.batch, n + q) * mean)
@@ -110,9 +135,9 @@ class Prices:
         operations = operations_a_token(teacher.base, teacher.layers)
         return Work(forward=tokens * operations, disk=12.0 * queries * k)
 
-    def scoring(self, name: str, queries: float, k: int) -> Work:
+    def scoring(self, teachers: Mapping[str, AnyTeacher], name: str, queries: float, k: int) -> Work:
         """Price a teacher's scores of K candidates of so many queries; none of them is there yet."""
-        teacher = self.ctx.teacher(name)
+        teacher = teachers[name]
         match teacher:
             case ListTeacher():
                 return self.lists(teacher, queries, k, training=False)
@@ -120,7 +145,7 @@ class Prices:
                 asked = queries * math.ceil(k / teacher.batch)
                 return Work(disk=12.0 * queries * k, seconds=ANSWER * asked / teacher.parallel)
             case MeanTeacher() | BestTeacher():
-                parts = [self.scoring(other, queries, k) for other in teacher.of]
+                parts = [self.scoring(teachers, other, queries, k) for other in teacher.of]
                 return Work(
                     forward=sum(part.forward for part in parts),
                     disk=sum(part.disk for part in parts),
@@ -135,7 +160,7 @@ class Prices:
 
     def steps(self, rungs: list[tuple[Optimiser, str]]) -> int:
         """Return the optimiser steps of some rungs, each with its loss."""
-        sizes = {"embedding": self.ctx.collection.n_passages + self.train}
+        sizes = {"embedding": self.passages + self.train}
         return sum(total_steps(settings, sizes.get(loss, self.train)) for settings, loss in rungs)
 
 

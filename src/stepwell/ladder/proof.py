@@ -68,7 +68,7 @@ def add_proof(builder: Builder) -> None:
             (f"{final}.test", *builder.opens(strongest)),
             partial(judging.rerank, builder.ctx, "test", f"{final}.test", strongest),
             collective=True,
-            work=builder.prices.scoring(strongest, builder.prices.test, depth),
+            work=builder.prices.scoring(recipe.teachers, strongest, builder.prices.test, depth),
         )
     stages = tuple(dict.fromkeys(systems.values()))
     builder.add(
@@ -169,7 +169,7 @@ def _baselines(builder: Builder) -> dict[str, str]:
         "contrastive",
         "contrast",
         "baseline: contrastive only",
-        {"training": contrastive.model_dump(exclude={"epochs", "steps"}), **builder.student()},
+        {"training": contrastive.model_dump(exclude={"epochs", "steps", "further"}), **builder.student()},
         ("start", "updates", found_pairs),
         partial(contrastive_baseline, builder.ctx, contrastive, found_pairs),
         collective=True,

@@ -30,7 +30,7 @@ def add_refinement(builder: Builder) -> None:
         builder.teacher(teacher, builder.last_miner())
         builder.training_run(before, "the student")
         asked = 0.4 * builder.prices.train
-        work = builder.prices.scoring(teacher, asked, settings.depth)
+        work = builder.prices.scoring(builder.recipe.teachers, teacher, asked, settings.depth)
         chosen = {
             **settings.model_dump(exclude={"rounds"}),
             "mining": builder.recipe.mining.model_dump(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwell.ladder import making_teachers as making
+from stepwell.ladder.contrastive_stages import go_on
 from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Work
 from stepwell.recipe_teachers import (
@@ -59,10 +60,16 @@ def add_teacher(builder: Builder, name: str, miner: str = "bm25") -> str:
 
 def _dense(builder: Builder, name: str, teacher: DualEncoderTeacher) -> None:
     stage, inputs, work = f"teacher.{name}", tuple[str, ...](), Work()
-    if teacher.train is not None:
-        inputs = (builder.candidates(f"candidates.{name}", "bm25", 1 + teacher.train.negatives),)
-        work = builder.prices.dense(teacher.base, teacher.layers, teacher.train, 1 + teacher.train.negatives)
-    _add_model(builder, name, "dense", making.take_or_train_dense, inputs, work)
+    train, model = teacher.train, (teacher.base, teacher.layers, teacher.scale)
+    if train is not None:
+        inputs = (builder.candidates(f"candidates.{name}", "bm25", 1 + train.negatives),)
+        work = builder.prices.dense(teacher.base, teacher.layers, train, 1 + train.negatives)
+    first = stage if train is None or train.further is None else f"{stage}.first"
+    _add_model(builder, name, "dense", making.take_or_train_dense, inputs, work, first)
+    if train is not None and train.further is not None:
+        builder.vectors(first, f"{name}, trained once", *model)
+        builder.training_run(first, f"{name}, trained once")
+        go_on(builder, stage, first, first, f"train the teacher {name} on what it finds", train, model)
     builder.vectors(stage, name, teacher.base, teacher.layers, teacher.scale)
     builder.split("dev", stage, name)
 
@@ -82,10 +89,13 @@ def _lists(builder: Builder, name: str, teacher: ListTeacher, miner: str) -> Non
     _add_model(builder, name, kind, making.take_or_train_lists, inputs, work)
 
 
-def _add_model(builder: Builder, name: str, kind: str, make: Any, inputs: tuple[str, ...], work: Work) -> None:
+def _add_model(
+    builder: Builder, name: str, kind: str, make: Any, inputs: tuple[str, ...], work: Work, stage: str | None = None
+) -> None:
     teacher: Any = builder.recipe.teachers[name]
     how = "take" if teacher.train is None else "train"
-    settings = {**teacher.model_dump(), "tokens": builder.recipe.tokens.model_dump()}
+    # Without what comes behind it, the first training is the same work whether or not the recipe goes on.
+    settings = {**teacher.model_dump(exclude={"train": {"further"}}), "tokens": builder.recipe.tokens.model_dump()}
     run = partial(make, builder.ctx, name)
     title = f"{how} the teacher {name}"
-    builder.add(f"teacher.{name}", f"{how}-{kind}", title, settings, inputs, run, collective=True, work=work)
+    builder.add(stage or f"teacher.{name}", f"{how}-{kind}", title, settings, inputs, run, collective=True, work=work)

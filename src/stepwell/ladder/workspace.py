@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -315,7 +316,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
+    """Return the versions that results depend on; reading them takes longer than many a stage, so once."""
     names = ("stepwell", "torch", "transformers", "sentence-transformers", "numpy", "bm25s", "ir-measures")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

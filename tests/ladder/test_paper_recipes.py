@@ -1,0 +1,164 @@
+"""The paper's recipes, end to end: slices of the benchmarks in their published formats, at scale tiny."""
+
+import ast
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import slices
+from conftest import write_tiny
+from stepwell import api
+from stepwell.collection import open_collection
+from stepwell.evaluation import evaluate
+from stepwell.evaluation.answers import has_answer
+from stepwell.ladder.build import stages_of
+from stepwell.ladder.plan import Speed
+from stepwell.ladder.prices import Prices
+from stepwell.ladder.run import prepare
+from stepwell.ladder.workspace import read_json
+from stepwell.recipe_file import load_recipe
+from stepwell.retrieval.run import Run
+from stepwell.scale import scaled
+
+PAPER = Path(__file__).resolve().parents[2] / "recipes" / "paper"
+TEACHERS = ("de12", "ce12", "ce24")
+
+
+def trec_dl_passage(tiny, directory):
+    return slices.trec_dl(tiny, slices.msmarco_passage(tiny, directory), documents=False)
+
+
+def trec_dl_document(tiny, directory):
+    return slices.trec_dl(tiny, slices.msmarco_document(tiny, directory), documents=True)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How its slice is written, the split that tests, the measures of the paper, and what the first passage is."""
+
+    write: Callable[[Path, Path], Path]
+    split: str
+    measures: tuple[str, ...]
+    begins: str
+
+
+DOCUMENT = "https://example.org/0 [SEP] river 0 [SEP] the river"
+BENCHMARKS = {
+    "msmarco-passage": Benchmark(slices.msmarco_passage, "dev.small", ("RR@10", "R@50", "R@1000"), "river 0 the river"),
+    "msmarco-document": Benchmark(slices.msmarco_document, "dev", ("RR@10", "R@5", "R@20", "R@100"), DOCUMENT),
+    "trec-dl-2019-passage": Benchmark(
+        trec_dl_passage, "trec-dl-2019", ("nDCG@10", "RR@10", "R@100", "R@1000"), "river 0 the river"
+    ),
+    "trec-dl-2019-document": Benchmark(trec_dl_document, "trec-dl-2019", ("nDCG@10", "RR@10", "R@100"), DOCUMENT),
+    "natural-questions": Benchmark(slices.dpr, "test", ("R@20", "R@1", "R@5", "R@100"), "river 0 [SEP] the river"),
+}
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """A finished run of a paper recipe at scale tiny."""
+
+    name: str
+    home: Path
+    run: Path
+
+    @property
+    def facts(self):
+        return read_json(self.run / "results.json")
+
+    def training(self, stage):
+        return read_json(self.run / self.facts["stages"][stage] / "training.json")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("records") / "tiny"
+    write_tiny(directory, passages=80, queries=100)
+    return directory
+
+
+def places(home, model):
+    """Put one random model in the place of all models of a recipe."""
+    bases = {f"teachers.{name}.from": str(model) for name in TEACHERS}
+    return {"collection.path": str(home), "student.from": str(model), **bases}
+
+
+@pytest.fixture(scope="module", params=BENCHMARKS)
+def climbed(request, records, tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paper")
+    home = BENCHMARKS[request.param].write(records, folder / request.param)
+    recipe = load_recipe(PAPER / f"{request.param}.yaml", places(home, tiny_model))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEPWELL_CACHE", str(folder / "cache"))
+        patch.setattr("stepwell.ladder.plan.probe", lambda base: Speed(1e9, 1e9))  # which takes seconds
+        api.run(scaled(recipe, "tiny"), folder / "run")
+    return Climbed(request.param, home, folder / "run")
+
+
+def test_a_paper_recipe_ends_with_the_measures_of_its_benchmark(climbed, tmp_path):
+    benchmark = BENCHMARKS[climbed.name]
+    assert sum(file.stat().st_size for file in climbed.home.iterdir()) < 300_000
+    comparison = climbed.facts["comparison"]
+    assert tuple(comparison["measures"]) == benchmark.measures
+    assert {"contrastive only", "straight from ce24, candidates", "ladder", "ladder + refine"} <= set(
+        comparison["systems"]
+    )
+    recipe = load_recipe(climbed.run / "recipe.yaml")
+    collection = open_collection(recipe.collection, tmp_path)
+    assert collection.passage_texts([0])[0].startswith(benchmark.begins)
+    qrels = prepare(recipe).splits.test
+    assert np.isin(qrels.query_rows, collection.qrels(benchmark.split).query_rows).all() and len(qrels.query_rows) > 9
+    found = Run.from_trec(climbed.run / "runs" / "ladder-refine.trec", collection, qrels.query_rows)
+    evaluation = evaluate(found, qrels, benchmark.measures)
+    row = next(row for row in comparison["rows"] if row["name"] == "ladder + refine")
+    assert {measure: evaluation.mean(measure) for measure in benchmark.measures} == pytest.approx(row["values"])
+    assert 0 < row["values"][benchmark.measures[-1]] <= 1
+    if climbed.name == "natural-questions":
+        assert row["values"]["R@20"] == pytest.approx(share_with_an_answer(climbed.home, found, collection))
+
+
+def share_with_an_answer(home, run, collection):
+    """Return the share of questions of which one of 20 passages holds an answer, from the files alone."""
+    with (home / "psgs_w100.tsv").open() as passages, (home / "nq-test.qa.csv").open() as questions:
+        texts = {line["id"]: line["text"] for line in csv.DictReader(passages, delimiter="\t")}
+        answers = {text: ast.literal_eval(given) for text, given in csv.reader(questions, delimiter="\t")}
+    asked = collection.query_texts(run.queries)
+    found = [[texts[collection.passage_ids[row]] for row in ranked[:20]] for ranked in run.passages.tolist()]
+    return np.mean(
+        [any(has_answer(text, answers[q]) for text in ranked) for q, ranked in zip(asked, found, strict=True)]
+    )
+
+
+def test_a_paper_recipe_trains_what_the_paper_trains(climbed):
+    stages = climbed.facts["stages"]
+    trained = ("teacher.de12.first", "teacher.de12", "start.first", "start", "teacher.ce12", "teacher.ce24")
+    for stage in (*trained, "rung-1", "rung-2", "rung-3"):
+        assert 0 < climbed.training(stage)["steps"] <= 3
+    weights = {(climbed.run / stages[stage] / "model" / "model.safetensors").read_bytes() for stage in trained[:4]}
+    assert len(weights) == 4  # whoever goes on learns something
+    assert "keep" not in climbed.training("rung-1")["parts"] and "keep" in climbed.training("rung-2")["parts"]
+
+
+def test_the_scale_changes_no_stage(records, tiny_model, tmp_path):
+    home = slices.msmarco_passage(records, tmp_path / "slice")
+    whole = load_recipe(PAPER / "msmarco-passage.yaml", places(home, tiny_model))
+    prices = Prices(8_841_823, 502_939, 500, 6_980, 80.0, 10.0, 89.0)
+    plans = [stages_of(prepare(recipe), prices) for recipe in (whole, scaled(whole, "tiny"), scaled(whole, 0.01))]
+    first, *others = [[(stage.name, stage.kind, stage.inputs, stage.only_if) for stage in plan] for plan in plans]
+    assert [first, first] == others
+    costs = [sum(stage.work.training + stage.work.forward for stage in plan) for plan in plans]
+    assert costs[1] < costs[0] and costs[2] < costs[0]
+
+
+def test_the_pool_is_what_a_teacher_scores(records, tiny_model, tmp_path):
+    home = slices.msmarco_passage(records, tmp_path / "slice")
+    prices = Prices(100, 1000, 0, 0, 80.0, 10.0, 89.0)
+    work = {}
+    for pool in (16, 100):
+        recipe = load_recipe(PAPER / "msmarco-passage.yaml", {**places(home, tiny_model), "mining.pool": pool})
+        work[pool] = next(s.work.forward for s in stages_of(prepare(recipe), prices) if s.name == "scores-3")
+    assert work[100] / work[16] == pytest.approx(100 / 16)
