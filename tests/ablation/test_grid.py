@@ -111,7 +111,6 @@ def test_auto_negatives_are_those_that_the_ladder_would_take(recipe):
     assert [rung.negatives for rung in vocabulary.settled(backwards).ladder] == ["bm25", "bm25", "de", "de"]
 
 
-@pytest.mark.skipif(not vocabulary.MEAN, reason="recipes have no mean of teachers")
 def test_all_teachers_at_once_are_one_rung_with_the_settings_of_the_last(variant):
     made = variant("{together: true}")
     assert shape(made) == [("de-ce2-ce4", "candidates")] and made.refine.rounds == 0

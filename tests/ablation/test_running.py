@@ -25,6 +25,7 @@ GRID = {
         "without refine": {"refine.rounds": 0},
         "straight from ce": {"only": "ce"},
         "the same ladder again": {"ladder.2.tau": 0.5},
+        "all at once": {"together": True},
     },
 }
 
@@ -89,7 +90,7 @@ def test_pairs_are_scored_once_and_counted_each_time_they_are_asked_for(ablation
     stages = ablation.out / "stages"
     scores = read_json(stages / outcome(ablation.result, "ladder").stages["scores-2"] / "pairs.json")
     assert scores[0][0] == scores[0][1] > 0  # the first to ask
-    assert shared.asked >= 4 * scores[0][0]  # in each of the four variants
+    assert shared.asked >= 4 * scores[0][0]  # in four of the variants
 
 
 def read_rows(path):
@@ -226,12 +227,18 @@ def test_the_command_plans_prints_and_fails_when_a_variant_does(ablation, tiny_r
     runner = CliRunner()
     monkeypatch.setattr(display, "_quiet", False)
     planned = json.loads(runner.invoke(app, [*arguments, "--plan", "--json"]).stdout)
-    assert planned["seconds"] == 0 and len(planned["variants"]) == 4
+    assert planned["seconds"] == 0 and len(planned["variants"]) == 5
     climb = running.climb
     monkeypatch.setattr(running, "climb", lambda ctx, *rest: climb(ctx, *rest) if ctx.recipe.refine.rounds else 1 / 0)
     done = runner.invoke(app, [*arguments, "--json"])
     assert done.exit_code == 1
-    assert [bool(variant["failed"]) for variant in json.loads(done.stdout)["variants"]] == [False, True, True, False]
+    assert [bool(variant["failed"]) for variant in json.loads(done.stdout)["variants"]] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_evaluations_are_those_of_the_last_student(ablation, tiny_collection):

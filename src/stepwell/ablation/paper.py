@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from stepwell.ablation.grid import Grid, load_grid, read_grid
-from stepwell.ablation.vocabulary import MEAN
 from stepwell.ladder.prices import config_of
 from stepwell.recipe import Recipe
 
@@ -82,8 +81,7 @@ def _teachers(recipe: Recipe) -> Iterator[Made]:
         return
     for teacher in teachers:
         yield f"straight from {teacher}", {"only": teacher}
-    if MEAN:
-        yield "all teachers at once", {"together": True}
+    yield "all teachers at once", {"together": True}
 
 
 def _rungs(recipe: Recipe) -> Iterator[Made]:

@@ -16,7 +16,7 @@ def settled(recipe: Recipe) -> Recipe:
     rungs = []
     miner = "bm25"
     for rung in recipe.ladder:
-        if recipe.teachers[rung.teacher].kind == "dual-encoder":
+        if recipe.teachers[rung.teacher].embeds:
             miner = rung.teacher
         rungs.append(rung.model_copy(update={"negatives": miner}) if rung.negatives == "auto" else rung)
     refine = recipe.refine.model_copy(update={"teacher": recipe.refine.teacher or recipe.ladder[-1].teacher})
@@ -51,10 +51,6 @@ def straight(recipe: Recipe, order: Sequence[int]) -> Recipe:
     )
 
 
-MEAN = "MeanTeacher" in Recipe.model_json_schema()["$defs"]
-"""Whether a recipe can have the mean of several teachers."""
-
-
 def together(recipe: Recipe, order: Sequence[int]) -> Recipe:
     """Return plain distillation from the mean of some rungs' teachers, in one rung with the settings of the last.
 
@@ -68,8 +64,6 @@ def together(recipe: Recipe, order: Sequence[int]) -> Recipe:
     names = list(dict.fromkeys(part for name, one in teachers.items() for part in getattr(one, "of", [name])))
     if len(names) < 2:
         raise ValueError(f"needs two teachers or more, and the ladder has {names[0]!r} alone")
-    if not MEAN:
-        raise ValueError("needs the teacher kind `mean`, which this version does not have")
     content = alone.model_dump(by_alias=True)
     name = "-".join(names)
     content["teachers"][name] = {"kind": "mean", "of": names}
