@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 _HOME = {
+    "ablate": "stepwell.api",
     "check": "stepwell.api",
     "compare": "stepwell.api",
     "encode": "stepwell.api",
@@ -40,6 +41,7 @@ __all__ = [
     "Searcher",
     "StepwellError",
     "__version__",
+    "ablate",
     "check",
     "compare",
     "encode",
@@ -54,7 +56,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from stepwell.api import check, compare, encode, evaluate_system, mine, plan, run, score, search
+    from stepwell.api import ablate, check, compare, encode, evaluate_system, mine, plan, run, score, search
     from stepwell.collection import Collection, open_collection
     from stepwell.errors import StepwellError
     from stepwell.recipe import Recipe

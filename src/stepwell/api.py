@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stepwell.ablation import Ablation, AblationPlan, open_grid, run_ablation
+from stepwell.ablation import plan_ablation as plan_variants
 from stepwell.cluster import Cluster
 from stepwell.collection import Collection, Problem, Qrels, check_directory, open_collection
 from stepwell.display import Table
@@ -50,6 +52,32 @@ def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> dict[str,
     """
     opened = _recipe(recipe)
     return run_recipe(opened, _out(opened, out))
+
+
+def ablate(
+    recipe: Recipe | str | Path, grid: str | Path | Mapping[str, Any] = "paper", out: str | Path | None = None
+) -> Ablation:
+    """Run variants of a recipe in one folder and compare them; what is equal in two of them is done once.
+
+    Parameters
+    ----------
+    recipe
+        What the variants change.
+    grid
+        A YAML file of variants, the same as a mapping, or ``paper``: the variants that the paper compares.
+    out
+        The folder; ``runs/<the recipe's name>-ablation`` when it is left out.
+    """
+    opened = _recipe(recipe)
+    return run_ablation(opened.name, open_grid(opened, grid), _ablation_out(opened, out))
+
+
+def plan_ablation(
+    recipe: Recipe | str | Path, grid: str | Path | Mapping[str, Any] = "paper", out: str | Path | None = None
+) -> AblationPlan:
+    """Estimate :func:`ablate` on this machine; what ``out`` has finished counts as done."""
+    opened = _recipe(recipe)
+    return plan_variants(open_grid(opened, grid), _ablation_out(opened, out))
 
 
 def search(run: str | Path, query: str, k: int = 10, **options: Any) -> list[Any]:
@@ -159,6 +187,10 @@ def _collection_of(system: str | Path, collection: str | Path | None) -> str | P
 
 def _recipe(recipe: Recipe | str | Path) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+
+
+def _ablation_out(recipe: Recipe, out: str | Path | None) -> Path:
+    return Path(out) if out is not None else Path("runs") / f"{recipe.name}-ablation"
 
 
 def _out(recipe: Recipe, out: str | Path | None) -> Path:

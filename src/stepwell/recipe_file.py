@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,60 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), yaml.load(value, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StepwellError(f"the value in --set {text} can't be read as YAML: {_reason(error)}.") from None
+
+
+def read_tree(name: str, text: str | None = None) -> tuple[Node, list[Mistake]]:
+    """Return the tree of YAML that changes a recipe, and the mistakes that only its text shows (doubled keys).
+
+    Parameters
+    ----------
+    name
+        The file.
+    text
+        What is in it; read when None.
+
+    Raises
+    ------
+    StepwellError
+        When it can't be read or is no YAML.
+    """
+    text = _read(Path(name)) if text is None else text
+    mistakes: list[Mistake] = []
+    with _plain_words(name, text):
+        return _checked(_compose(text, name), mistakes), mistakes
+
+
+def value_of(node: Node) -> Any:
+    """Return what a node of :func:`read_tree` holds, as plain Python; StepwellError when it is no plain value."""
+    with _plain_words(str(node.start_mark.name), ""):
+        return _Loader("").construct_document(node)
+
+
+def changed(recipe: Recipe, changes: Iterable[tuple[str, Node]], home: Path) -> tuple[Recipe | None, list[Mistake]]:
+    """Put values into a recipe.
+
+    Parameters
+    ----------
+    recipe
+        The recipe to start from; it stays as it is.
+    changes
+        The path of each key, as for ``--set``, and the node of its value, which knows its file and line.
+    home
+        Relative directories are looked for here first.
+
+    Returns
+    -------
+    tuple
+        The new recipe and no mistakes, or None and the mistakes.
+    """
+    root = _compose(dump_recipe(recipe), "the recipe")
+    for key, fresh in changes:
+        root = _replaced(root, key.split("."), 0, fresh, f"{where(fresh)}: {key}")
+    try:
+        made = Recipe.model_validate(value_of(root), strict=True)
+    except ValidationError as error:
+        return None, explain(error, root)
+    return _with_places(made, home), []
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -16,6 +16,7 @@ from stepwell.errors import StepwellError
 from stepwell.models.reranker import Reranker
 from stepwell.models.teacher import Advance as Told
 from stepwell.models.teacher import silent
+from stepwell.pair_counts import count
 from stepwell.scores import ScoreStore
 
 BLOCK = 2_048
@@ -50,11 +51,15 @@ def block_scorer(reranker: Reranker, collection: Collection) -> Scorer:
 
 
 def missing(store: ScoreStore, queries: Rows, passages: Rows) -> tuple[Rows, Rows]:
-    """Return the pairs without a score, each once: the same on every process, whoever adds to the store meanwhile."""
+    """Return the pairs without a score, each once: the same on every process, whoever adds to the store meanwhile.
+
+    How many were asked for and how many are missing is counted (:mod:`stepwell.pair_counts`).
+    """
     while True:
         todo = store.missing(queries, passages)
         mark = torch.tensor([zlib.crc32(np.concatenate(todo).tobytes())], device=distributed.state().device)
         if len(set(distributed.gather_rows(mark).tolist())) == 1:
+            count(len(queries), len(todo[0]))
             return todo
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from stepwell import distributed
 from stepwell.collection import open_collection, resolve_splits
 from stepwell.collection.store import default_cache
-from stepwell.display import duration, progress, say, warn
+from stepwell.display import Progress, duration, progress, say, warn
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
@@ -65,12 +66,13 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
     ctx = prepare(recipe)
     with Workspace(out, shared_facts(ctx)) as workspace:
         if distributed.is_main():
-            _write(out / "recipe.yaml", dump_recipe(recipe))
+            write_text(out / "recipe.yaml", dump_recipe(recipe))
         _look_for_keys(recipe)
         stages = stages_of(ctx)
         estimate = make_plan(ctx, stages, Workspace(out, shared_facts(ctx)))
         say(f"{recipe.name}: {len(stages)} stages, about {duration(estimate.total)} still to go; the folder is {out}.")
-        _climb(ctx, workspace, estimate)
+        with progress(round(estimate.total), recipe.name) as bar:
+            climb(ctx, workspace, estimate, bar)
         if not distributed.is_main():
             return {}
         return _leave(ctx, workspace, out)
@@ -83,29 +85,39 @@ def _look_for_keys(recipe: Recipe) -> None:
             warn(f"the key of the teacher {name} is read from {teacher.key}, which is not set: new scores need it.")
 
 
-def _climb(ctx: Context, workspace: Workspace, estimate: Plan) -> None:
+def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, told: Container[str] = ()) -> None:
+    """Do all stages of a plan that are wanted, and tell what they found.
+
+    Parameters
+    ----------
+    bar
+        Advanced by the seconds that were estimated.
+    told
+        Keys of stages that nothing is said about, because another run told of them.
+    """
     left = [0.0 if done else seconds for seconds, done in zip(estimate.seconds, estimate.done, strict=True)]
-    with progress(round(sum(left)), ctx.recipe.name) as bar:
-        told = 0.0
-        for number, (stage, seconds) in enumerate(zip(estimate.stages, left, strict=True), start=1):
-            before = told
-            if workspace.wanted(stage):
+    reached = 0.0
+    for number, (stage, seconds) in enumerate(zip(estimate.stages, left, strict=True), start=1):
+        before = reached
+        if workspace.wanted(stage):
+            silent = workspace.key(stage) in told
+            if not silent:
                 say(f"[{number}/{len(estimate.stages)}] {stage.title}")
 
-                def advance(share: float, note: str, before: float = before, seconds: float = seconds) -> None:
-                    nonlocal told
-                    now = before + min(1.0, share) * seconds
-                    if now > told:
-                        bar.advance(int(now) - int(told))
-                        told = now
+            def advance(share: float, note: str, before: float = before, seconds: float = seconds) -> None:
+                nonlocal reached
+                now = before + min(1.0, share) * seconds
+                if now > reached:
+                    bar.advance(int(now) - int(reached))
+                    reached = now
 
-                known = set(workspace.keys.values())
-                took = workspace.do(stage, advance)
-                name = workspace.resolve(stage.name)
-                if workspace.keys[name] not in known:  # the same work under another name is told once
-                    tell(ctx, stage, workspace.folders[name], took)
-            bar.advance(int(before + seconds) - int(told))
-            told = before + seconds
+            known = set(workspace.keys.values())
+            took = workspace.do(stage, advance)
+            name = workspace.resolve(stage.name)
+            if not silent and workspace.keys[name] not in known:  # the same work under another name is told once
+                tell(ctx, stage, workspace.folders[name], took)
+        bar.advance(int(before + seconds) - int(reached))
+        reached = before + seconds
 
 
 def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
@@ -130,8 +142,8 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
         "comparison": comparison,
     }
     text = (workspace.folders["table"] / "table.txt").read_text(encoding="utf-8")
-    _write(out / "results.txt", text)
-    _write(out / "results.json", json.dumps(facts, indent=1))
+    write_text(out / "results.txt", text)
+    write_text(out / "results.json", json.dumps(facts, indent=1))
     say(f"The student is {out / 'model'} (sentence-transformers); runs, results.json and results.txt lie beside it.")
     return facts
 
@@ -155,7 +167,8 @@ def _replace_tree(source: Path, target: Path) -> None:
     draft.rename(target)
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
     draft = path.with_name(f"{path.name}.draft")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)

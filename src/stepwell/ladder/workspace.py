@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from stepwell import distributed
 from stepwell.display import warn
 from stepwell.errors import StepwellError
+from stepwell.pair_counts import counting
 
 LAYOUT = 2
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
@@ -144,6 +145,8 @@ class Workspace:
         Made when it is missing.
     shared
         Facts that every stage's key includes.
+    checked
+        Folders whose files are known to be whole; several recipes in one folder hand it on, and read files once.
 
     Raises
     ------
@@ -151,8 +154,9 @@ class Workspace:
         When the folder can't be written, or another process works in it.
     """
 
-    def __init__(self, folder: Path, shared: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, shared: dict[str, Any], checked: set[Path] | None = None) -> None:
         self.folder, self.shared = folder, shared
+        self.checked = set() if checked is None else checked
         self.keys: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
         self.lock = FileLock(folder / ".lock")
@@ -229,8 +233,11 @@ class Workspace:
         place = self.place(stage)
         if not place.is_dir():
             return False
+        if place in self.checked:
+            return True
         problem = damage(place)
         if problem is None:
+            self.checked.add(place)
             return True
         aside = place.with_name(f"{place.name}.damaged-{int(time.time() * 1000)}")
         place.rename(aside)
@@ -248,7 +255,8 @@ class Workspace:
             inputs = {name: self.folders[real] for name, real in names.items()}
             if stage.collective or distributed.is_main():
                 partial.mkdir(exist_ok=True)
-                stage.run(Job(partial, inputs, names, advance))
+                with counting(partial):
+                    stage.run(Job(partial, inputs, names, advance))
             distributed.barrier()
             if distributed.is_main():
                 self._finish(stage, partial, place, time.monotonic() - began)
@@ -292,6 +300,7 @@ class Workspace:
         if place.exists():
             shutil.rmtree(place)
         partial.rename(place)
+        self.checked.add(place)
 
 
 def damage(place: Path) -> str | None:

@@ -1,0 +1,120 @@
+"""The words of a grid that change a ladder: pure functions from a recipe to a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stepwell.recipe import Recipe, Rung
+from stepwell.training import total_steps
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """Write out what the recipe leaves to its ladder: who mines for each rung, and who teaches refine.
+
+    So a changed ladder keeps the negatives and the scores of the whole one, and differs in its rungs alone.
+    """
+    rungs = []
+    miner = "bm25"
+    for rung in recipe.ladder:
+        if recipe.teachers[rung.teacher].embeds:
+            miner = rung.teacher
+        rungs.append(rung.model_copy(update={"negatives": miner}) if rung.negatives == "auto" else rung)
+    refine = recipe.refine.model_copy(update={"teacher": recipe.refine.teacher or recipe.ladder[-1].teacher})
+    return recipe.model_copy(update={"ladder": rungs, "refine": refine})
+
+
+def climbing(recipe: Recipe, order: Sequence[int]) -> Recipe:
+    """Return the recipe with some rungs of its ladder, in an order of their own.
+
+    A rung that comes first only now has no earlier lesson to keep (gamma 0), and without an embedding rung there
+    are no vectors to hold on to (hold 0).
+
+    Parameters
+    ----------
+    order
+        Numbers of rungs, from 0.
+    """
+    settled_ = settled(recipe)
+    rungs = [settled_.ladder[number] for number in order]
+    if order[0] != 0:
+        rungs[0] = rungs[0].model_copy(update={"gamma": 0.0})
+    if all(rung.loss != "embedding" for rung in rungs):
+        rungs = [rung.model_copy(update={"hold": 0.0}) for rung in rungs]
+    return settled_.model_copy(update={"ladder": rungs})
+
+
+def straight(recipe: Recipe, order: Sequence[int]) -> Recipe:
+    """Return plain distillation by some rungs alone: nobody teaches beside them, and there is no refine."""
+    alone = climbing(recipe, order)
+    return without_refine(
+        alone.model_copy(update={"ladder": [rung.model_copy(update={"beside": None}) for rung in alone.ladder]})
+    )
+
+
+def together(recipe: Recipe, order: Sequence[int]) -> Recipe:
+    """Return plain distillation from the mean of some rungs' teachers, in one rung with the settings of the last.
+
+    Raises
+    ------
+    ValueError
+        When there are not two teachers.
+    """
+    alone = straight(recipe, order)
+    teachers = {rung.teacher: alone.teachers[rung.teacher] for rung in alone.ladder}
+    names = list(dict.fromkeys(part for name, one in teachers.items() for part in getattr(one, "of", [name])))
+    if len(names) < 2:
+        raise ValueError(f"needs two teachers or more, and the ladder has {names[0]!r} alone")
+    content = alone.model_dump(by_alias=True)
+    name = "-".join(names)
+    content["teachers"][name] = {"kind": "mean", "of": names}
+    content["ladder"] = [{**content["ladder"][-1], "teacher": name, "loss": "candidates", "gamma": 0.0, "hold": 0.0}]
+    return Recipe.model_validate(content)
+
+
+def without_refine(recipe: Recipe) -> Recipe:
+    """Return the recipe with no round of refine."""
+    return recipe.model_copy(update={"refine": recipe.refine.model_copy(update={"rounds": 0})})
+
+
+def without_keep(recipe: Recipe) -> Recipe:
+    """Return the recipe with gamma 0 in every rung and in refine."""
+    return recipe.model_copy(
+        update={
+            "ladder": [rung.model_copy(update={"gamma": 0.0}) for rung in recipe.ladder],
+            "refine": recipe.refine.model_copy(update={"gamma": 0.0}),
+        }
+    )
+
+
+def forced(recipe: Recipe) -> Recipe:
+    """Return the recipe with every rung climbed and promoted, whatever dev says."""
+    return recipe.model_copy(
+        update={
+            "ladder": [rung.model_copy(update={"force": True}) for rung in recipe.ladder],
+            "judging": recipe.judging.model_copy(update={"level": 0.0}),
+        }
+    )
+
+
+def ladder_steps(recipe: Recipe, passages: int, queries: int) -> list[int]:
+    """Return the optimiser steps that each rung asks for on so many passages and training queries."""
+    return [total_steps(rung, passages + queries if rung.loss == "embedding" else queries) for rung in recipe.ladder]
+
+
+def matched(recipe: Recipe, updates: int, passages: int, queries: int) -> Recipe:
+    """Return the recipe with its rungs made longer, in proportion, until they take ``updates`` optimiser steps.
+
+    A ladder that takes as many or more stays as it is, and so does a rung of no steps.
+
+    Examples
+    --------
+    Rungs of 10 and 5 steps that are to take 30 take 20 and 10.
+    """
+    own = ladder_steps(recipe, passages, queries)
+    if not 0 < sum(own) < updates:
+        return recipe
+    ends = [round(updates * sum(own[: number + 1]) / sum(own)) for number in range(len(own))]
+    longer: list[Rung] = []
+    for rung, steps, begin, end in zip(recipe.ladder, own, [0, *ends], ends, strict=False):
+        longer.append(rung.model_copy(update={"steps": max(1, end - begin)}) if steps else rung)
+    return recipe.model_copy(update={"ladder": longer})
