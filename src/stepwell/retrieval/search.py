@@ -107,9 +107,7 @@ def retrieve(
     return Run(query_rows.astype(np.int32), rows, scores * np.float32(vectors.scale))
 
 
-def pair_scores(
-    queries: NDArray[np.float32], passages: NDArray[Any], rows: NDArray[np.int32]
-) -> NDArray[np.float32]:
+def pair_scores(queries: NDArray[np.float32], passages: NDArray[Any], rows: NDArray[np.int32]) -> NDArray[np.float32]:
     """Return the inner products of each query with its own passages, shape (Q, m) as ``rows``; -inf where a row is -1.
 
     Examples
@@ -204,9 +202,7 @@ def _scan(
     return where.gather(1, order), best, longest
 
 
-def _blocks(
-    passages: NDArray[Any], n_queries: int, k: int, device: torch.device
-) -> Iterator[tuple[int, Tensor]]:
+def _blocks(passages: NDArray[Any], n_queries: int, k: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
     """Yield blocks of passages (n, D), with their first row; large ones for long lists, which are costly to keep."""
     size = SCORES * (1 if device.type == "cpu" else 64) // n_queries
     size = max(CHUNK, min(max(size, 8 * k), PASSAGE_BLOCK) // CHUNK * CHUNK)
