@@ -22,8 +22,18 @@ from stepwell.collection import Collection
 from stepwell.collection.store import default_cache
 from stepwell.display import progress, say
 from stepwell.errors import StepwellError
-from stepwell.index import folder as folders
-from stepwell.index.folder import MANIFEST, MODEL, PASSAGES, VECTORS, is_index, read_manifest, settings_of
+from stepwell.index.folder import (
+    FORMAT,
+    MANIFEST,
+    MODEL,
+    PASSAGES,
+    VECTORS,
+    VERSION,
+    files_of,
+    is_index,
+    read_manifest,
+    settings_of,
+)
 from stepwell.index.measure import Measured, Report, Sample
 from stepwell.index.passages import write_passages
 from stepwell.index.settings import IndexSettings
@@ -81,7 +91,8 @@ def build(
         },
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    facts = {"format": folders.FORMAT, "version": folders.VERSION, "key": key, "name": f"stepwell_{key[:24]}"}
+    name = f"stepwell_{key[:24]}"
+    facts = {"format": FORMAT, "version": VERSION, "key": key, "name": name}
     if _is_there(out, key):
         say(f"{out} is there already, with these settings, this model and these passages.")
         return report_of(read_manifest(out))
@@ -90,11 +101,14 @@ def build(
         encoder.save(part / MODEL)
         (part / PASSAGES).mkdir(exist_ok=True)
         write_passages(collection, part / PASSAGES)
-        index = _make(settings, passages, encoder.cosine, part / VECTORS, facts["name"])
+        index = _make(settings, passages, encoder.cosine, part / VECTORS, name)
         report = _report(settings, index, part / VECTORS, sample)
-        measured = asdict(report.measured) if report.measured else None
-        size = {"search": report.search_bytes, "again": report.again_bytes}
-        _write(part / MANIFEST, facts | made_from | {"measured": measured, "bytes": size} | _files(part))
+        found = {
+            "measured": asdict(report.measured) if report.measured else None,
+            "bytes": {"search": report.search_bytes, "again": report.again_bytes},
+            "files": files_of(part),
+        }
+        _write(part / MANIFEST, facts | made_from | found)
     return report
 
 
@@ -203,10 +217,6 @@ def _draft(out: Path, key: str) -> Iterator[Path]:
     if out.is_dir():
         out.rmdir()  # empty, or this fails
     part.rename(out)
-
-
-def _files(part: Path) -> dict[str, Any]:
-    return {"files": folders.files_of(part)}
 
 
 def _write(path: Path, content: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -121,14 +121,16 @@ class Sample:
         index.search(self.vectors, DEPTHS[0])
         seconds = time.perf_counter() - start
         found = index.search(self.vectors, max(DEPTHS))
-        recalls = [self._recall(found[0], k) for k in DEPTHS]
-        speed = len(self.rows) / max(seconds, 1e-9)
+        recall_10, recall_100 = (self._recall(found[0], k) for k in DEPTHS)
+        plain = Measured(len(self.rows), recall_10, recall_100, len(self.rows) / max(seconds, 1e-9))
         if self.exact is None:
-            return Measured(len(self.rows), *recalls, speed)
+            return plain
         own = self._ndcg(found)
-        bounds = bootstrap_interval(own - self.exact, seed=0)
-        means = float(own.mean()), float((own - self.exact).mean())
-        return Measured(len(self.rows), *recalls, speed, self.split, *means, *bounds)
+        delta = own - self.exact
+        low, high = bootstrap_interval(delta, seed=0)
+        return replace(
+            plain, split=self.split, ndcg=float(own.mean()), delta=float(delta.mean()), low=low, high=high
+        )
 
     def _recall(self, rows: NDArray[np.int32], k: int) -> float:
         k = min(k, self.best[1].shape[1])
