@@ -197,9 +197,7 @@ def test_an_index_is_searched_with_its_own_passages_and_no_source_of_another(exa
         api.index(exact[0], tmp_path / "i")
 
 
-def test_a_collection_without_dev_has_recall_only_and_one_without_queries_nothing(
-    tiny_model, tiny_directory, tmp_path
-):
+def test_a_collection_without_dev_has_recall_only_and_one_without_queries_nothing(tiny_model, tiny_directory, tmp_path):
     collection = tiny_directory()
     report = api.index(tiny_model, tmp_path / "a", None, str(collection))
     assert report.measured.recall_10 == 1 and report.measured.ndcg is None

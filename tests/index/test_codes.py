@@ -1,4 +1,4 @@
-"""Vectors in fewer bytes: as sentence-transformers makes them, searched and scored as the numbers that they stand for."""
+"""Vectors in fewer bytes: as sentence-transformers makes them, searched and scored as what they stand for."""
 
 import numpy as np
 import pytest

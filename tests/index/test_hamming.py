@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.index import hamming
@@ -15,6 +15,7 @@ def by_hand(queries, passages, k):
 
 
 @pytest.mark.parametrize("counts", [True, False], ids=["numpy 2", "numpy 1"])
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 40), st.sampled_from([1, 3, 8, 16]), st.integers(1, 50), st.integers(0, 99))
 def test_it_is_the_order_by_distance_then_row(counts, q, n, width, k, seed):
     rng = np.random.default_rng(seed)

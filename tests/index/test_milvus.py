@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,17 +153,13 @@ class Cluster:
 def test_a_cluster_is_given_the_token_of_the_environment_and_searched_in_fp16(tmp_path, monkeypatch):
     made = []
 
-    class Package:
-        class exceptions:
-            class MilvusException(Exception):
-                pass
+    def connect(uri, token):
+        made.append(Cluster(uri, token))
+        return made[-1]
 
-        @staticmethod
-        def MilvusClient(uri, token):
-            made.append(Cluster(uri, token))
-            return made[-1]
-
-    monkeypatch.setattr(module, "_package", lambda name: Package)
+    exceptions = SimpleNamespace(MilvusException=ConnectionError)
+    package = SimpleNamespace(exceptions=exceptions, MilvusClient=connect)
+    monkeypatch.setattr(module, "_package", lambda name: package)
     monkeypatch.setenv("STEPWELL_MILVUS_TOKEN", "a:b")
     settings = IndexSettings("milvus-hnsw", "fp16", uri="http://db:19530").resolve(WIDTH)
     index = MilvusIndex(settings, tmp_path, "test")
@@ -183,7 +181,5 @@ def test_a_missing_package_is_named_with_its_extra(missing, tmp_path, monkeypatc
 
 
 def test_nothing_of_milvus_is_imported_before_it_is_asked_for():
-    import subprocess
-
     code = "import sys, stepwell.retrieval.searcher; assert not {'pymilvus', 'milvus_lite'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

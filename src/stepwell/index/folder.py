@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from stepwell.collection import Collection
 from stepwell.errors import StepwellError
 from stepwell.index.milvus import FILE
@@ -118,7 +120,7 @@ def files_of(folder: Path) -> dict[str, int]:
 def _damage(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise StepwellError(
             f"{folder} holds no whole index of stepwell ({reason.rstrip('.')}): copy it again, or build it again with "

@@ -128,9 +128,7 @@ class Sample:
         own = self._ndcg(found)
         delta = own - self.exact
         low, high = bootstrap_interval(delta, seed=0)
-        return replace(
-            plain, split=self.split, ndcg=float(own.mean()), delta=float(delta.mean()), low=low, high=high
-        )
+        return replace(plain, split=self.split, ndcg=float(own.mean()), delta=float(delta.mean()), low=low, high=high)
 
     def _recall(self, rows: NDArray[np.int32], k: int) -> float:
         k = min(k, self.best[1].shape[1])
