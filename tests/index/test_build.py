@@ -197,16 +197,18 @@ def test_an_index_is_searched_with_its_own_passages_and_no_source_of_another(exa
         api.index(exact[0], tmp_path / "i")
 
 
-def test_a_collection_without_dev_has_recall_only_and_one_without_queries_nothing(tiny_model, tiny_directory, tmp_path):
-    collection = tiny_directory()
-    report = api.index(tiny_model, tmp_path / "a", None, str(collection))
+def test_without_dev_there_is_recall_only(tiny_model, tiny_directory, tmp_path):
+    report = api.index(tiny_model, tmp_path / "i", None, str(tiny_directory()))
     assert report.measured.recall_10 == 1 and report.measured.ndcg is None
     assert "--split" in report_table("t", [report]).text()
-    (collection / "queries.jsonl").write_text("")
-    (collection / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n")
-    report = api.index(tiny_model, tmp_path / "b", None, str(collection))
+
+
+def test_without_queries_nothing_is_measured(tiny_model, tiny_directory, tmp_path):
+    collection = tiny_directory(train=[("q0", "p0", 1)], dev=[])
+    report = api.index(tiny_model, tmp_path / "i", None, str(collection))
     assert report.measured is None
-    assert "nothing could be measured" in report_table("t", [report]).text()
+    assert "nothing was measured" in report_table("t", [report]).text()
+    assert api.index(tiny_model, tmp_path / "i", None, str(collection)) == report
 
 
 def test_comparing_keeps_nothing(tiny_run, monkeypatch, tmp_path):

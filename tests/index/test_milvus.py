@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -178,8 +177,3 @@ def test_a_missing_package_is_named_with_its_extra(missing, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(StepwellError, match=rf"{missing}.*pip install 'stepwell\[milvus\]'"):
         MilvusIndex(FLAT, tmp_path, "test")
-
-
-def test_nothing_of_milvus_is_imported_before_it_is_asked_for():
-    code = "import sys, stepwell.retrieval.searcher; assert not {'pymilvus', 'milvus_lite'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -70,7 +70,7 @@ class Report:
     again_bytes
         Of the vectors to score again with.
     measured
-        None when the collection has no queries.
+        None when there were no queries.
     """
 
     settings: IndexSettings
@@ -152,7 +152,7 @@ def report_table(title: str, reports: Sequence[Report]) -> Table:
     ]
     measured = next((report.measured for report in reports if report.measured), None)
     if measured is None:
-        notes.append("The collection has no queries, so nothing could be measured.")
+        notes.append("There were no queries, so nothing was measured: name another split with --split.")
     else:
         notes.append(
             f"Against exact search in fp32 with all dimensions, on {measured.queries:,} queries"
