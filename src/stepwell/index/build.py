@@ -73,7 +73,7 @@ def build(
     StepwellError
         When ``out`` holds something else, a package is missing, or the settings don't fit the vectors.
     """
-    settings = settings.resolve(passages.shape[1])
+    out, settings = out.absolute(), settings.resolve(passages.shape[1])
     if not len(passages):
         raise StepwellError(f"the collection {collection.name} has no passages: there is nothing to index.")
     made_from = {
@@ -119,7 +119,15 @@ def compare(
     choices: Sequence[IndexSettings],
     split: str | None = None,
 ) -> list[Report]:
-    """Measure several kinds of indexes, each made in a folder that is deleted again."""
+    """Measure several kinds of indexes, each made in a folder that is deleted again.
+
+    Raises
+    ------
+    StepwellError
+        When one of them is for a Milvus cluster: it would keep what is loaded.
+    """
+    if any(choice.uri for choice in choices):
+        raise StepwellError("a comparison keeps nothing, and a Milvus cluster would: leave its address out.")
     sample = Sample(collection, encoder, passages, split)
     place = default_cache() / "indexes"
     place.mkdir(parents=True, exist_ok=True)
