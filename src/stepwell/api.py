@@ -18,6 +18,10 @@ from stepwell.errors import StepwellError
 from stepwell.evaluation import DEFAULT_MEASURES, Comparison, Evaluation, evaluate, wins_and_losses
 from stepwell.evaluation import compare as compare_evaluations
 from stepwell.exchange import encode_collection, score_pairs
+from stepwell.index.build import build, choices
+from stepwell.index.build import compare as compare_choices
+from stepwell.index.measure import Report
+from stepwell.index.settings import IndexSettings
 from stepwell.ladder.plan import Plan
 from stepwell.ladder.run import plan as plan_recipe
 from stepwell.ladder.run import run as run_recipe
@@ -83,6 +87,30 @@ def plan_ablation(
 def search(run: str | Path, query: str, k: int = 10, **options: Any) -> list[Any]:
     """Search with a finished run or a model; see :class:`stepwell.retrieval.searcher.Searcher`."""
     return list(Searcher.open(Path(run), **options).search(query, k))
+
+
+def index(
+    source: str | Path,
+    out: str | Path,
+    settings: IndexSettings | None = None,
+    collection: str | None = None,
+    split: str | None = None,
+) -> Report:
+    """Build an index of a finished run, or of a model and a collection, and measure it."""
+    made_of = _vectors_of(source, collection)
+    return build(*made_of, Path(out), settings or IndexSettings(), split)
+
+
+def compare_indexes(
+    source: str | Path,
+    settings: Sequence[IndexSettings] | None = None,
+    collection: str | None = None,
+    split: str | None = None,
+) -> list[Report]:
+    """Measure several kinds of indexes without keeping them; what is worth comparing when ``settings`` is None."""
+    opened, encoder, passages = _vectors_of(source, collection)
+    wanted = choices(passages.shape[1]) if settings is None else settings
+    return compare_choices(opened, encoder, passages, wanted, split)
 
 
 def evaluate_system(
@@ -171,6 +199,15 @@ def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int)
     model = place / "model" if (place / "results.json").is_file() else place
     encoder = Encoder.open(str(model) if place.is_dir() else system)
     return retrieve(vectors_of(encoder, collection, rows), rows, depth)
+
+
+def _vectors_of(source: str | Path, collection: str | None) -> tuple[Collection, Encoder, NDArray[np.float32]]:
+    opened = Searcher.open(Path(source), collection=collection)
+    if opened.encoder is None or opened.vectors is None:
+        raise StepwellError(
+            f"{source} is an index already, and what it lost can't come back: build from the run or model."
+        )
+    return opened.collection, opened.encoder, opened.vectors.passages
 
 
 def _known_collection(system: str | Path) -> str | None:

@@ -15,14 +15,14 @@ Mode = Literal["student", "asymmetric", "bm25", "fused"]
 
 @app.command()
 def search(
-    system: Annotated[Path, typer.Argument(help="A finished run, or a model directory.")],
+    system: Annotated[Path, typer.Argument(help="A finished run, an index, or a model directory.")],
     query: Annotated[str | None, typer.Argument(help="The query; left out, queries are read one a line.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 5,
     mode: Annotated[Mode, typer.Option("--mode", help="student, asymmetric, bm25 or fused.")] = "student",
     collection: CollectionOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search with a finished run; interactive without a query."""
+    """Search with a finished run or an index; interactive without a query."""
     from stepwell.retrieval.searcher import Searcher
 
     searcher = Searcher.open(system, mode, collection)

@@ -130,7 +130,7 @@ def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Col
         sizes = meta["sizes"]
         if meta["stamp"] != stamp or any((folder / name).stat().st_size != size for name, size in sizes.items()):
             return None
-        passages, queries = _map_texts(folder, "passage"), _map_texts(folder, "query")
+        passages, queries = map_texts(folder, "passage"), map_texts(folder, "query")
         answers = _map_answers(folder, passages[1]) if (folder / "passage-start.arrow").exists() else None
         given = meta.get("given", [])
         return Collection(
@@ -150,7 +150,8 @@ def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Col
         return None
 
 
-def _map_texts(folder: Path, kind: str) -> tuple[IdIndex, Strings]:
+def map_texts(folder: Path, kind: str) -> tuple[IdIndex, Strings]:
+    """Map the texts of a kind and the index of their ids; ValueError or OSError when they are damaged."""
     texts, index = Mapped(folder / f"{kind}.arrow"), Mapped(folder / f"{kind}-index.arrow")
     if texts.table.num_rows != index.table.num_rows:
         raise ValueError(f"{kind}: {texts.table.num_rows} texts, {index.table.num_rows} ids")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stepwell.errors import StepwellError
 
 Kind = Literal["usearch", "faiss-hnsw", "faiss-ivfpq"]
-Storage = Literal["f32", "bf16", "f16", "i8"]
+Storage = Literal["f32", "bf16", "f16", "i8", "b1"]
 Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 BLOCK = 1 << 16
@@ -36,7 +36,7 @@ class Settings:
         A graph (HNSW, Malkov and Yashunin 2016) by usearch or FAISS, or FAISS's inverted lists of product-quantised
         vectors (IVF-PQ, Jégou et al. 2011): the smallest, for corpora that don't fit into memory otherwise.
     storage
-        Number type of a graph's vectors. ``i8`` is for vectors of length 1.
+        Number type of a graph's vectors. ``i8`` is for vectors of length 1; ``b1``, their signs, for usearch.
     links
         Neighbours of a passage in a graph.
     build_effort
@@ -68,6 +68,8 @@ class Settings:
                 raise StepwellError(
                     f"an approximate index has no {name} {getattr(self, name)!r}: it is one of {known}."
                 )
+        if self.storage == "b1" and self.kind != "usearch":
+            raise StepwellError(f"{self.kind} has no storage b1 (bits): take the kind usearch, or f16.")
 
 
 class Index(Protocol):
@@ -123,19 +125,20 @@ def _package(module: str, extra: str) -> Any:
 
 
 class _Usearch:
-    def __init__(self, index: Any) -> None:
-        self._index = index
+    def __init__(self, index: Any, storage: Storage) -> None:
+        self._index, self._bits = index, storage == "b1"
 
     @classmethod
     def make(cls, settings: Settings, passages: NDArray[np.float32]) -> _Usearch:
         return cls(
             _package("usearch.index", "usearch").Index(
                 ndim=passages.shape[1],
-                metric="cos" if settings.storage == "i8" else "ip",  # inner products of i8 have no fixed scale
+                metric={"i8": "cos", "b1": "hamming"}.get(settings.storage, "ip"),  # of i8, ip has no fixed scale
                 dtype=settings.storage,
                 connectivity=settings.links,
                 expansion_add=settings.build_effort,
-            )
+            ),
+            settings.storage,
         )
 
     @classmethod
@@ -144,20 +147,24 @@ class _Usearch:
         if index is None:
             raise OSError(f"{path.name} can't be read")
         index.expansion_search = settings.effort
-        return cls(index)
+        return cls(index, settings.storage)
 
     def add(self, start: int, vectors: NDArray[np.float32]) -> None:
         keys = np.arange(start, start + len(vectors), dtype=np.uint64)
-        self._index.add(keys, vectors, threads=torch.get_num_threads())
+        self._index.add(keys, self._form(vectors), threads=torch.get_num_threads())
+
+    def _form(self, vectors: NDArray[np.float32]) -> NDArray[Any]:
+        return np.packbits(vectors > 0, axis=1) if self._bits else vectors
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
-        found = self._index.search(queries, k, threads=torch.get_num_threads())
+        found = self._index.search(self._form(queries), k, threads=torch.get_num_threads())
         keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
         counts = np.atleast_1d(found.counts) if len(queries) > 1 else np.array([keys.shape[1]])
         rows = np.full((len(queries), k), -1, dtype=np.int32)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         there = np.arange(keys.shape[1]) < counts[:, None]
-        rows[:, : keys.shape[1]][there], scores[:, : keys.shape[1]][there] = keys[there], 1 - distances[there]
+        near = queries.shape[1] - 2 * distances if self._bits else 1 - distances  # the inner product of signs
+        rows[:, : keys.shape[1]][there], scores[:, : keys.shape[1]][there] = keys[there], near[there]
         return rows, scores
 
     def save(self, path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ HALF = 2.0**-8
 
 def top_k(
     queries: NDArray[np.float32],
-    passages: NDArray[np.float32],
+    passages: NDArray[Any],
     k: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -50,7 +51,7 @@ def top_k(
     queries
         Shape (Q, D).
     passages
-        Shape (N, D), may be memory-mapped.
+        Shape (N, D), may be memory-mapped; also fp16 or int8, which are multiplied in fp32.
     k
         How many; all N where there are fewer.
     advance
@@ -106,9 +107,7 @@ def retrieve(
     return Run(query_rows.astype(np.int32), rows, scores * np.float32(vectors.scale))
 
 
-def pair_scores(
-    queries: NDArray[np.float32], passages: NDArray[np.float32], rows: NDArray[np.int32]
-) -> NDArray[np.float32]:
+def pair_scores(queries: NDArray[np.float32], passages: NDArray[Any], rows: NDArray[np.int32]) -> NDArray[np.float32]:
     """Return the inner products of each query with its own passages, shape (Q, m) as ``rows``; -inf where a row is -1.
 
     Examples
@@ -125,7 +124,7 @@ def pair_scores(
     return scores
 
 
-def _half_pays(queries: Tensor, passages: NDArray[np.float32], k: int) -> bool:
+def _half_pays(queries: Tensor, passages: NDArray[Any], k: int) -> bool:
     if queries.device.type != "cpu" or len(queries) < HALF_FROM or _margin(k) > min(PAIRS, len(passages) // 4):
         return False
     return engine.precision() is torch.bfloat16
@@ -137,7 +136,7 @@ def _margin(k: int) -> int:
 
 
 @torch.inference_mode()
-def _by_half(queries: Tensor, passages: NDArray[np.float32], k: int) -> tuple[Tensor, Tensor]:
+def _by_half(queries: Tensor, passages: NDArray[Any], k: int) -> tuple[Tensor, Tensor]:
     """Return what :func:`_scan` returns, by bf16: rows (q, k) and fp32 scores (q, k).
 
     Passages are taken less their mean: all scores of a query lose the same, so their order stays, and what is left is
@@ -176,7 +175,7 @@ def _reach(queries: Tensor, center: Tensor, coarse: Tensor, longest: float) -> T
 
 @torch.inference_mode()
 def _scan(
-    queries: Tensor, passages: NDArray[np.float32], k: int, center: Tensor | None = None
+    queries: Tensor, passages: NDArray[Any], k: int, center: Tensor | None = None
 ) -> tuple[Tensor, Tensor, float]:
     """Return rows (q, k) and scores (q, k), best first.
 
@@ -203,9 +202,7 @@ def _scan(
     return where.gather(1, order), best, longest
 
 
-def _blocks(
-    passages: NDArray[np.float32], n_queries: int, k: int, device: torch.device
-) -> Iterator[tuple[int, Tensor]]:
+def _blocks(passages: NDArray[Any], n_queries: int, k: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
     """Yield blocks of passages (n, D), with their first row; large ones for long lists, which are costly to keep."""
     size = SCORES * (1 if device.type == "cpu" else 64) // n_queries
     size = max(CHUNK, min(max(size, 8 * k), PASSAGE_BLOCK) // CHUNK * CHUNK)
@@ -213,11 +210,11 @@ def _blocks(
         yield offset, _tensor(passages[offset : offset + size]).to(device)
 
 
-def _tensor(vectors: NDArray[np.float32]) -> Tensor:
-    """Return vectors as a tensor, not copied where they are mapped from a file; nothing here writes to it."""
+def _tensor(vectors: NDArray[Any]) -> Tensor:
+    """Return vectors in fp32, not copied where such are mapped from a file; nothing here writes to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+        return torch.from_numpy(np.ascontiguousarray(vectors)).float()
 
 
 def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,10 @@
-"""Searching with a finished run, or with any encoder over a collection."""
+"""Searching with a finished run, with an index, or with any encoder over a collection."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,11 @@ from stepwell.collection import Collection, open_collection
 from stepwell.collection.store import default_cache
 from stepwell.display import progress
 from stepwell.errors import StepwellError
+from stepwell.index.folder import is_index, open_index
+from stepwell.index.vector_index import VectorIndex
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.bm25 import BM25Index
+from stepwell.retrieval.packages import Found
 from stepwell.retrieval.search import top_k
 from stepwell.retrieval.vectors import Vectors, write_vectors
 
@@ -51,22 +55,32 @@ class Searcher:
         The passages' vectors; of the encoder, or of a teacher whose space it was pulled to (asymmetric).
     bm25
         The BM25 index, for ``bm25`` and ``fused``.
+    index
+        What finds passages instead of ``vectors``.
     """
 
     def __init__(
-        self, collection: Collection, encoder: Encoder | None, vectors: Vectors | None, bm25: BM25Index | None
+        self,
+        collection: Collection,
+        encoder: Encoder | None,
+        vectors: Vectors | None,
+        bm25: BM25Index | None,
+        index: VectorIndex | None = None,
     ) -> None:
         self.collection, self.encoder, self.vectors, self.bm25 = collection, encoder, vectors, bm25
+        self.index = index
 
     @classmethod
     def open(cls, run: Path, mode: Mode = "student", collection: str | None = None) -> Searcher:
-        """Open a finished run's folder (its collection is known) or a model directory (give ``collection``).
+        """Open a finished run's folder, an index, or a model directory (give its ``collection``).
 
         Raises
         ------
         StepwellError
-            When the folder is neither, the run isn't finished, or it has no asymmetric retriever.
+            When the folder is none of them, the run isn't finished, or it has no asymmetric retriever.
         """
+        if is_index(run):
+            return cls._open_index(run, mode, collection)
         facts = read_results(run) if (run / "results.json").is_file() else None
         if facts is None and (run / "stages").is_dir():
             raise StepwellError(f"the run in {run} is not finished: go on with `stepwell run`, then search.")
@@ -100,21 +114,61 @@ class Searcher:
             )
         return cls(opened, encoder, Vectors.open(run / facts["stages"][stage]), bm25)
 
+    @classmethod
+    def _open_index(cls, folder: Path, mode: Mode, collection: str | None) -> Searcher:
+        if mode == "asymmetric" or collection is not None:
+            raise StepwellError(
+                f"{folder} is an index, which has its model and its passages: it can't be searched with "
+                f"{'--collection' if collection else 'the mode asymmetric'}. Leave that out."
+            )
+        opened = open_index(folder)
+        bm25 = BM25Index.build(opened.collection) if mode in ("bm25", "fused") else None
+        if mode == "bm25":
+            opened.vectors.close()
+            return cls(opened.collection, None, None, bm25)
+        return cls(opened.collection, opened.encoder, None, bm25, opened.vectors)
+
+    def close(self) -> None:
+        """Let go of what an index holds open; a searcher without one has nothing to close."""
+        if self.index is not None:
+            self.index.close()
+
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """Return the ``k`` best passages for a query, best first."""
-        if not query.strip():
+        return self.search_many([query], k)[0]
+
+    def search_many(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
+        """Return the ``k`` best passages of each query, best first: embedded and searched together.
+
+        Raises
+        ------
+        StepwellError
+            When a query is empty.
+        """
+        if not all(query.strip() for query in queries):
             raise StepwellError("the query is empty: there is nothing to search for.")
+        lists = self._lists(queries, k) if queries else []
+        if len(lists) == 1:
+            ranked = list(zip(*lists[0], strict=True))
+        else:
+            ranked = [_fused(list(rows)) for rows in zip(*(rows for rows, _ in lists), strict=True)]
+        return [self._hits(rows, scores, k) for rows, scores in ranked]
+
+    def _lists(self, queries: Sequence[str], k: int) -> list[Found]:
+        """Return rows (Q, k) and scores (Q, k) by the vectors, by BM25, or by both, deep enough to fuse."""
         lists = []
         depth = max(k, 100) if self.bm25 is not None and self.encoder is not None else k
-        if self.encoder is not None and self.vectors is not None:
-            vector = self.encoder.encode(self.encoder.tokenise([query], "query"), "query")
-            lists.append(top_k(vector, self.vectors.passages, depth))
+        if self.encoder is not None:
+            vectors = self.encoder.encode(self.encoder.tokenise(queries, "query"), "query")
+            if self.index is not None:
+                lists.append(self.index.search(vectors, depth))
+            elif self.vectors is not None:
+                lists.append(top_k(vectors, self.vectors.passages, depth))
         if self.bm25 is not None:
-            lists.append(self.bm25.search([query], depth))
-        if len(lists) == 1:
-            rows, scores = (part[0] for part in lists[0])
-        else:
-            rows, scores = _fused([part[0][0] for part in lists])
+            lists.append(self.bm25.search(queries, depth))
+        return lists
+
+    def _hits(self, rows: Any, scores: Any, k: int) -> list[Hit]:
         found = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row >= 0][:k]
         texts = self.collection.passage_texts([row for row, _ in found])
         return [
