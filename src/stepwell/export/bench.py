@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +15,17 @@ from typing import Any
 import torch
 
 from stepwell.display import Cell, Table, progress
-from stepwell.export.graph import KINDS, OPENVINO, Kind, batches_of, load_graph, size_of, source_of, write_graph
+from stepwell.export.graph import (
+    KINDS,
+    OPENVINO,
+    Kind,
+    batches_of,
+    check_towers,
+    load_graph,
+    size_of,
+    source_of,
+    write_graph,
+)
 from stepwell.export.quality import MEASURE, Ground, Yardstick, parity, points_lost, sample_texts
 from stepwell.models.backends import WAYS, Net, Runner, extra_of, missing, open_way, parts, unfit
 from stepwell.models.encoder import Encoder
@@ -24,6 +35,8 @@ from stepwell.models.probe import bf16_is_slow, cpu_name
 from stepwell.models.tokens import Tokens
 
 ROUNDS = 5
+TEXTS = 64
+"""Passages that the speed is measured on."""
 SECONDS = 0.5
 """About what torch fp32 takes in a round."""
 SLACK = 1.05
@@ -119,11 +132,18 @@ def bench(name: str, encoder: Encoder, ground: Ground | None = None) -> Bench:
         The model.
     ground
         A collection: gives the texts, those that int8 is calibrated on, and dev queries for the loss.
+
+    Raises
+    ------
+    StepwellError
+        When the model has two towers, which are no single graph.
     """
+    check_towers(encoder)
     texts = sample_texts(ground)
+    passages = list(islice(cycle(texts[1]), TEXTS))
     with tempfile.TemporaryDirectory(prefix="stepwell-bench-") as place:
         ways, left_out = _open(encoder, texts, Path(place))
-        tokens = encoder.tokenise(texts[1], "document")
+        tokens = encoder.tokenise(passages, "document")
         rates = _race({way: runner for way, (runner, _) in ways.items()}, encoder, tokens)
         yardstick = Yardstick(encoder, ground) if ground is not None else None
         before = yardstick.measure(ways["torch-fp32"][0]) if yardstick is not None else 0.0

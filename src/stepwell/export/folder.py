@@ -20,6 +20,7 @@ from stepwell.export.graph import (
     OPENVINO_INT8,
     Kind,
     batches_of,
+    check_towers,
     load_graph,
     size_of,
     source_of,
@@ -193,6 +194,9 @@ def export(
             "collection with dev queries (--collection)."
         )
     encoder = Encoder.open(subject.model)
+    if kinds:
+        check_towers(encoder)
+        encoder.model.to("cpu")  # where graphs are traced and compared
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:

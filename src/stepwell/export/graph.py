@@ -57,13 +57,13 @@ def batches_of(encoder: Encoder, queries: Sequence[str], passages: Sequence[str]
     return batches
 
 
-def source_of(encoder: Encoder, batches: Sequence[Features]) -> Source:
-    """Return what a graph of the whole model is made from: transformer, pooling, head and normalisation.
+def check_towers(encoder: Encoder) -> None:
+    """Refuse a model that no single graph can hold.
 
     Raises
     ------
     StepwellError
-        When the model has a tower for each side.
+        When it has a tower for each side.
     """
     if any(isinstance(module, Router) for module in encoder.model.modules()):
         raise StepwellError(
@@ -71,6 +71,10 @@ def source_of(encoder: Encoder, batches: Sequence[Features]) -> Source:
             "loads a single graph would know which to take. Export it with --to safetensors, which "
             "sentence-transformers loads with both."
         )
+
+
+def source_of(encoder: Encoder, batches: Sequence[Features]) -> Source:
+    """Return what a graph of the whole model is made from: transformer, pooling, head and normalisation."""
 
     def apply(features: Features) -> tuple[Tensor, Tensor]:
         out = encoder.model(dict(features))
