@@ -1,6 +1,7 @@
 """The model card says what results.json says, in the form that the Hub reads."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -61,6 +62,17 @@ def test_its_dev_figures_are_those_of_the_stages(card, facts, tiny_run):
             values = pq.read_table(tiny_run / facts["stages"][f"{stage}.dev"] / "evaluation.parquet")["nDCG@10"]
             line = next(line for line in card.text.splitlines() if line.startswith(f"| {stage}"))
             assert f"{values.to_numpy().mean():.3f} [" in line
+
+
+def test_a_rung_that_was_taken_back_is_marked(facts, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    decision = run / facts["stages"]["promote-1"] / "decision.json"
+    told = json.loads(decision.read_text()) | {"student": "start"}
+    decision.write_text(json.dumps(told))
+    text = make_card("tiny", Encoder.open(run / "model"), run, facts, [])
+    (line,) = (line for line in text.splitlines() if "taken back" in line)
+    assert line.startswith("| rung-1")
 
 
 def test_a_model_of_unknown_origin_has_a_card_too(tiny_model):

@@ -156,6 +156,7 @@ def _ladder(run: Path, facts: dict[str, Any], recipe: dict[str, Any], comparison
         place = stages.get(f"{stage}.dev")
         mark = " (this model)" if stage == facts["final"] else ""
         figure = _dev(run / place, measure, comparison.level) if place else "left out"
+        figure += ", taken back" if place and _taken_back(run, stages, stage) else ""
         lines.append(f"| {stage}{mark} | {teacher} | {loss} | {figure} |")
     start = "Distilled by stepwell from one teacher after the other, each rung from where the one before ended."
     return [f"{start} The teachers:", "\n".join(told), "\n".join(lines)] if told else [start, "\n".join(lines)]
@@ -169,6 +170,12 @@ def _dev(folder: Path, measure: str, level: float) -> str:
     values = pq.read_table(path, columns=[measure])[measure].to_numpy()
     low, high = bootstrap_interval(values, 0, level)
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _taken_back(run: Path, stages: dict[str, str], rung: str) -> bool:
+    """Return whether the ladder went on from an earlier student, since a rung had made dev worse."""
+    path = run / stages.get(rung.replace("rung", "promote"), "") / "decision.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["student"] != rung
 
 
 def _test(comparison: Comparison) -> str:
