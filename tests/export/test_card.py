@@ -18,7 +18,7 @@ def facts(tiny_run):
 
 @pytest.fixture(scope="module")
 def card(tiny_run, facts):
-    text = make_card("tiny", Encoder.open(tiny_run / "model"), tiny_run, facts, ["- `onnx/model.onnx`"])
+    text = make_card("tiny", "here", Encoder.open(tiny_run / "model"), tiny_run, facts, ["- `onnx/model.onnx`"])
     return ModelCard(text)
 
 
@@ -70,14 +70,14 @@ def test_a_rung_that_was_taken_back_is_marked(facts, tiny_run, tmp_path):
     decision = run / facts["stages"]["promote-1"] / "decision.json"
     told = json.loads(decision.read_text()) | {"student": "start"}
     decision.write_text(json.dumps(told))
-    text = make_card("tiny", Encoder.open(run / "model"), run, facts, [])
+    text = make_card("tiny", "here", Encoder.open(run / "model"), run, facts, [])
     (line,) = (line for line in text.splitlines() if "taken back" in line)
     assert line.startswith("| rung-1")
 
 
 def test_a_model_of_unknown_origin_has_a_card_too(tiny_model):
-    card = ModelCard(make_card("model", Encoder.open(tiny_model), None, {}, []))
-    assert card.data.license == "unknown" and card.data.eval_results is None and "is unknown." in card.text
+    card = ModelCard(make_card("model", str(tiny_model), Encoder.open(tiny_model), None, {}, []))
+    assert card.data.license == "unknown" and card.data.eval_results is None and "is unknown:" in card.text
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,12 @@ def test_a_base_model_that_can_not_be_reached_has_no_known_licence(monkeypatch, 
     assert licence_of("nobody/has-this-model") is None and licence_of(str(tmp_path / "gone")) is None
 
 
+def test_no_path_of_this_machine_is_told(card, tiny_run, tiny_model):
+    assert str(tiny_model.parent) not in str(card) and str(tiny_run) not in str(card)
+
+
 def test_prompts_are_told(tiny_model):
     encoder = Encoder.open(tiny_model)
     encoder.model.prompts = {"query": "query: ", "document": "passage: "}
-    text = make_card("model", encoder, None, {}, [])
+    text = make_card("model", str(tiny_model), encoder, None, {}, [])
     assert "`query: `" in text and "`passage: `" in text

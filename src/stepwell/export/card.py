@@ -43,15 +43,17 @@ def licence_of(base: str) -> str | None:
     return stated if isinstance(stated, str) else None
 
 
-def make_card(name: str, encoder: Encoder, run: Path | None, facts: dict[str, Any], files: Sequence[str]) -> str:
+def make_card(
+    name: str, model: str, encoder: Encoder, run: Path | None, facts: dict[str, Any], files: Sequence[str]
+) -> str:
     """Write the card of an exported model.
 
     Parameters
     ----------
     name
         Of the model.
-    encoder
-        The model.
+    model, encoder
+        The directory or hub name that is exported, and the model itself.
     run, facts
         The finished run that made it and its ``results.json``; None and empty for a model of unknown origin.
     files
@@ -65,12 +67,12 @@ def make_card(name: str, encoder: Encoder, run: Path | None, facts: dict[str, An
     recipe: dict[str, Any] = {}
     if run is not None and (run / "recipe.yaml").is_file():
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    base = recipe.get("student", {}).get("from")
-    licence = licence_of(base) if base else None
+    base = str(recipe.get("student", {}).get("from") or model)
+    licence = licence_of(base)
     comparison = Comparison.from_json(facts["comparison"]) if facts else None
     data = ModelCardData(
         model_name=name,
-        base_model=DEMO if base == "demo" else base if base and re.fullmatch(r"[\w.-]+/[\w.-]+", base) else None,
+        base_model=DEMO if base == "demo" else base if re.fullmatch(r"\w[\w.-]*/[\w.-]+", base) else None,
         license=licence or "unknown",
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
@@ -82,8 +84,8 @@ def make_card(name: str, encoder: Encoder, run: Path | None, facts: dict[str, An
         parts += ["## How it was made", *_ladder(run, facts, recipe, comparison)]
         parts += ["## Test", _test(comparison), "## Data", _data(facts, recipe, encoder)]
     parts += ["## Files", "\n".join(files)]
-    origin = f"of the base model `{base}`" if base else "of the model that this one was made from"
-    parts += ["## Licence", f"The licence {origin} is {f'`{licence}`, by its own card' if licence else 'unknown'}."]
+    stated = f"`{licence}`, by its own card" if licence else "unknown: its own card states none"
+    parts += ["## Licence", f"The licence of `{_public(base)}`, which this model was made from, is {stated}."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,6 +114,11 @@ def _metric(measure: str) -> str:
 
 def _collection(facts: dict[str, Any]) -> str:
     return Path(facts["collection"]["path"]).name
+
+
+def _public(base: str) -> str:
+    """Return a hub name as it is, and of a directory its name alone."""
+    return Path(base).name if Path(base).expanduser().is_dir() or base.startswith(("/", ".", "~")) else base
 
 
 def _what(encoder: Encoder) -> str:
@@ -143,7 +150,9 @@ def _use(encoder: Encoder, name: str) -> str:
 def _ladder(run: Path, facts: dict[str, Any], recipe: dict[str, Any], comparison: Comparison) -> list[str]:
     """Return what the ladder was and what each stage of it reached on dev."""
     teachers = recipe.get("teachers", {})
-    told = [f"- `{name}`: {teacher.get('kind')}, from `{teacher.get('from')}`" for name, teacher in teachers.items()]
+    told = [
+        f"- `{name}`: {each.get('kind')}, from `{_public(str(each.get('from')))}`" for name, each in teachers.items()
+    ]
     measure = recipe.get("judging", {}).get("measure", comparison.measures[0])
     measure = measure if measure in comparison.measures else comparison.measures[0]
     stages, rungs = facts["stages"], recipe.get("ladder", [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from stepwell.collection import open_collection
 from stepwell.display import Table, say, warn
 from stepwell.errors import StepwellError
 from stepwell.export.card import make_card
@@ -80,19 +80,19 @@ class Subject:
 
     def ground(self, collection: str | None) -> Ground | None:
         """Return the collection to calibrate and to measure on; None when none is named or known."""
-        if not self.facts:
-            return Ground.of(collection) if collection is not None else None
-        assert self.run is not None
-        known = self.facts["collection"]
-        ground = Ground.of(collection or known["path"], self.run)
-        if ground.collection.fingerprint == known["fingerprint"]:
-            return ground.searched(self.run / self.facts["stages"][f"{self.facts['final']}.vectors"])
+        known = self.facts.get("collection")
+        place = collection or (known and known["path"])
+        if self.run is None or known is None or place is None:
+            return Ground.of(place) if place else None
+        if open_collection(place).fingerprint == known["fingerprint"]:
+            vectors = self.run / self.facts["stages"][f"{self.facts['final']}.vectors"]
+            return Ground.of(place, self.run, vectors)
         if collection is None:
             raise StepwellError(
-                f"the collection {known['path']} is not the one that the run in {self.run} was made from (its content "
-                "has changed): a loss measured on it would say nothing of this run. Name another with --collection."
+                f"the collection {place} is not the one that the run in {self.run} was made from (its content has "
+                "changed): a loss measured on it would say nothing of this run. Name another with --collection."
             )
-        return Ground.of(collection)
+        return Ground.of(place)
 
 
 @dataclass(frozen=True)
@@ -197,17 +197,16 @@ def export(
     if kinds:
         check_towers(encoder)
         encoder.model.to("cpu")  # where graphs are traced and compared
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    draft = target.with_name(f".{target.name}.draft-{os.getpid()}")
     try:
+        draft.mkdir(parents=True)
         _write_model(encoder, draft, "safetensors" in formats, bool(kinds))
         graphs = _write_graphs(encoder, kinds, draft, ground)
         _judge(graphs, max_loss, force)
         lines = [graph.line() for graph in graphs]
         lines += ["- `model.safetensors`: for torch"] if "safetensors" in formats else []
-        card = make_card(subject.name, encoder, subject.run, subject.facts, lines)
+        card = make_card(subject.name, subject.model, encoder, subject.run, subject.facts, lines)
         (draft / "README.md").write_text(card, encoding="utf-8")
-        draft.chmod(0o777 & ~_umask())
         _check_target(target)  # nothing may have come there meanwhile
         draft.rename(target)
     finally:
@@ -220,12 +219,6 @@ def export(
 def _check_target(target: Path) -> None:
     if target.exists() or target.is_symlink():
         raise StepwellError(f"{target} is there already and would be overwritten: choose another name (--out).")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _kinds(formats: Sequence[str], int8: bool) -> list[Kind]:

@@ -57,7 +57,7 @@ class Ground:
     vectors: Vectors | None = None
 
     @classmethod
-    def of(cls, place: str, run: Path | None = None) -> Ground:
+    def of(cls, place: str, run: Path | None = None, vectors: Path | None = None) -> Ground:
         """Open a collection, with the splits of a run's recipe or else those that a recipe has by default.
 
         Raises
@@ -71,11 +71,7 @@ class Ground:
             section = load_recipe(run / "recipe.yaml").collection
         splits = resolve_splits(collection, section)
         dev = splits.dev.restrict(hash_order(collection, splits.dev.query_rows)[:QUERIES])
-        return cls(collection, dev, splits.train.query_rows)
-
-    def searched(self, vectors: Path) -> Ground:
-        """Return the same with the vectors that a run left."""
-        return replace(self, vectors=Vectors.open(vectors))
+        return cls(collection, dev, splits.train.query_rows, Vectors.open(vectors) if vectors is not None else None)
 
     def sample(self, seed: int = 0) -> tuple[list[str], list[str]]:
         """Return training queries and passages, drawn by ``seed``: never a dev or a test query."""
@@ -162,7 +158,7 @@ def parity(encoder: Encoder, run: Forward, texts: tuple[list[str], list[str]]) -
     tuple
         The largest difference of a component, of vectors scaled to torch's length; and the smallest cosine.
     """
-    raw = Runner("graph", encoder.inference.net, run)
+    raw = Runner("graph", replace(encoder.inference.net, cosine=False), run)  # normalising is the graph's own work
     far, cosine = 0.0, 1.0
     for side, part in zip(("query", "document"), texts, strict=True):
         tokens: Tokens = encoder.tokenise(part, "query" if side == "query" else "document")
