@@ -26,7 +26,7 @@ from stepwell.export.graph import (
     source_of,
     write_graph,
 )
-from stepwell.export.quality import MEASURE, Ground, Yardstick, parity, points_lost, sample_texts
+from stepwell.export.quality import MEASURE, Ground, Yardstick, parity, points_lost, sample_texts, signed
 from stepwell.models.backends import WAYS, Net, Runner, extra_of, missing, open_way, parts, unfit
 from stepwell.models.encoder import Encoder
 from stepwell.models.engine import token_budget
@@ -102,7 +102,7 @@ class Bench:
                 f"{timing.rate / first.rate:.2f}x",
                 f"{timing.size / 1e6:.1f} MB",
                 f"{timing.cosine:.4f}",
-                None if timing.lost is None else f"{-timing.lost:+.2f}",
+                None if timing.lost is None else signed(-timing.lost),
             ]
             for timing in self.timings
         ]

@@ -36,6 +36,7 @@ from stepwell.export.quality import (
     refused,
     runner_of,
     sample_texts,
+    signed,
     torch_runner,
 )
 from stepwell.models.backends import extra_of, missing
@@ -131,7 +132,7 @@ def table(graphs: Sequence[Exported], target: Path) -> Table:
             f"{graph.far:.1e}",
             f"{graph.cosine:.4f}",
             *(f"{value:.4f}" if value is not None else None for value in (graph.before, graph.after)),
-            None if graph.lost is None else f"{-graph.lost:+.2f}",
+            None if graph.lost is None else signed(-graph.lost),
         ]
         for graph in graphs
     ]

@@ -131,6 +131,17 @@ def points_lost(before: float, after: float) -> float:
     return 100 * (before - after)
 
 
+def signed(points: float) -> str:
+    """Return points for a table.
+
+    Examples
+    --------
+    >>> signed(0.349), signed(-1e-9)
+    ('+0.35', '+0.00')
+    """
+    return f"{round(points, 2) + 0.0:+.2f}"
+
+
 def runner_of(encoder: Encoder, way: str, run: Forward) -> Runner:
     """Return a loaded graph as a way of running an encoder."""
     return Runner(way, encoder.inference.net, run)
