@@ -37,7 +37,21 @@ def _end():
 def test_version_and_help(stepwell):
     assert stepwell("--version")[:2] == (0, f"{__version__}\n")
     status, out, _ = stepwell("--help")
-    verbs = ("demo", "init", "check", "plan", "run", "eval", "compare", "search", "mine", "encode", "score")
+    verbs = (
+        "demo",
+        "init",
+        "check",
+        "plan",
+        "run",
+        "eval",
+        "compare",
+        "search",
+        "mine",
+        "encode",
+        "score",
+        "export",
+        "bench",
+    )
     assert status == 0 and all(verb in out for verb in verbs)
 
 
@@ -165,3 +179,23 @@ def test_demo_can_be_priced_without_running(stepwell, monkeypatch, tiny_recipe, 
     monkeypatch.setattr("stepwell.demo.demo_recipe", lambda: load_recipe(tiny_recipe))
     status, out, _ = stepwell("demo", "--plan", "--out", tmp_path / "demo")
     assert status == 0 and "stage by stage" in out and not list(tmp_path.iterdir())
+
+
+def test_export_writes_a_folder_and_says_where(stepwell, tiny_model, tmp_path):
+    target = tmp_path / "out"
+    status, out, err = stepwell("export", tiny_model, "--to", "safetensors", "--out", target)
+    assert (status, out) == (0, "") and str(target) in err and (target / "README.md").is_file()
+    status, _, err = stepwell("export", tiny_model, "--to", "safetensors", "--out", target)
+    assert status == 2 and "overwritten" in err
+    assert stepwell("export", tiny_model, "--to", "onnx", "--out", tmp_path / "x", "--push", "me")[0] == 2
+
+
+def test_bench_prints_a_table_or_json(stepwell, monkeypatch):
+    from stepwell import api
+    from stepwell.export.bench import Bench, Timing
+
+    measured = Bench("m", (Timing("torch-fp32", 1000.0, 100.0, 1, 1.0),), {"onnx-fp32": "not here"}, "cpu")
+    monkeypatch.setattr(api, "bench", lambda system, collection: measured)
+    status, out, _ = stepwell("bench", "m")
+    assert status == 0 and "torch fp32" in out and "onnx-fp32: not here" in out
+    assert json.loads(stepwell("bench", "m", "--json")[1])["pick"] == "torch-fp32"

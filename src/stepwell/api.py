@@ -18,6 +18,10 @@ from stepwell.errors import StepwellError
 from stepwell.evaluation import DEFAULT_MEASURES, Comparison, Evaluation, evaluate, wins_and_losses
 from stepwell.evaluation import compare as compare_evaluations
 from stepwell.exchange import encode_collection, score_pairs
+from stepwell.export.bench import Bench
+from stepwell.export.bench import bench as bench_encoder
+from stepwell.export.folder import MAX_LOSS, Exported, Subject
+from stepwell.export.folder import export as export_model
 from stepwell.index.build import build, choices
 from stepwell.index.build import compare as compare_choices
 from stepwell.index.measure import Report
@@ -186,6 +190,32 @@ def score(
     What the teacher's store has is not scored again.
     """
     return score_pairs(str(collection), Path(pairs), Path(target), str(teacher), tokens, cluster)
+
+
+def export(
+    system: str | Path,
+    to: Sequence[str],
+    out: str | Path | None = None,
+    int8: bool = False,
+    collection: str | Path | None = None,
+    max_loss: float = MAX_LOSS,
+    force: bool = False,
+    push: str | None = None,
+) -> tuple[Path, list[Exported]]:
+    """Export a finished run's student or any encoder; see :func:`stepwell.export.folder.export`."""
+    place = Path(out) if out is not None else None
+    known = str(collection) if collection is not None else None
+    return export_model(str(system), to, place, int8, known, max_loss, force, push)
+
+
+def bench(system: str | Path, collection: str | Path | None = None) -> Bench:
+    """Measure a finished run's student or any encoder in every way that this machine has.
+
+    With a collection, texts and dev queries are its own, and the table says what each way loses on dev.
+    """
+    subject = Subject.of(str(system))
+    ground = subject.ground(str(collection) if collection is not None else None)
+    return bench_encoder(subject.name, Encoder.open(subject.model), ground)
 
 
 def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int) -> Run:

@@ -159,9 +159,20 @@ def parts(way: str) -> tuple[str, str]:
     return engine, number
 
 
+def extra_of(way: str) -> str:
+    """Return the extra of stepwell that brings what a way needs; ``torch`` for what is always there.
+
+    Examples
+    --------
+    >>> extra_of("openvino-fp32"), extra_of("openvino-int8"), extra_of("onnx-int8")
+    ('openvino', 'int8', 'onnx')
+    """
+    return "int8" if parts(way) == ("openvino", "int8") else parts(way)[0]
+
+
 def missing(way: str) -> str | None:
     """Return the package that a way needs and that is not installed."""
-    wanted = [package for part in parts(way) for package in PACKAGES.get(part, ())]
+    wanted = PACKAGES.get(extra_of(way), ())
     return next((package for package in wanted if importlib.util.find_spec(package) is None), None)
 
 
@@ -201,10 +212,9 @@ def open_way(net: Net, way: str) -> Runner:
     net.model.eval()
     engine, number = parts(way)
     if package := missing(way):
-        extra = number if number in PACKAGES else engine
         raise StepwellError(
-            f"the back end {way} needs the package {package}, which is not installed: pip install 'stepwell[{extra}]', "
-            "or unset STEPWELL_BACKEND."
+            f"the back end {way} needs the package {package}, which is not installed: pip install "
+            f"'stepwell[{extra_of(way)}]', or unset STEPWELL_BACKEND."
         )
     if engine == "torch":
         return Runner(way, net, _open_torch(net, way))

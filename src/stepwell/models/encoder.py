@@ -16,7 +16,7 @@ from stepwell import distributed
 from stepwell.models.backends import Net, text_samples
 from stepwell.models.build import fingerprint, open_sentence_transformer, save_model
 from stepwell.models.engine import forward_all
-from stepwell.models.inference import Inference
+from stepwell.models.inference import Inference, Opened
 from stepwell.models.tokens import Features, Template, Tokens, batches_by_length
 
 Side = Literal["query", "document"]
@@ -112,8 +112,20 @@ class Encoder:
             Shape (B, D), normalised for cosine.
         """
         rows = np.arange(len(tokens)) if rows is None else rows
+        specials = self.template.overhead[0] * len(rows)
+        opened = self.inference.open(int(tokens.lengths_of(rows).sum()) + specials, side)
+        return self.encode_by(opened, tokens, rows, advance)
+
+    def encode_by(
+        self,
+        opened: Opened,
+        tokens: Tokens,
+        rows: NDArray[np.int64] | None = None,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> NDArray[np.float32]:
+        """Embed texts in a way that the caller has opened: (B, D)."""
+        rows = np.arange(len(tokens)) if rows is None else rows
         lengths = tokens.lengths_of(rows) + self.template.overhead[0]
-        opened = self.inference.open(int(lengths.sum()), side)
         out = np.empty((len(rows), self.dimension), dtype=np.float32)
         for batch in batches_by_length(lengths, opened.token_budget):
             out[batch] = opened.runner(self.template.texts(tokens, rows[batch], self.limit)).numpy()

@@ -16,8 +16,8 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,10 +30,13 @@ from stepwell.models.build import quiet
 from stepwell.models.tokens import Features
 
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxruntime"), "int8": ("openvino", "nncf")}
-"""What an engine or a number type needs besides torch; the extras of stepwell have the same names."""
+"""What the extras of stepwell bring besides torch: one for each engine, and OpenVINO's for int8."""
 
 GRAPHS_KEPT = 16
 """Exported graphs that stay in the cache: those used last."""
+
+AXES = ("batch", "tokens")
+"""Names of the axes that vary."""
 
 Run = Callable[[Features], Tensor]
 _Loaded = TypeVar("_Loaded")
@@ -50,15 +53,19 @@ class Source:
     model
         Holds its weights.
     samples
-        Batches of real texts; the last one is traced.
+        Batches of real texts; the last one is traced, and int8 is calibrated on all of them.
     name
         Names model and task in the cache: the same name is the same graph, for good.
+    outputs
+        Names of what ``apply`` gives, and how many axes of each vary: 1 for (B, D), 2 for (B, L, D). The first one is
+        what a run returns.
     """
 
-    apply: Run
+    apply: Callable[[Features], Tensor | tuple[Tensor, ...]]
     model: nn.Module
     samples: Sequence[Features]
     name: str
+    outputs: Mapping[str, int] = field(default_factory=lambda: {"output": 1})
 
     @property
     def example(self) -> Features:
@@ -74,7 +81,7 @@ class _Positional(nn.Module):
         self.model = source.model  # so that the exporter finds the weights
         self.source, self.names = source, list(source.example)
 
-    def forward(self, *tensors: Tensor) -> Tensor:
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.source.apply(dict(zip(self.names, tensors, strict=True)))
 
 
@@ -86,22 +93,35 @@ def openvino() -> Any:
 
 def open_openvino(source: Source, number: str) -> Run:
     """Open a model in OpenVINO on the CPU, in ``fp32``, ``bf16`` or ``int8``."""
-    ov, names = openvino(), list(source.example)
+
+    def export(path: Path) -> None:
+        write_openvino(source, path, number == "int8")
+
+    def load(path: Path) -> Run:
+        return load_openvino(path, list(source.example), number)
+
+    return from_cache(source, "openvino", "int8" if number == "int8" else "fp32", "graph.xml", export, load)
+
+
+def write_openvino(source: Source, path: Path, int8: bool = False) -> None:
+    """Write a model as a graph of OpenVINO: ``path`` (.xml), and its weights beside it."""
+    ov = openvino()
+    graph = ov.convert_model(_Positional(source), example_input=tuple(source.example.values()))
+    for places, names in ((graph.inputs, source.example), (graph.outputs, source.outputs)):
+        for place, name in zip(places, names, strict=True):
+            place.get_tensor().set_names({name})
+    ov.save_model(_quantise(graph, source) if int8 else graph, path, compress_to_fp16=False)
+
+
+def load_openvino(path: Path, names: Sequence[str], number: str = "fp32") -> Run:
+    """Load a graph of OpenVINO on the CPU: features, given in the order of ``names``, to its first output."""
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "bf16" if number == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # the processes of a machine would all be pinned to the same cores
     }
-
-    def export(path: Path) -> None:
-        graph = ov.convert_model(_Positional(source), example_input=tuple(source.example.values()))
-        ov.save_model(_quantise(graph, source) if number == "int8" else graph, path, compress_to_fp16=False)
-
-    def load(path: Path) -> Any:
-        return ov.Core().compile_model(path, "CPU", settings)
-
-    compiled = from_cache(source, "openvino", "int8" if number == "int8" else "fp32", "graph.xml", export, load)
+    compiled = openvino().Core().compile_model(path, "CPU", settings)
 
     def run(features: Features) -> Tensor:
         return torch.from_numpy(compiled([features[name].numpy() for name in names], share_inputs=True)[0])
@@ -118,32 +138,38 @@ def _quantise(graph: Any, source: Source) -> Any:
 
 def open_onnx(source: Source) -> Run:
     """Open a model in ONNX Runtime on the CPU, in fp32."""
-    ort, example = importlib.import_module("onnxruntime"), source.example
+    return from_cache(source, "onnx", "fp32", "graph.onnx", lambda path: write_onnx(source, path), load_onnx)
+
+
+def write_onnx(source: Source, path: Path) -> None:
+    """Write a model as a graph of ONNX, in fp32."""
+    axes = {name: dict(enumerate(AXES)) for name in source.example}
+    axes |= {name: dict(enumerate(AXES[:varying])) for name, varying in source.outputs.items()}
+    # The exporter over torch.export takes six times as long, needs onnxscript, and its graphs run slower.
+    torch.onnx.export(
+        _Positional(source),
+        tuple(source.example.values()),
+        str(path),
+        input_names=list(source.example),
+        output_names=list(source.outputs),
+        dynamic_axes=axes,
+        opset_version=17,
+        dynamo=False,
+    )
+
+
+def load_onnx(path: Path) -> Run:
+    """Load a graph of ONNX into ONNX Runtime on the CPU: features to its first output."""
+    ort = importlib.import_module("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
-
-    def export(path: Path) -> None:
-        # The exporter over torch.export takes six times as long, needs onnxscript, and its graphs run slower.
-        torch.onnx.export(
-            _Positional(source),
-            tuple(example.values()),
-            str(path),
-            input_names=list(example),
-            output_names=["output"],
-            dynamic_axes={name: {0: "batch", 1: "tokens"} for name in example} | {"output": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,
-        )
-
-    def load(path: Path) -> Any:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    session = from_cache(source, "onnx", "fp32", "graph.onnx", export, load)
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [place.name for place in session.get_inputs()]  # an input that the model ignores is not in the graph
+    output = session.get_outputs()[0].name
 
     def run(features: Features) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: features[name].numpy() for name in names})[0])
+        return torch.from_numpy(session.run([output], {name: features[name].numpy() for name in names})[0])
 
     return run
 

@@ -203,7 +203,7 @@ def _architecture(net: Net) -> list[Any]:
 
 def _probe(net: Net, ways: Sequence[str], budget: int | None) -> Choice:
     size = budget or token_budget()
-    slow = _bf16_is_slow(net) if ("torch", "bf16") in map(parts, ways) else None
+    slow = bf16_is_slow(net) if ("torch", "bf16") in map(parts, ways) else None
     if slow and "torch-fp32" not in ways and parts(ways[0]) == ("torch", "bf16"):
         return Choice(ways[0], size)  # the user wants it, and a race would take minutes
     runners, rejected = _open_all(net, ways, slow)
@@ -222,7 +222,7 @@ def _probe(net: Net, ways: Sequence[str], budget: int | None) -> Choice:
     return Choice(best, found if trial == size else size, rates[best, found], rejected)
 
 
-def _bf16_is_slow(net: Net) -> str | None:
+def bf16_is_slow(net: Net) -> str | None:
     """Return by how much torch's bf16 products are slower than fp32 here, or None when they are not."""
     shape = layer_products(transformer_of(net.model).auto_model.config, 64)[-1:]
     full, half = (matmul_peak(dtype, shape, seconds=0.02) for dtype in (torch.float32, torch.bfloat16))

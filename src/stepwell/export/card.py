@@ -1,0 +1,210 @@
+"""The model card: README.md in the Hub's format, with the ladder that made the model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
+
+from stepwell.errors import StepwellError
+from stepwell.evaluation import Comparison, bootstrap_interval
+from stepwell.models.build import locate, transformer_of
+from stepwell.models.encoder import Encoder
+
+METRICS = {"nDCG": "ndcg_at_", "RR": "mrr_at_", "R": "recall_at_", "AP": "map_at_"}
+"""What the Hub calls the measures."""
+
+DEMO = "sentence-transformers/all-MiniLM-L6-v2"
+"""The base model ``demo``."""
+
+
+def licence_of(base: str) -> str | None:
+    """Return the licence of a base model as its own card or configuration states it; None when unknown.
+
+    Parameters
+    ----------
+    base
+        ``demo``, a directory, or a hub name, whose card is fetched where it is not in the cache.
+    """
+    try:
+        place = Path(locate(base))
+        card = place / "README.md" if place.is_dir() else Path(hf_hub_download(base, "README.md"))
+        stated = ModelCard.load(card).data.license if card.is_file() else None
+        if stated is None and (place / "config.json").is_file():
+            stated = json.loads((place / "config.json").read_text(encoding="utf-8")).get("license")
+    except (OSError, ValueError, AttributeError, StepwellError, yaml.YAMLError):  # no such card, or a broken one
+        return None
+    return stated if isinstance(stated, str) else None
+
+
+def make_card(
+    name: str, model: str, encoder: Encoder, run: Path | None, facts: dict[str, Any], files: Sequence[str]
+) -> str:
+    """Write the card of an exported model.
+
+    Parameters
+    ----------
+    name
+        Of the model.
+    model, encoder
+        The directory or hub name that is exported, and the model itself.
+    run, facts
+        The finished run that made it and its ``results.json``; None and empty for a model of unknown origin.
+    files
+        What was exported and measured: lines of Markdown.
+
+    Returns
+    -------
+    str
+        The text of README.md.
+    """
+    recipe: dict[str, Any] = {}
+    if run is not None and (run / "recipe.yaml").is_file():
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    base = str(recipe.get("student", {}).get("from") or model)
+    licence = licence_of(base)
+    comparison = Comparison.from_json(facts["comparison"]) if facts else None
+    data = ModelCardData(
+        model_name=name,
+        base_model=DEMO if base == "demo" else base if re.fullmatch(r"\w[\w.-]*/[\w.-]+", base) else None,
+        license=licence or "unknown",
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "knowledge-distillation", "stepwell"],
+        eval_results=_results(comparison, facts) if comparison is not None else None,
+    )
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", _what(encoder), "## Use", _use(encoder, name)]
+    if run is not None and comparison is not None:
+        parts += ["## How it was made", *_ladder(run, facts, recipe, comparison)]
+        parts += ["## Test", _test(comparison), "## Data", _data(facts, recipe, encoder)]
+    parts += ["## Files", "\n".join(files)]
+    stated = f"`{licence}`, by its own card" if licence else "unknown: its own card states none"
+    parts += ["## Licence", f"The licence of `{_public(base)}`, which this model was made from, is {stated}."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _results(comparison: Comparison, facts: dict[str, Any]) -> list[EvalResult]:
+    row, collection = comparison.row(comparison.reference), _collection(facts)
+    return [
+        EvalResult(
+            task_type="information-retrieval",
+            task_name="Information Retrieval",
+            dataset_type=collection,
+            dataset_name=collection,
+            dataset_split="test",
+            metric_type=_metric(measure),
+            metric_name=measure,
+            metric_value=row.values[measure],
+            metric_args={"interval": list(row.interval[measure]), "level": comparison.level},
+        )
+        for measure in comparison.measures
+    ]
+
+
+def _metric(measure: str) -> str:
+    kind, _, depth = measure.partition("@")
+    return f"{METRICS[kind]}{depth}" if kind in METRICS and depth else measure.lower()
+
+
+def _collection(facts: dict[str, Any]) -> str:
+    return Path(facts["collection"]["path"]).name
+
+
+def _public(base: str) -> str:
+    """Return a hub name as it is, and of a directory its name alone."""
+    return Path(base).name if Path(base).expanduser().is_dir() or base.startswith(("/", ".", "~")) else base
+
+
+def _what(encoder: Encoder) -> str:
+    config: Any = transformer_of(encoder.model).auto_model.config
+    count = sum(parameter.numel() for parameter in encoder.model.parameters()) / 1e6
+    return (
+        f"A dense retriever: {config.num_hidden_layers} layers of {config.model_type}, {count:.1f} million parameters, "
+        f"vectors of {encoder.dimension} dimensions, texts of at most {encoder.limit} tokens. Queries and passages are "
+        f"compared by {'cosine' if encoder.cosine else 'inner product'}."
+    )
+
+
+def _use(encoder: Encoder, name: str) -> str:
+    lines = [
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        f'model = SentenceTransformer("{name}")  # or the folder',
+        'queries = model.encode_query(["what is asked"])',
+        'passages = model.encode_document(["what is found"])',
+        "print(model.similarity(queries, passages))",
+        "```",
+    ]
+    sides = (("query", encoder.prompt("query")), ("passage", encoder.prompt("document")))
+    told = [f"in front of each {side} goes `{prompt}`" for side, prompt in sides if prompt]
+    after = f"sentence-transformers does it; elsewhere do it yourself: {', '.join(told)}." if told else ""
+    return "\n".join(lines) + (f"\n\nThe model was trained with prompts. {after}" if told else "")
+
+
+def _ladder(run: Path, facts: dict[str, Any], recipe: dict[str, Any], comparison: Comparison) -> list[str]:
+    """Return what the ladder was and what each stage of it reached on dev."""
+    teachers = recipe.get("teachers", {})
+    told = [
+        f"- `{name}`: {each.get('kind')}, from `{_public(str(each.get('from')))}`" for name, each in teachers.items()
+    ]
+    measure = recipe.get("judging", {}).get("measure", comparison.measures[0])
+    measure = measure if measure in comparison.measures else comparison.measures[0]
+    stages, rungs = facts["stages"], recipe.get("ladder", [])
+    last = len(rungs) + int(recipe.get("refine", {}).get("rounds", 0))
+    rows = [("start", "the base model, cut", "")]
+    rows += [(f"rung-{n}", f"`{rung.get('teacher')}`", str(rung.get("loss"))) for n, rung in enumerate(rungs, start=1)]
+    rows += [(f"rung-{n}", "refine", "candidates") for n in range(len(rungs) + 1, last + 1)]
+    lines = [f"| stage | teacher | loss | dev {measure} [{comparison.level:.0%} interval] |", "|---|---|---|---|"]
+    for stage, teacher, loss in rows:
+        place = stages.get(f"{stage}.dev")
+        mark = " (this model)" if stage == facts["final"] else ""
+        figure = _dev(run / place, measure, comparison.level) if place else "left out"
+        figure += ", taken back" if place and _taken_back(run, stages, stage) else ""
+        lines.append(f"| {stage}{mark} | {teacher} | {loss} | {figure} |")
+    start = "Distilled by stepwell from one teacher after the other, each rung from where the one before ended."
+    return [f"{start} The teachers:", "\n".join(told), "\n".join(lines)] if told else [start, "\n".join(lines)]
+
+
+def _dev(folder: Path, measure: str, level: float) -> str:
+    """Return mean and interval of what a stage reached."""
+    path = folder / "evaluation.parquet"
+    if not path.is_file():
+        return "unknown"
+    values = pq.read_table(path, columns=[measure])[measure].to_numpy()
+    low, high = bootstrap_interval(values, 0, level)
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _taken_back(run: Path, stages: dict[str, str], rung: str) -> bool:
+    """Return whether the ladder went on from an earlier student, since a rung had made dev worse."""
+    path = run / stages.get(rung.replace("rung", "promote"), "") / "decision.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["student"] != rung
+
+
+def _test(comparison: Comparison) -> str:
+    """Return the table of all systems on test; the model itself is in bold."""
+    main, *others = comparison.measures
+    lines = [f"| system | {main} | {' | '.join(others)} |", "|---" * (1 + len(comparison.measures)) + "|"]
+    for row in comparison.rows:
+        low, high = row.interval[main]
+        name = f"**{row.name}**" if row.name == comparison.reference else row.name
+        cells = [f"{row.values[main]:.3f} [{low:.3f}, {high:.3f}]", *(f"{row.values[m]:.3f}" for m in others)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    note = f"Means over {comparison.queries:,} queries; in brackets {comparison.level:.0%} bootstrap intervals."
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def _data(facts: dict[str, Any], recipe: dict[str, Any], encoder: Encoder) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in facts.get("versions", {}).items())
+    lines = [
+        f"- collection `{_collection(facts)}`, fingerprint `{facts['collection']['fingerprint']}`",
+        f"- weights and configuration, fingerprint `{encoder.fingerprint}`",
+        f"- seed {recipe.get('seed', 'unknown')}, finished {facts.get('finished', 'at an unknown time')}",
+    ]
+    return "\n".join([*lines, f"- {versions}"] if versions else lines)

@@ -1,0 +1,67 @@
+"""Putting an exported folder on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from stepwell.errors import StepwellError
+
+
+def check_repository(name: str) -> None:
+    """Refuse a name that the Hub would refuse.
+
+    Raises
+    ------
+    StepwellError
+        When it is not of the form owner/name.
+    """
+    try:
+        validate_repo_id(name)
+        if name.count("/") != 1:
+            raise HFValidationError("it needs an owner and a name")
+    except HFValidationError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise StepwellError(
+            f"{name!r} can't be a repository on the Hub: {reason}. Give --push OWNER/NAME, such as me/my-retriever."
+        ) from error
+
+
+def push(folder: Path, name: str, api: Any = None) -> str:
+    """Upload an exported folder; a repository that is not there yet is made, as a private one.
+
+    Parameters
+    ----------
+    folder
+        All of it goes up, as one commit. What else a repository holds stays.
+    name
+        ``owner/name``.
+    api
+        What talks to the Hub; an ``HfApi`` when None, with the token that ``hf auth login`` keeps.
+
+    Returns
+    -------
+    str
+        Where it is.
+
+    Raises
+    ------
+    StepwellError
+        When the Hub can't be reached or refuses.
+    """
+    check_repository(name)
+    api = HfApi() if api is None else api
+    try:
+        api.create_repo(name, private=True, exist_ok=True)
+        done = api.upload_folder(repo_id=name, folder_path=folder, commit_message=f"Upload {folder.name}")
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise StepwellError(
+            f"{folder} is exported, but could not be pushed to {name}: {reason}. Log in with `hf auth login`, check "
+            f"the connection, and upload the folder with `hf upload {name} {folder}`."
+        ) from error
+    return str(done)
