@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp, log
 from textwrap import shorten
 from typing import Any
 
@@ -13,8 +14,9 @@ from stepwell.report.drawing import COLOURS, figure, style, svg
 
 INK, SOFT, LINE = COLOURS["ink"], COLOURS["soft"], COLOURS["line"]
 STUDENT, TEACHER, BM25, THIRD = COLOURS["student"], COLOURS["teacher"], COLOURS["bm25"], COLOURS["third"]
-WIDE, NARROW, SMALL = 960, 340, 320
+WIDE, NARROW, SMALL = 1000, 340, 320
 PART_COLOURS = {"hard": BM25, "soft": TEACHER, "keep": THIRD}
+COSTS = {"parameters": ("parameters, millions", 1e6), "encode_ms": ("time to encode one text, ms", 1.0)}
 KIND_COLOURS = {"student": STUDENT, "teacher": TEACHER, "base": TEACHER, "bm25": BM25, "combined": THIRD}
 
 
@@ -25,35 +27,10 @@ def ladder(start: float | None, steps: Sequence[Step], measure: str, name: str, 
     with style():
         made, axes = figure(width, 320 if wide else 260)
         told = len(steps) < (16 if wide else 9)
-        before = None
         for at, level in enumerate(levels):
-            step = steps[at - 1] if at else None
-            if level is None:
-                continue
-            climbed = step is None or step.state == "climbed"
-            axes.plot(
-                [at - 0.5, at + 0.5],
-                [level, level],
-                color=STUDENT,
-                lw=3 if climbed else 2,
-                ls="-" if climbed else (0, (2, 2)),
-                solid_capstyle="butt",
-            )
-            if before is not None and before != level:
-                axes.plot([at - 0.5, at - 0.5], [before, level], color=STUDENT, lw=1.2)
-            if told:
-                text = f"{level:.3f}" if climbed else step.state if step and wide else "="  # "=": as before
-                axes.annotate(
-                    text,
-                    (at, level),
-                    (0, -7),
-                    textcoords="offset points",
-                    ha="center",
-                    va="top",
-                    color=INK if climbed else SOFT,
-                    size=11 if wide else 10,
-                )
-            before = level
+            before = levels[at - 1] if at else level
+            if level is not None and before is not None:
+                _stair(axes, at, before, level, steps[at - 1] if at else None, wide, told)
         _marks(axes, steps)
         axes.set_xlim(-0.6, len(steps) + 0.6)
         axes.margins(y=0.18)
@@ -62,6 +39,25 @@ def ladder(start: float | None, steps: Sequence[Step], measure: str, name: str, 
         axes.set_ylabel(f"{measure} on dev")
         _legend(axes, wide)
         return svg(made, name, f"The ladder: {measure} on dev after each step")
+
+
+def _stair(axes: Any, at: int, before: float, level: float, step: Step | None, wide: bool, told: bool) -> None:
+    climbed = step is None or step.state == "climbed"
+    line = {"lw": 3, "ls": "-"} if climbed else {"lw": 2, "ls": (0, (2, 2))}
+    axes.plot([at - 0.5, at + 0.5], [level, level], color=STUDENT, solid_capstyle="butt", **line)
+    axes.plot([at - 0.5, at - 0.5], [before, level], color=STUDENT, lw=1.2)
+    if told and (climbed or wide):
+        above = step is not None and step.teacher_dev is not None and step.teacher_dev <= level
+        axes.annotate(
+            f"{level:.3f}" if step is None or climbed else step.state,
+            (at, level),
+            (0, 6 if above else -6),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            color=INK if climbed else SOFT,
+            size=11 if wide else 10,
+        )
 
 
 def _marks(axes: Any, steps: Sequence[Step]) -> None:
@@ -160,10 +156,12 @@ def quality_and_cost(
     with style():
         rows, columns = (1, 2) if wide else (2, 1)
         made, axes = figure(width, 330 if wide else 520, columns, rows, sharey=True, squeeze=False)
-        for panel, what, label in zip(
-            axes.flat, ("parameters", "encode_ms"), ("parameters, millions", "time to encode one text, ms"), strict=True
-        ):
-            _cloud(panel, costs, values, named, what)
+        for panel, (what, (label, unit)) in zip(axes.flat, COSTS.items(), strict=True):
+            known = [(float(x) / unit, values[cost.system], cost) for cost in costs if (x := getattr(cost, what))]
+            _cloud(panel, known, named, wide)
+            _bm25(panel, [values[cost.system] for cost in costs if cost.kind == "bm25"])
+            panel.margins(y=0.12)
+            _name(panel, [point for point in known if point[2].system in named], 250 if wide else 190)
             panel.set_xlabel(label)
             panel.grid(axis="y")
         for panel in axes[:, 0]:
@@ -171,57 +169,71 @@ def quality_and_cost(
         return svg(made, name, f"{measure} on test against the size and the speed of each system")
 
 
-def _cloud(axes: Any, costs: Sequence[Cost], values: dict[str, float], named: set[str], what: str) -> None:
+def _bm25(axes: Any, level: list[float]) -> None:
+    for value in level:
+        place = axes.get_yaxis_transform()
+        axes.axhline(value, color=BM25, lw=1.5, ls=(0, (4, 3)))
+        axes.annotate("BM25", (1, value), (4, 0), xycoords=place, textcoords="offset points", va="center", color=BM25)
+
+
+def _cloud(axes: Any, known: Sequence[tuple[float, float, Cost]], named: set[str], wide: bool) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    scale = 1e-6 if what == "parameters" else 1.0
-    known = [(float(x) * scale, values[cost.system], cost) for cost in costs if (x := getattr(cost, what)) is not None]
     for x, y, cost in known:
         bold = cost.system in named
-        axes.plot(
-            [x],
-            [y],
-            marker="o",
-            ms=9 if bold else 6,
-            color=KIND_COLOURS[cost.kind],
-            mfc=KIND_COLOURS[cost.kind] if bold else "none",
-            ls="none",
-        )
-        if bold:
-            axes.annotate(
-                shorten(cost.system, 32, placeholder="..."),
-                (x, y),
-                (8, 0),
-                textcoords="offset points",
-                va="center",
-                size=11,
-            )
+        colour = KIND_COLOURS[cost.kind] if bold or cost.kind != "student" else SOFT
+        look = {"ms": 9, "zorder": 2.5} if bold else {"ms": 6, "mfc": "none"}
+        axes.plot([x], [y], marker="o", color=colour, ls="none", **look)
     if known:
         low, high = min(x for x, _, _ in known), max(x for x, _, _ in known)
+        left, right = (0.22, 0.32) if wide else (0.33, 0.43)  # shares of the width that are room for names
+        span = max(log(high / low), 0.5) / (1 - left - right)
         axes.set_xscale("log")
-        axes.set_xlim(low / 1.4, high * 1.4 * (high / low) ** 0.45)  # room for names on the right
+        axes.set_xlim(low / exp(left * span), low * exp((1 - left) * span))
         axes.set_xticks(_round_ticks(low, high))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
-    for cost in costs:
-        if cost.kind == "bm25":
-            axes.axhline(values[cost.system], color=BM25, lw=1.5, ls=(0, (4, 3)))
-            axes.annotate(
-                "BM25",
-                (0, values[cost.system]),
-                (3, -4),
-                xycoords=axes.get_yaxis_transform(),
-                textcoords="offset points",
-                va="top",
-                size=11,
-                color=BM25,
-            )
+
+
+def _name(axes: Any, points: Sequence[tuple[float, float, Cost]], height: float) -> None:
+    """Write names beside points, the student's on the left, apart from each other, on axes of ``height`` pixels."""
+    bottom, top = axes.get_ylim()
+    unit = height / (top - bottom)
+    for (x, y, cost), at in zip(points, apart([y * unit for _, y, _ in points], 15.0), strict=True):
+        left = cost.kind == "student"
+        place = {"xytext": (-9 if left else 9, at - y * unit), "ha": "right" if left else "left"}
+        text = shorten(cost.system, 32, placeholder="...")
+        axes.annotate(text, (x, y), textcoords="offset points", va="center", size=11, **place)
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Return places moved as little as it takes to lie ``gap`` apart, in the same order.
+
+    >>> apart([0.0, 1.0, 9.0], 3.0)
+    [-1.0, 2.0, 9.0]
+    """
+    order = sorted(range(len(places)), key=places.__getitem__)
+    groups: list[list[int]] = []  # of neighbours that touch; each is spread around the mean of its places
+
+    def spread_of(group: list[int]) -> tuple[float, float]:
+        middle, half = sum(places[i] for i in group) / len(group), gap * (len(group) - 1) / 2
+        return middle - half, middle + half
+
+    for place in order:
+        groups.append([place])
+        while len(groups) > 1 and spread_of(groups[-2])[1] + gap > spread_of(groups[-1])[0]:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    moved = [0.0] * len(places)
+    for group in groups:
+        for number, place in enumerate(group):
+            moved[place] = spread_of(group)[0] + gap * number
+    return moved
 
 
 def _round_ticks(low: float, high: float) -> list[float]:
     """Return 1, 2 and 5 times powers of ten around a range, every other one where they are many."""
     ticks = [m * 10.0**e for e in range(-6, 12) for m in (1, 2, 5)]
-    inside = [tick for tick in ticks if low / 2 <= tick <= high * 2]
+    inside = [tick for tick in ticks if low / 3 <= tick <= high * 3]
     return inside if len(inside) < 9 else [tick for tick in inside if f"{tick:e}".startswith("1")]
 
 
@@ -234,10 +246,11 @@ def loss(training: Training, name: str) -> str:
         axes.plot(training.at, training.loss, color=STUDENT if training.parts else INK, lw=1.8, label="loss")
         axes.set_xlabel("optimiser step")
         axes.set_ylabel("loss")
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylim(bottom=min(0.0, min(training.loss)))
         axes.grid(axis="y")
         if training.parts:
-            axes.legend(loc="upper right", ncols=2, handlelength=1.2, columnspacing=1.0)
+            made.legend(loc="outside upper center", ncols=6, handlelength=1.0, columnspacing=0.8, handletextpad=0.4)
         return svg(made, name, f"Loss against the step: {training.title}")
 
 
@@ -256,7 +269,7 @@ def spread(scores: Scores, name: str) -> str:
                 axes.stairs(shares, seen.edges, color=colour, lw=1.8, label=f"{what}, std {seen.std:.2f}")
         axes.set_xlabel("logit, less its query's mean")
         axes.set_ylabel("candidates, % a unit")
-        axes.legend(loc="upper left", handlelength=1.2, bbox_to_anchor=(0, 1.32), borderaxespad=0.0)
+        made.legend(loc="outside upper center", ncols=2, handlelength=1.0, columnspacing=1.0, handletextpad=0.4)
         return svg(made, name, f"Spread of the scores of teacher and student: {scores.title}")
 
 
