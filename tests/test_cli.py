@@ -37,7 +37,7 @@ def _end():
 def test_version_and_help(stepwell):
     assert stepwell("--version")[:2] == (0, f"{__version__}\n")
     status, out, _ = stepwell("--help")
-    verbs = ("demo", "init", "check", "plan", "run", "eval", "compare", "search", "mine", "encode", "score")
+    verbs = ("demo", "init", "check", "plan", "run", "eval", "compare", "search", "mine", "encode", "score", "report")
     assert status == 0 and all(verb in out for verb in verbs)
 
 
