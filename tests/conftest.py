@@ -152,6 +152,12 @@ def variant(tmp_path: Path, tiny_path: Path, tiny_model: Path) -> Callable[..., 
     return make
 
 
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the report at the end of runs, which takes seconds and has tests of its own."""
+    monkeypatch.setattr("stepwell.api._report_at_the_end", lambda folder: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a finished run of ``tiny_recipe``; not to be changed."""

@@ -18,6 +18,8 @@ from stepwell.recipe_file import load_recipe
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.searcher import Searcher
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 
 @pytest.fixture(scope="module")
 def facts(tiny_run):

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from browser import overflow
 
 WIDTHS = (380, 1440)
@@ -21,7 +22,8 @@ CONTRAST = """() => {
     return [255, 255, 255];
   };
   const found = [];
-  for (const node of document.querySelectorAll("h1, h2, p, td, th, dt, dd, a, figcaption, span, label, output, svg text")) {
+  const texts = "h1, h2, p, td, th, dt, dd, a, figcaption, span, label, output, svg text";
+  for (const node of document.querySelectorAll(texts)) {
     if (!node.textContent.trim() || !node.getClientRects().length) continue;
     const style = getComputedStyle(node);
     const colour = numbers(node instanceof SVGElement ? style.fill : style.color);

@@ -98,7 +98,7 @@ def test_runs_over_one_collection_share_a_figure(facts):
 
 
 def test_other_files_are_not_written_over(facts, tmp_path):
-    with pytest.raises(StepwellError, match="ends in .html"):
+    with pytest.raises(StepwellError, match=r"ends in \.html"):
         write([facts], tmp_path / "results.json")
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(StepwellError, match="no report"):

@@ -130,7 +130,7 @@ def steps(run: RunFolder) -> tuple[float | None, list[Step]]:
 
 def _step(run: RunFolder, number: int, label: str, teacher: str, loss: str) -> Step:
     decision, head = run.decision(f"promote-{number}"), run.decision(f"headroom-{number}") or {}
-    known = {
+    known: dict[str, Any] = {
         "teacher_dev": head.get("teacher"),
         "headroom": head.get("headroom"),
         "queries": head.get("queries"),

@@ -18,7 +18,7 @@ COLOURS = {
 }
 """Stand-ins by the name of the page's CSS variable; no drawing uses another colour."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "stepwell",
     "svg.fonttype": "none",
     "text.parse_math": False,  # a system's name may hold dollars
@@ -63,7 +63,6 @@ def figure(width: float, height: float, columns: int = 1, rows: int = 1, **optio
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width / 72, height / 72), layout="constrained")
-    made.get_layout_engine().set(w_pad=0.04, h_pad=0.04)  # type: ignore[union-attr]
     return made, made.subplots(rows, columns, **options)
 
 
