@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from stepwell import api
 from stepwell.errors import StepwellError
 from stepwell.report.drawing import COLOURS
-from stepwell.report.page import fixed, joint, pvalue, signed, to_json, write
+from stepwell.report.page import fixed, joint, page, pvalue, signed, to_json, write
 
 pytest.importorskip("matplotlib")
 
@@ -95,6 +96,14 @@ def test_runs_over_one_collection_share_a_figure(facts):
     groups = joint([facts, facts])
     assert len(groups) == 1 and [number for number, _ in groups[0]["members"]] == [1, 2]
     assert "1. BM25" in groups[0]["figure"].wide and "2. BM25" in groups[0]["figure"].wide
+
+
+def test_runs_that_are_not_finished_have_a_page_too(facts):
+    nothing = {name: [] for name in ("costs", "record", "answers", "trainings", "scores", "refined", "mined", "steps")}
+    begun = replace(facts, comparison=None, finished=None, final=None, start=None, missing=["<not there>"], **nothing)
+    alone, both = page([begun]), page([begun, replace(begun, name="other")])
+    assert "&lt;not there&gt;" in alone and alone.count("Not there:") == 8 and "<svg" not in alone
+    assert "2 runs compared" in both and 'href="#r2"' in both
 
 
 def test_other_files_are_not_written_over(facts, tmp_path):

@@ -106,7 +106,7 @@ def _ours(path: Path) -> bool:
 
 def figures(run: RunFacts, prefix: str) -> dict[str, Any]:
     """Return the figures of a run by their section; a section without facts has none."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict.fromkeys(("ladder", "forest", "cost"))
 
     def both(draw: Any, name: str) -> Figure:
         return Figure(draw(f"{prefix}-{name}-wide", WIDE), draw(f"{prefix}-{name}-narrow", NARROW))
