@@ -97,14 +97,15 @@ class Histogram:
 
 
 def histogram(scores: ArrayLike, bins: int = 40) -> Histogram | None:
-    """Count scores (Q, K), less the mean of their query; NaN marks a candidate without score. None without scores.
+    """Count scores (..., K), less the mean of their query; NaN marks a candidate without score. None without scores.
 
     Examples
     --------
     >>> histogram([[3.0, 1.0], [10.0, 12.0]], bins=2)
     Histogram(edges=[-1.0, 0.0, 1.0], counts=[2, 2], std=1.0)
     """
-    table = np.asarray(scores, dtype=np.float64)  # (Q, K)
+    table = np.asarray(scores, dtype=np.float64)
+    table = table.reshape(-1, table.shape[-1])  # (Q, K)
     table = table[np.isfinite(table).sum(axis=1) >= 2]
     if not len(table):
         return None

@@ -69,7 +69,8 @@ def _cost(run: RunFolder, label: str, kept: Kept, speeds: dict[int, list[float]]
     queries = _rows(kept.folder / "evaluation.parquet")
     models = models_of(run, kept)
     weights = [weights_of(folder) for folder in models.values()]
-    parameters = sum(count for count, _ in weights) or None
+    elsewhere = any(stage.kind == "name-teacher" and not models_of(run, stage) for stage in inputs.values())  # hosted
+    parameters = None if elsewhere else sum(count for count, _ in weights) or None
     layers, width = _shape(next(iter(models.values()), None))
     # the first model embeds the queries
     own = speeds.get(weights[0][0], []) if weights else []
@@ -79,7 +80,7 @@ def _cost(run: RunFolder, label: str, kept: Kept, speeds: dict[int, list[float]]
         label,
         _kind(kept, label, len(models)),
         parameters,
-        sum(size for _, size in weights) / 1e6 or None,
+        None if elsewhere else sum(size for _, size in weights) / 1e6 or None,
         layers,
         width,
         encode if len(models) == 1 and kept.kind == "search-test" else None,
@@ -106,10 +107,8 @@ def models_of(run: RunFolder, kept: Kept) -> dict[Path, Path]:
     for stage in run.inputs(kept).values():
         if stage.model.is_dir():
             found[stage.folder] = stage.model
-        elif stage.kind == "vectors" or stage.kind.startswith("search-"):
+        elif stage.kind in ("vectors", "name-teacher") or stage.kind.startswith("search-"):
             found |= models_of(run, stage)
-    if kept.kind in ("fuse", "rerank"):  # the student's, before the cross-encoder's
-        return dict(sorted(found.items(), key=lambda item: "reranker" in item[0].name))
     return found
 
 
