@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from browser import browser, open_page  # noqa: F401 - fixtures
 from stepwell.collection import Collection, open_collection
 
 os.environ["STEPWELL_PRECISION"] = "fp32"  # exact comparisons, on machines that multiply bf16 faster too
@@ -149,6 +150,12 @@ def variant(tmp_path: Path, tiny_path: Path, tiny_model: Path) -> Callable[..., 
         return write_recipe(tmp_path / "variant.yaml", tiny_path, tiny_model, text)
 
     return make
+
+
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the report at the end of runs, which takes seconds and has tests of its own."""
+    monkeypatch.setattr("stepwell.api._report_at_the_end", lambda folder: None)
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,10 @@ def test_version_and_help(stepwell):
         "encode",
         "score",
         "export",
+        "report",
+        "index",
+        "ablate",
+        "serve",
         "bench",
     )
     assert status == 0 and all(verb in out for verb in verbs)

@@ -13,7 +13,7 @@ from stepwell.ablation import Ablation, AblationPlan, open_grid, run_ablation
 from stepwell.ablation import plan_ablation as plan_variants
 from stepwell.cluster import Cluster
 from stepwell.collection import Collection, Problem, Qrels, check_directory, open_collection
-from stepwell.display import Table
+from stepwell.display import Table, say
 from stepwell.errors import StepwellError
 from stepwell.evaluation import DEFAULT_MEASURES, Comparison, Evaluation, evaluate, wins_and_losses
 from stepwell.evaluation import compare as compare_evaluations
@@ -35,6 +35,10 @@ from stepwell.negatives import Candidates
 from stepwell.negatives import mine as mine_run
 from stepwell.recipe import Mining, Recipe
 from stepwell.recipe_file import load_recipe
+from stepwell.report.drawing import need_matplotlib
+from stepwell.report.facts import facts_of
+from stepwell.report.page import to_json as report_json
+from stepwell.report.page import write as write_report
 from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
@@ -59,7 +63,42 @@ def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> dict[str,
     ``out`` is ``runs/<the recipe's name>`` when it is left out.
     """
     opened = _recipe(recipe)
-    return run_recipe(opened, _out(opened, out))
+    folder = _out(opened, out)
+    results = run_recipe(opened, folder)
+    if results:  # only the main process has them
+        _report_at_the_end(folder)
+    return results
+
+
+def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Write the page about runs, finished or not, and its facts as JSON beside it; return the page's path.
+
+    ``out`` is ``report.html`` in the run's folder when it is left out, for several runs in the current one.
+
+    Raises
+    ------
+    StepwellError
+        When a folder is no run's, a package of the extra ``report`` is missing, or ``out`` would overwrite other data.
+    """
+    if not runs:
+        raise StepwellError("a report needs the folder of a run, or of several.")
+    need_matplotlib()
+    target = Path(out) if out is not None else (Path(runs[0]) if len(runs) == 1 else Path()) / "report.html"
+    write_report([facts_of(run) for run in runs], target)
+    return target
+
+
+def report_facts(runs: Sequence[str | Path]) -> dict[str, Any]:
+    """Return the facts of a report as plain values, as its JSON file has them."""
+    return report_json([facts_of(run) for run in runs])
+
+
+def _report_at_the_end(folder: Path) -> None:
+    """Write the report of a run that is finished; the run does not fail where that can't be done."""
+    try:
+        say(f"The report is {report([folder])}.")
+    except StepwellError as error:
+        say(f"No report was written: {error}")
 
 
 def ablate(

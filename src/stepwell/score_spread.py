@@ -83,6 +83,39 @@ def spread(scores: ArrayLike, tau: float = 1.0) -> Spread:
     )
 
 
+@dataclass(frozen=True)
+class Histogram:
+    """How far scores lie from their query's mean (logits): ``counts[i]`` between ``edges[i]`` and ``edges[i + 1]``.
+
+    The hundredth of the scores that lies farthest out is counted in the first and the last bin. ``std`` is the mean
+    over the queries of the standard deviation within a query.
+    """
+
+    edges: list[float]
+    counts: list[int]
+    std: float
+
+
+def histogram(scores: ArrayLike, bins: int = 40) -> Histogram | None:
+    """Count scores (..., K), less the mean of their query; NaN marks a candidate without score. None without scores.
+
+    Examples
+    --------
+    >>> histogram([[3.0, 1.0], [10.0, 12.0]], bins=2)
+    Histogram(edges=[-1.0, 0.0, 1.0], counts=[2, 2], std=1.0)
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    table = table.reshape(-1, table.shape[-1])  # (Q, K)
+    table = table[np.isfinite(table).sum(axis=1) >= 2]
+    if not len(table):
+        return None
+    centred = table - np.nanmean(table, axis=1, keepdims=True)
+    values = centred[np.isfinite(centred)]
+    limit = float(np.quantile(np.abs(values), 0.99)) or 1.0
+    counts, edges = np.histogram(np.clip(values, -limit, limit), bins, (-limit, limit))
+    return Histogram(edges.tolist(), counts.tolist(), float(np.nanstd(table, axis=1).mean()))
+
+
 def check_tau(scores: ArrayLike, tau: float) -> list[str]:
     """Return warnings, each with what to change, when ``tau`` does not fit the scores (Q, K).
 

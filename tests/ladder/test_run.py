@@ -18,6 +18,8 @@ from stepwell.recipe_file import load_recipe
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.searcher import Searcher
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 
 @pytest.fixture(scope="module")
 def facts(tiny_run):
@@ -45,7 +47,8 @@ def test_every_stage_is_whole_and_comes_after_its_inputs(tiny_run, tiny_recipe, 
 
 def test_what_a_user_looks_for_lies_in_the_folder(tiny_run, facts):
     assert {path.name for path in tiny_run.iterdir()} == {
-        *("model", "runs", "stages", "recipe.yaml", "results.json", "results.txt", ".lock")
+        *("model", "runs", "stages", "recipe.yaml", "results.json", "results.txt", ".lock"),
+        *("report.html", "report.json"),
     }
     systems = facts["comparison"]["systems"]
     assert {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from stepwell.objectives import Draw, EmbeddingObjective, StudentObjective, Term
 from stepwell.recipe import DenseTraining, Optimiser, Refine, Rung, StudentSection
 from stepwell.recipe_teachers import DualEncoderTeacher
 from stepwell.retrieval.vectors import Vectors
+from stepwell.score_spread import histogram
 from stepwell.training import Objective, TrainingLog, total_steps, train
 
 
@@ -146,6 +148,9 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
                 f"{teacher} has no score of {found.missing:,} candidates, which are left out, and with them "
                 f"{found.left_out:,} queries; {len(candidates.queries):,} queries train."
             )
+        if distributed.is_main():
+            seen = histogram(np.where(candidates.passages >= 0, scores, np.nan))
+            job.write_json("teacher_scores.json", None if seen is None else asdict(seen))
     vectors = {name: Vectors.open(path) for name, path in job.inputs.items() if name.endswith(".vectors")}
     hold = next((r.teacher for r in ctx.recipe.ladder if r.loss == "embedding"), None)
     terms = _terms(rung, over, hold is not None)

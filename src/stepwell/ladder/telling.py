@@ -77,17 +77,22 @@ def _mining(folder: Path) -> None:
 
 def funnel_table(decision: dict[str, Any]) -> Table:
     """Return the funnel of a selection: queries at each pair of rank groups of student and teacher."""
-    groups = ("1", "2-3", "4-7", "8-15", "16+", "missing")
-    counts = {(row["student"], row["teacher"]): row["queries"] for row in decision["funnel"]}
-    columns = [group for group in (*groups, "-") if any(teacher == group for _, teacher in counts)]
-    rows = [
-        [student, *(counts.get((student, teacher), 0) for teacher in columns)]
-        for student in groups
-        if any(key[0] == student for key in counts)
-    ]
-    heads = ["teacher not asked" if column == "-" else f"teacher {column}" for column in columns]
+    heads, rows = funnel_grid(decision["funnel"])
     note = (
         f"Rule {decision['rule']}: {decision['selected']} of {decision['queries']} queries selected; the teacher was "
         f"asked about {decision['asked']} (the others can't be selected)."
     )
     return Table("Rank of the first positive", ["student", *heads], rows, (note,))
+
+
+def funnel_grid(funnel: list[dict[str, Any]]) -> tuple[list[str], list[list[str | int | float | None]]]:
+    """Return the heads of the teacher's rank groups, and a row for each of the student's: its name, the counts."""
+    groups = ("1", "2-3", "4-7", "8-15", "16+", "missing")
+    counts = {(row["student"], row["teacher"]): row["queries"] for row in funnel}
+    columns = [group for group in (*groups, "-") if any(teacher == group for _, teacher in counts)]
+    rows: list[list[str | int | float | None]] = [
+        [student, *(counts.get((student, teacher), 0) for teacher in columns)]
+        for student in groups
+        if any(key[0] == student for key in counts)
+    ]
+    return ["teacher not asked" if column == "-" else f"teacher {column}" for column in columns], rows

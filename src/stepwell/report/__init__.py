@@ -1,0 +1,1 @@
+"""What a run did and found, as facts, as a page, as JSON."""
