@@ -133,6 +133,7 @@ def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Col
         passages, queries = _map_texts(folder, "passage"), _map_texts(folder, "query")
         answers = _map_answers(folder, passages[1]) if (folder / "passage-start.arrow").exists() else None
         given = meta.get("given", [])
+        marked = folder / "query-synthetic.arrow"
         return Collection(
             name=source.name,
             path=source.home,
@@ -144,6 +145,7 @@ def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Col
                 name: _map_qrels(folder / f"qrels-{i}.arrow", meta.get("levels", {}).get(name, 1), answers)
                 for i, name in enumerate(meta["splits"])
             },
+            synthetic=Mapped(marked).numbers("row") if marked.exists() else None,
             given={n: _map_given(folder / f"given-{i}.arrow") for i, n in enumerate(meta["splits"]) if n in given},
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
