@@ -289,6 +289,11 @@ class Collection:
             When there is no such split; names those there are.
         """
         if split not in self._qrels:
+            if not self._qrels:
+                raise StepwellError(
+                    f"The collection {self.name} has passages and no judged queries, so there is no split {split!r}: "
+                    f"`stepwell init {self.path}` makes synthetic ones from the passages."
+                )
             files = self.path / "qrels"
             more = f", or add qrels/{split}.tsv" if files.is_dir() else ""
             raise StepwellError(

@@ -65,13 +65,14 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
         ) from error
 
 
-def _refuse(problem: Problem) -> None:
+def refuse(problem: Problem) -> None:
+    """Raise the first error of a collection as StepwellError; warnings pass."""
     if problem.severity == "error":
         raise StepwellError(f"{problem} Run `stepwell check` on the directory to see everything that is wrong with it.")
 
 
 def _open(section: CollectionSection, cache: Path, place: str | None = None) -> Collection:
-    source = find_source(section, _refuse)
+    source = find_source(section, refuse)
     stamp = _stamp(section, source)
     key = place_of(section, source)
     hashed = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -107,8 +108,8 @@ def _parse(source: Source, folder: Path, section: CollectionSection, stamp: dict
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        fingerprint, qrels, given = scan(source, part, _refuse)
-        if _stamp(section, find_source(section, _refuse)) != stamp:
+        fingerprint, qrels, given = scan(source, part, refuse)
+        if _stamp(section, find_source(section, refuse)) != stamp:
             raise StepwellError(
                 f"The files of {source.home} changed while they were read. Open it again when they are complete."
             )
