@@ -16,6 +16,7 @@ from stepwell.errors import StepwellError
 from stepwell.evaluation import DEFAULT_MEASURES, Comparison, Evaluation, evaluate, wins_and_losses
 from stepwell.evaluation import compare as compare_evaluations
 from stepwell.exchange import encode_collection, score_pairs
+from stepwell.first_steps import Wishes, start
 from stepwell.ladder.plan import Plan
 from stepwell.ladder.run import plan as plan_recipe
 from stepwell.ladder.run import run as run_recipe
@@ -35,6 +36,23 @@ from stepwell.retrieval.vectors import Vectors
 def check(path: str | Path) -> list[Problem]:
     """Return every problem of a collection's files; errors stop a run, warnings don't."""
     return check_directory(path)
+
+
+def init(
+    directory: str | Path,
+    target: str | Path = "recipe.yaml",
+    student: str = "demo",
+    layers: int = 2,
+    *,
+    test: Path | None = None,
+    dry_run: bool = False,
+    **making: Any,
+) -> Path:
+    """Look at what is there, make synthetic queries for passages that have none, and write a recipe.
+
+    ``making`` are fields of :class:`stepwell.synthetic.Making`; see :func:`stepwell.first_steps.start`.
+    """
+    return start(directory, target, Wishes(student, layers, None, test, making), dry_run)
 
 
 def plan(recipe: Recipe | str | Path, out: str | Path | None = None) -> Plan:

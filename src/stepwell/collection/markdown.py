@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from markdown_it.token import Token
 
 from stepwell.collection.cutting import Block
 
-_FRONT = {"---": yaml.safe_load, "+++": tomllib.loads}
+_FRONT: dict[str, Callable[[str], Any]] = {"---": yaml.safe_load, "+++": tomllib.loads}
 _UNSEEN = frozenset({"script", "style", "template"})
 
 

@@ -37,8 +37,8 @@ def _line(ctx: Context, stage: Stage, folder: Path) -> str | None:
         if d["forced"]:
             verdict = "no headroom, but the recipe says force"
         return (
-            f"{d['measure']} on {d['queries']} {_dev(ctx)} queries: student {d['student']:.3f}, teacher {d['teacher']:.3f}, "
-            f"headroom {d['headroom']:+.3f}; {verdict}"
+            f"{d['measure']} on {d['queries']} {_dev(ctx)} queries: student {d['student']:.3f}, "
+            f"teacher {d['teacher']:.3f}, headroom {d['headroom']:+.3f}; {verdict}"
         )
     if stage.kind == "promote":
         d = read_json(folder / "decision.json")

@@ -48,7 +48,7 @@ class ModelGenerator:
                 config = AutoConfig.from_pretrained(found)
                 self._seq2seq = bool(config.is_encoder_decoder)
                 kind = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
-                self._model: Any = kind.from_pretrained(found, use_safetensors=True)
+                model: Any = kind.from_pretrained(found, use_safetensors=True)
                 side = "right" if self._seq2seq else "left"  # a causal model goes on at the right end
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(found, padding_side=side)
         except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
@@ -56,7 +56,7 @@ class ModelGenerator:
         self._chats = not self._seq2seq and self._tokenizer.chat_template is not None
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._model = self._model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def ask(self, texts: Sequence[str], queries: int, seed: int) -> list[list[str]]:
         """Return so many queries of each text; the same for the same texts and seed."""

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import batched, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,9 @@ def _proposals(
             for number, query in enumerate(next(asked), start=1):
                 reason = refusal(query, text.joined)
                 name = f"generated:{text.id}:{number}"
-                found.append(Proposal(name, GENERATED, query) if reason is None else Refusal(GENERATED, reason, query))
+                found.append(
+                    Proposal(name, GENERATED, query) if reason is None else Refusal(name, GENERATED, reason, query)
+                )
         yield text, found
 
 
@@ -148,6 +150,7 @@ def _taken(found: Proposed, trial: Draft, report: SyntheticReport) -> list[Propo
         report.proposed[one.origin] += new  # a heading is one query for all that stands beneath it
         reason = one.reason if isinstance(one, Refusal) else trial.repeats(one)
         if reason is not None:
+            trial.refused.add(one.id)
             report.drop(reason, one.text)
         elif isinstance(one, Proposal):
             taken.append(one)
@@ -165,7 +168,9 @@ def _filter(trial: Draft, making: Making, report: SyntheticReport, draft: Path) 
     rows = collection.qrels("train").query_rows
     for row, text, back in zip(rows.tolist(), collection.query_texts(rows), found.tolist(), strict=True):
         name = collection.query_ids[row]
-        if back:
+        if name in trial.refused:
+            report.drop("another passage beneath the heading can't be asked for it", text)
+        elif back:
             kept.add(name)
             report.keep(trial.origins[name], text)
         else:
@@ -190,11 +195,12 @@ def _generate(asks: Generator, source: Source, making: Making, share: float, pat
     if path.exists():
         whole = list(islice(_read_lines(path), done))
         path.write_text("".join(json.dumps(line) + "\n" for line in whole), encoding="utf-8")
-    texts = (text.joined for text in source.texts("passage", refuse) if chosen(text.id, share))
+    asked = (text.joined for text in source.texts("passage", refuse) if chosen(text.id, share))
+    texts = islice(asked, done, None)
     with progress(None, "asking about passages", done) as bar, path.open("a", encoding="utf-8") as file:
-        for batch in batched(islice(texts, done, None), BATCH):
-            asked = asks.ask(batch, making.per_passage, making.seed)
-            file.writelines(json.dumps(queries) + "\n" for queries in asked)
+        while batch := list(islice(texts, BATCH)):
+            made = asks.ask(batch, making.per_passage, making.seed)
+            file.writelines(json.dumps(queries) + "\n" for queries in made)
             file.flush()
             bar.advance(len(batch))
     return path

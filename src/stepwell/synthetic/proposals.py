@@ -35,6 +35,7 @@ class Proposal(NamedTuple):
 class Refusal(NamedTuple):
     """A query that was not taken, and why."""
 
+    id: str
     origin: str
     reason: str
     text: str
@@ -147,7 +148,7 @@ def _checked(proposal: Proposal, searched: Passage) -> Proposal | Refusal:
     reason = refusal(proposal.text, searched.joined)
     if reason is None and proposal.origin == SENTENCE and length(searched.text) < REST_WORDS:
         reason = "too little is left without it"
-    return proposal if reason is None else Refusal(proposal.origin, reason, proposal.text)
+    return proposal if reason is None else Refusal(proposal.id, proposal.origin, reason, proposal.text)
 
 
 def refusal(query: str, searched: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from stepwell.display import Cell, Table
@@ -60,7 +60,7 @@ class SyntheticReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain dicts, lists, strings and numbers."""
-        return asdict(self)
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
 
     def table(self) -> Table:
         """Return the counts as a table, with the examples below it."""

@@ -1,4 +1,4 @@
-"""The filter of synthetic queries: each must find the passage that it was made from (Promptagator, arXiv 2209.11755)."""
+"""The filter of synthetic queries: each must find the passage that it was made from (arXiv 1906.05416, 2209.11755)."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ class Draft:
         (folder / "qrels").mkdir(parents=True)
         self.folder, self.real = folder, real
         self.origins: dict[str, str] = {}
+        self.refused: set[str] = set()
         self._answers: dict[str, list[str]] = {}  # query -> passages
         self._texts: dict[int, str] = {}  # hash of the text -> query
         self._asked = {hash_text(normal(text)) for text in real.texts} if real else set[int]()
