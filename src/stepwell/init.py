@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,10 @@ def _train_split(collection: Collection) -> str:
 
 
 def _describe(collection: Collection, splits: Splits) -> str:
-    parts = (("train", splits.train), ("dev", splits.dev), ("test", splits.test))
-    sizes = ", ".join(f"{len(part.query_rows):,} for {role}" for role, part in parts)
+    parts = (("train", splits.train), ("dev", splits.dev), ("test", splits.test if splits.tested else None))
+    sizes = ", ".join(f"{len(part.query_rows):,} for {role}" for role, part in parts if part is not None)
     lines = [f"Judged splits: {', '.join(collection.splits)}. This makes {sizes} queries.", *splits.notes]
-    return "\n".join(f"  # {' '.join(line.split())}" for line in lines)
+    return "\n".join(textwrap.fill(line, 116, initial_indent="  # ", subsequent_indent="  #   ") for line in lines)
 
 
 def _lengths(collection: Collection, splits: Splits) -> dict[str, int]:

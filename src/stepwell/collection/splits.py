@@ -36,7 +36,7 @@ class Splits:
     notes
         The sentences.
     synthetic
-        How many queries of each are synthetic; empty when none is.
+        How many queries of train and dev are synthetic; empty when none is.
     tested
         Whether ``test`` is a test, of queries that somebody asked and that decided nothing.
     """
@@ -91,7 +91,7 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
     source = {role: collection.qrels(names[role] or section.train) for role in queries}
     _separate(collection, queries, notes)
     _limit(collection, section, queries, names, notes)
-    tested = "test" in queries
+    synthetic, tested = _synthetic(collection, queries), "test" in queries
     if not tested:
         source["test"], queries["test"] = source["dev"], queries["dev"]
     train, dev, test = (source[role].restrict(queries[role]) for role in ("train", "dev", "test"))
@@ -101,7 +101,6 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
         notes.append(f"test: measures other than nDCG count grades from {test.relevant_from} as relevant")
     if test.answers is not None:
         notes.append("dev, test: a passage counts as relevant when it holds an answer")
-    synthetic = _synthetic(collection, queries)
     notes += [f"{role}: {count:,} of {len(queries[role]):,} queries are synthetic" for role, count in synthetic.items()]
     if not tested:
         notes.append(NO_TEST)
@@ -137,7 +136,7 @@ def _synthetic_only(collection: Collection, split: str) -> bool:
 
 def _synthetic(collection: Collection, queries: dict[str, Rows]) -> dict[str, int]:
     """Return how many queries of each role are synthetic, {} when none is."""
-    counts = {role: int(collection.is_synthetic(queries[role]).sum()) for role in ("train", "dev", "test")}
+    counts = {role: int(collection.is_synthetic(queries[role]).sum()) for role in ("train", "dev") if role in queries}
     return {role: count for role, count in counts.items() if count}
 
 

@@ -160,6 +160,6 @@ def refusal(query: str, searched: str) -> str | None:
     if not QUERY_WORDS[0] <= length(query) <= QUERY_WORDS[1]:
         return "too short or too long"
     letters = sum(character.isalpha() or character == " " for character in query)
-    if letters < 0.8 * len(query) or re.search(r"https?://|:$", query):
+    if letters < 0.8 * len(query) or re.search(r"https?://|:$| \| ", query):
         return "no prose"
     return "the passage holds it word for word" if normal(query) in normal(searched) else None
