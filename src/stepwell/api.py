@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stepwell.cluster import Cluster
 from stepwell.collection import Collection, Problem, Qrels, check_directory, open_collection
-from stepwell.display import Table
+from stepwell.display import Table, warn
 from stepwell.errors import StepwellError
 from stepwell.evaluation import DEFAULT_MEASURES, Comparison, Evaluation, evaluate, wins_and_losses
 from stepwell.evaluation import compare as compare_evaluations
@@ -86,7 +86,7 @@ def evaluate_system(
         When the system can't be told, or the collection is not known.
     """
     opened = open_collection(_collection_of(system, collection))
-    qrels = opened.qrels(split)
+    qrels = _judged(opened, split)
     return evaluate(retrieve_with(str(system), opened, qrels, depth), qrels, DEFAULT_MEASURES), opened
 
 
@@ -97,12 +97,13 @@ def compare(
     place = collection or next((c for c in map(_known_collection, systems) if c), None)
     evaluations: dict[str, Evaluation] = {}
     opened = open_collection(_collection_of(systems[0], place))
+    qrels = _judged(opened, split)
     for system in systems:
         if str(system) in evaluations:
             raise StepwellError(f"{system} is named twice: give each system once.")
         evaluations[str(system)] = evaluate(
-            retrieve_with(str(system), opened, opened.qrels(split), depth),
-            opened.qrels(split),
+            retrieve_with(str(system), opened, qrels, depth),
+            qrels,
             DEFAULT_MEASURES,
         )
     return compare_evaluations(evaluations, str(systems[0])), opened, evaluations
@@ -161,6 +162,18 @@ def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int)
     model = place / "model" if (place / "results.json").is_file() else place
     encoder = Encoder.open(str(model) if place.is_dir() else system)
     return retrieve(vectors_of(encoder, collection, rows), rows, depth)
+
+
+def _judged(collection: Collection, split: str) -> Qrels:
+    """Return the judgements to evaluate on, with a warning where the queries were made from passages."""
+    qrels = collection.qrels(split)
+    made = int(collection.is_synthetic(qrels.query_rows).sum())
+    if made:
+        warn(
+            f"{made:,} of the {len(qrels.query_rows):,} queries of {split} are synthetic: made from the passages. The "
+            "figures don't say how well people's questions are answered."
+        )
+    return qrels
 
 
 def _known_collection(system: str | Path) -> str | None:

@@ -18,10 +18,14 @@ def write(folder, tiny_model, kind):
         torch.manual_seed(3)
         if kind == "seq2seq":
             ends = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}
-            model = T5ForConditionalGeneration(T5Config(vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, **ends))
+            model = T5ForConditionalGeneration(
+                T5Config(vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, **ends)
+            )
         else:
             ends = {"bos_token_id": 2, "eos_token_id": 3}
-            model = GPT2LMHeadModel(GPT2Config(vocab_size=size, n_positions=512, n_embd=16, n_layer=1, n_head=2, **ends))
+            model = GPT2LMHeadModel(
+                GPT2Config(vocab_size=size, n_positions=512, n_embd=16, n_layer=1, n_head=2, **ends)
+            )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
