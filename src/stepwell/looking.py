@@ -157,7 +157,7 @@ def _look_at_table(path: Path) -> Sight:
         found, columns = "pairs", pairs
     else:
         found, columns = "passages", _passage_columns(sample, path)
-    facts: list[list[Cell]] = [["table", path.name, "the only one there" if found else None]]
+    facts: list[list[Cell]] = [["table", path.name, None]]
     facts += [[role, guess.column or "none", guess.reason] for role, guess in columns.items()]
     names = {role: guess.column for role, guess in columns.items()}
     source = Loose(path, names)

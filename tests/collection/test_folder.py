@@ -140,7 +140,7 @@ def test_a_folder_opens_without_queries_and_says_so_when_they_are_asked_for(tmp_
     assert (opened.n_passages, opened.n_queries, opened.splits) == (4, 0, ())
     assert opened.passage_texts([0]) == ["The guide Before any heading, on two lines."]
     assert check_directory(tmp_path) == []
-    with pytest.raises(StepwellError, match="no judged queries.*stepwell init"):
+    with pytest.raises(StepwellError, match=r"no judged queries.*stepwell init"):
         opened.qrels("train")
 
 

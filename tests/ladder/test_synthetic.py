@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-from conftest import write_recipe
 
+from conftest import write_recipe
 from stepwell import api
 from stepwell.evaluation import Comparison
 from stepwell.ladder.workspace import read_json

@@ -179,8 +179,9 @@ def test_nothing_is_overwritten(docs, tmp_path):
 def test_too_little_to_ask_is_said_with_the_reasons(tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("hello")
-    with pytest.raises(StepwellError, match="only 0 queries could be made.*--generator"):
+    with pytest.raises(StepwellError, match=r"only 0 queries could be made.*--generator"):
         make_collection(Folder(tmp_path / "docs", Join()), tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["docs"]
 
 
 def test_of_many_passages_a_share_is_asked(docs, tmp_path):

@@ -105,6 +105,9 @@ def make_collection(
     draft = target.with_name(f"{target.name}.part")
     with _claimed(draft, settings):
         headings = Headings.of(source.texts("passage", refuse))
+        if real is not None:  # unknown passages are told at once
+            ids = (text.id for text in source.texts("passage", refuse))
+            real.judge({place: [name] for name in ids for place in real.places_of(name)})
         report = SyntheticReport(headings.passages)
         share = making.asked / max(making.asked, headings.passages)
         if share < 1:
@@ -232,6 +235,11 @@ def _claimed(draft: Path, settings: Mapping[str, Any]) -> Iterator[None]:
             for name in strangers - ({told.name, "generated.jsonl"} if same else set()):
                 shutil.rmtree(draft / name) if (draft / name).is_dir() else (draft / name).unlink()
             told.write_text(text, encoding="utf-8")
-            yield
+            try:
+                yield
+            except StepwellError:
+                if not (draft / "generated.jsonl").exists():  # which took time
+                    shutil.rmtree(draft)
+                raise
     except Timeout:
         raise StepwellError(f"another stepwell is at work in {draft}: wait for it, or name another target.") from None
