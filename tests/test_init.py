@@ -31,7 +31,8 @@ def beir(tmp_path, monkeypatch):
     return write
 
 
-def test_the_recipe_is_valid_and_climbs_from_vectors_to_cross_encoders(beir, tmp_path):
+def test_the_recipe_is_valid_and_climbs_from_vectors_to_cross_encoders(beir, tmp_path, monkeypatch):
+    monkeypatch.setattr("stepwell.init.FEW_QUERIES", 10)
     recipe = load_recipe(write_recipe(beir(), tmp_path / "recipe.yaml"))
     kinds = [recipe.teachers[rung.teacher].kind for rung in recipe.ladder]
     assert [rung.loss for rung in recipe.ladder] == ["embedding", "candidates", "candidates"]
@@ -46,6 +47,14 @@ def test_it_says_how_large_the_collection_is_and_what_each_split_becomes(beir, t
     assert "50 passages, 40 queries" in text
     assert "Judged splits: test, train. This makes 10 for train, 10 for dev, 20 for test queries." in text
     assert "carved off train by hash" in text
+
+
+def test_with_few_queries_vectors_are_learned_often_and_no_cross_encoder_is(beir, tmp_path):
+    recipe = load_recipe(write_recipe(beir(), tmp_path / "recipe.yaml"))
+    assert [rung.loss for rung in recipe.ladder] == ["embedding", "in-batch"]
+    assert [teacher.kind for teacher in recipe.teachers.values()] == ["dual-encoder"]
+    assert recipe.ladder[0].epochs == 30
+    assert recipe.refine.rounds == 0
 
 
 def test_a_collection_beneath_the_recipe_moves_with_it(beir, tmp_path):
@@ -112,7 +121,8 @@ def test_a_student_deeper_than_its_base_is_refused_before_anything_is_written(be
     assert not (tmp_path / "r.yaml").exists()
 
 
-def test_teachers_of_another_base_keep_to_its_depth(beir, tmp_path):
+def test_teachers_of_another_base_keep_to_its_depth(beir, tmp_path, monkeypatch):
+    monkeypatch.setattr("stepwell.init.FEW_QUERIES", 10)
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text('{"num_hidden_layers": 12}')

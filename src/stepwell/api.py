@@ -13,7 +13,7 @@ from stepwell.ablation import Ablation, AblationPlan, open_grid, run_ablation
 from stepwell.ablation import plan_ablation as plan_variants
 from stepwell.cluster import Cluster
 from stepwell.collection import Collection, Problem, Qrels, check_directory, open_collection
-from stepwell.display import Table, say
+from stepwell.display import Table, say, warn
 from stepwell.errors import StepwellError
 from stepwell.evaluation import DEFAULT_MEASURES, Comparison, Evaluation, evaluate, wins_and_losses
 from stepwell.evaluation import compare as compare_evaluations
@@ -22,6 +22,7 @@ from stepwell.export.bench import Bench
 from stepwell.export.bench import bench as bench_encoder
 from stepwell.export.folder import MAX_LOSS, Exported, Subject
 from stepwell.export.folder import export as export_model
+from stepwell.first_steps import Wishes, start
 from stepwell.index.build import build, choices
 from stepwell.index.build import compare as compare_choices
 from stepwell.index.measure import Report
@@ -49,6 +50,23 @@ from stepwell.retrieval.vectors import Vectors
 def check(path: str | Path) -> list[Problem]:
     """Return every problem of a collection's files; errors stop a run, warnings don't."""
     return check_directory(path)
+
+
+def init(
+    directory: str | Path,
+    target: str | Path = "recipe.yaml",
+    student: str = "demo",
+    layers: int = 2,
+    *,
+    test: Path | None = None,
+    dry_run: bool = False,
+    **making: Any,
+) -> Path:
+    """Look at what is there, make synthetic queries for passages that have none, and write a recipe.
+
+    ``making`` are fields of :class:`stepwell.synthetic.Making`; see :func:`stepwell.first_steps.start`.
+    """
+    return start(directory, target, Wishes(student, layers, None, test, making), dry_run)
 
 
 def plan(recipe: Recipe | str | Path, out: str | Path | None = None) -> Plan:
@@ -167,7 +185,7 @@ def evaluate_system(
         When the system can't be told, or the collection is not known.
     """
     opened = open_collection(_collection_of(system, collection))
-    qrels = opened.qrels(split)
+    qrels = _judged(opened, split)
     return evaluate(retrieve_with(str(system), opened, qrels, depth), qrels, DEFAULT_MEASURES), opened
 
 
@@ -178,12 +196,13 @@ def compare(
     place = collection or next((c for c in map(_known_collection, systems) if c), None)
     evaluations: dict[str, Evaluation] = {}
     opened = open_collection(_collection_of(systems[0], place))
+    qrels = _judged(opened, split)
     for system in systems:
         if str(system) in evaluations:
             raise StepwellError(f"{system} is named twice: give each system once.")
         evaluations[str(system)] = evaluate(
-            retrieve_with(str(system), opened, opened.qrels(split), depth),
-            opened.qrels(split),
+            retrieve_with(str(system), opened, qrels, depth),
+            qrels,
             DEFAULT_MEASURES,
         )
     return compare_evaluations(evaluations, str(systems[0])), opened, evaluations
@@ -277,6 +296,18 @@ def _vectors_of(source: str | Path, collection: str | None) -> tuple[Collection,
             f"{source} is an index already, and what it lost can't come back: build from the run or model."
         )
     return opened.collection, opened.encoder, opened.vectors.passages
+
+
+def _judged(collection: Collection, split: str) -> Qrels:
+    """Return the judgements to evaluate on, with a warning where the queries were made from passages."""
+    qrels = collection.qrels(split)
+    made = int(collection.is_synthetic(qrels.query_rows).sum())
+    if made:
+        warn(
+            f"{made:,} of the {len(qrels.query_rows):,} queries of {split} are synthetic: made from the passages. The "
+            "figures don't say how well people's questions are answered."
+        )
+    return qrels
 
 
 def _known_collection(system: str | Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import numpy as np
 
 from stepwell.collection import Collection, Splits, open_collection, resolve_splits
 from stepwell.errors import StepwellError
+from stepwell.init_text import FEW, HEAD, LADDER, MADE, SMALL_LADDER, SYNTHETIC, WHOLE
 from stepwell.recipe import CollectionSection
 from stepwell.recipe_file import BUNDLED
 
 SAMPLE = 2000
 """Texts looked at to see how long they are."""
 
+FEW_QUERIES = 500
+"""Training queries below which cross-encoders are left out of the ladder."""
+
 _TOKENS_A_WORD = 1.5
+_EMBEDDED = 30_000  # texts that the embedding rung sees, over all its epochs, where it would see fewer in two
 _DEMO_LAYERS = 6
 _PLAIN = re.compile(r"[A-Za-z./][A-Za-z0-9_./-]*")
 _SPECIAL = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
@@ -29,11 +35,12 @@ def write_recipe(
     student: str = "demo",
     layers: int = 2,
     teacher: str | None = None,
+    origin: str | None = None,
 ) -> Path:
-    """Write a commented recipe for a collection.
+    """Write a commented recipe for a collection, sized to it.
 
     Its ladder: the vectors of a dual encoder, then a small cross-encoder, then a larger one, these two with
-    keep, then refine.
+    keep, then refine. With few training queries, or synthetic ones: the vectors of a dual encoder, then its scores.
 
     Parameters
     ----------
@@ -47,6 +54,8 @@ def write_recipe(
         Layers that the student keeps.
     teacher
         What the teachers are made from; the same as the student when None.
+    origin
+        The folder that the passages come from, when the collection was made from them and that can be searched.
 
     Returns
     -------
@@ -70,7 +79,9 @@ def write_recipe(
     section = CollectionSection(path=place, train=_train_split(collection))
     splits = resolve_splits(collection, section)
     trained_on = len(splits.train.query_rows)
-    text = _HEAD.format(
+    made = bool(splits.synthetic.get("train"))
+    text = HEAD.format(
+        synthetic=_synthetic(origin) if made else "",
         name=_quoted(collection.name),
         passages=f"{collection.n_passages:,}",
         queries=f"{collection.n_queries:,}",
@@ -81,14 +92,20 @@ def write_recipe(
         layers=layers,
         **_lengths(collection, splits),
     )
-    text += _LADDER.format(
+    text += (SMALL_LADDER if made or trained_on < FEW_QUERIES else LADDER).format(
         base=_quoted(_spelled(teacher or student, home)),
         small=small,
         rerank_epochs=_epochs(trained_on),
         rounds=3 if trained_on >= 2000 else 1,
+        why=MADE if made else FEW,
+        **_embedding(collection.n_passages + trained_on),
     )
     _write(target, text)
     return target
+
+
+def _synthetic(origin: str | None) -> str:
+    return SYNTHETIC + (WHOLE.format(origin=_quoted(origin)) if origin is not None else "")
 
 
 def _train_split(collection: Collection) -> str:
@@ -99,10 +116,10 @@ def _train_split(collection: Collection) -> str:
 
 
 def _describe(collection: Collection, splits: Splits) -> str:
-    parts = (("train", splits.train), ("dev", splits.dev), ("test", splits.test))
-    sizes = ", ".join(f"{len(part.query_rows):,} for {role}" for role, part in parts)
+    parts = (("train", splits.train), ("dev", splits.dev), ("test", splits.test if splits.tested else None))
+    sizes = ", ".join(f"{len(part.query_rows):,} for {role}" for role, part in parts if part is not None)
     lines = [f"Judged splits: {', '.join(collection.splits)}. This makes {sizes} queries.", *splits.notes]
-    return "\n".join(f"  # {' '.join(line.split())}" for line in lines)
+    return "\n".join(textwrap.fill(line, 116, initial_indent="  # ", subsequent_indent="  #   ") for line in lines)
 
 
 def _lengths(collection: Collection, splits: Splits) -> dict[str, int]:
@@ -122,6 +139,13 @@ def _tokens(texts: list[str]) -> int:
 def _epochs(queries: int) -> int:
     """Return the passes of a cross-encoder's training: about 8,000 queries seen, three passes at most."""
     return max(1, min(3, round(8000 / queries)))
+
+
+def _embedding(texts: int) -> dict[str, str]:
+    """Return epochs, learning rate and batch of the embedding rung: small collections are gone over more often."""
+    epochs = max(2, min(30, round(_EMBEDDED / texts)))
+    lr, batch = ("1e-3", "128") if texts >= 1000 else ("5e-4", "32")
+    return {"epochs": str(epochs), "lr": lr, "batch": batch}
 
 
 def _depth(base: str) -> int | None:
@@ -177,87 +201,3 @@ def _write(target: Path, text: str) -> None:
 
 def _exists(target: Path) -> StepwellError:
     return StepwellError(f"{target} is there already and was left as it is; name another file, or move it away.")
-
-
-_HEAD = """\
-# A recipe for stepwell: {passages} passages, {queries} queries.
-#   stepwell plan  this file   what would be done, and what it costs on this machine
-#   stepwell run   this file   do it; once stopped, the same command goes on
-# Every key, its default and its meaning: docs/recipe.md.
-
-name: {name}
-seed: 13
-
-collection:
-  path: {path}
-  train: {train}
-{splits}
-  dev: auto
-  test: auto
-  dev_queries: 500          # enough to steer by; more costs time
-
-# Where texts are cut: 19 of 20 of yours should fit (256 at most). Time grows with these.
-tokens:
-  query: {query}
-  passage: {passage}
-  pair: {pair}
-
-# The model that you get: the embeddings and the first layers of this one.
-student:
-  from: {student}
-  layers: {layers}
-"""
-
-_LADDER = """
-# Ever stronger ones. Any encoder or re-ranker can be named; without `train` it is taken as it is: with few
-# training queries that is often best for a dual encoder.
-teachers:
-  dual:
-    kind: dual-encoder
-    from: {base}
-  small-cross:
-    kind: cross-encoder
-    from: {base}
-    layers: {small}
-    imitate: dual           # learns faster when it first copies the scores of this one
-    train:
-      imitate_epochs: 1
-      epochs: {rerank_epochs}
-  cross:
-    kind: cross-encoder
-    from: {base}
-    imitate: dual
-    train:
-      imitate_epochs: 1
-      epochs: {rerank_epochs}
-
-# Which passages stand beside the right ones: drawn from ranks 1 to 50, near-duplicates left out.
-mining:
-  depth: 100
-  last: 50
-  pool: 24                  # from which each epoch draws its own
-
-# One step at a time. A rung without anything to teach is skipped, one that makes dev worse is taken back.
-ladder:
-  - teacher: dual           # all vectors of its space: cheap, needs no labels
-    loss: embedding
-    epochs: 2
-    lr: 5e-4
-    batch: 32
-  - teacher: small-cross    # its order of each query's candidates
-    loss: candidates
-    gamma: 1.0              # keep what was learned before
-    lr: 5e-5
-  - teacher: cross
-    loss: candidates
-    gamma: 1.0
-    lr: 5e-5
-
-# Then only the queries that the last teacher gets right and the student does not.
-refine:
-  rounds: {rounds}                 # at most; it stops when dev stops improving
-  lr: 1e-5
-
-# What the final table trains beside it: contrastive only, and straight from the strongest teacher.
-proof: quick
-"""

@@ -61,7 +61,7 @@ class CollectionSection(Section):
         description="A BEIR directory (corpus.jsonl, queries.jsonl, qrels/) or one of another format, `irds:NAME` (ir-datasets), `hf:NAME` (Hugging Face), or `demo`: the docs of installed Python packages. See your-own-corpus.md."
     )
     format: Literal[
-        "auto", "beir", "msmarco-passage", "msmarco-document", "dpr", "tables", "ir-datasets", "huggingface"
+        "auto", "beir", "msmarco-passage", "msmarco-document", "dpr", "tables", "folder", "ir-datasets", "huggingface"
     ] = Field("auto", description="How the files are laid out; auto = told by their names.")
     template: str | None = Field(
         None,

@@ -57,7 +57,7 @@ def test_a_format_is_told_by_a_prefix_or_named_in_the_recipe(tmp_path):
 
 
 def test_an_unknown_directory_is_told_with_everything_that_was_looked_for(tmp_path):
-    (tmp_path / "notes.txt").touch()
+    (tmp_path / "notes.odt").touch()
     with pytest.raises(StepwellError) as refusal:
         open_collection(tmp_path)
     for name in ("corpus.jsonl", "collection.tsv", "msmarco-docs.tsv", "psgs_w100.tsv", "dataset_dict.json", "parquet"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from stepwell.collection import Collection, open_collection, resolve_splits
@@ -118,3 +119,55 @@ def test_a_recipe_that_tests_on_what_it_tunes_or_names_nothing_is_refused(collec
 def test_nothing_left_to_train_on_is_an_error(collection):
     with pytest.raises(StepwellError, match="no query with a relevant passage left for train"):
         names(collection(train=[1], dev=[1], test=[2]))
+
+
+def marked(tiny_directory, synthetic, **splits):
+    """Return a collection of 30 queries, of which those numbered in ``synthetic`` are marked."""
+    corpus = [{"_id": f"p{i}", "text": f"passage {i}"} for i in range(30)]
+    queries = [
+        {"_id": f"q{i}", "text": f"query {i}"} | ({"metadata": {"synthetic": True}} if i in synthetic else {})
+        for i in range(30)
+    ]
+    judged = {name: [(f"q{i}", f"p{i}", 1) for i in numbers] for name, numbers in splits.items()}
+    return open_collection(tiny_directory(corpus=corpus, queries=queries, **judged))
+
+
+def ids(collection, qrels):
+    return {int(collection.query_ids[row][1:]) for row in qrels.query_rows.tolist()}
+
+
+def test_marks_are_read_and_survive_the_cache(tiny_directory):
+    collection = marked(tiny_directory, {1, 5}, train=range(30))
+    for opened in (collection, open_collection(collection.path)):
+        assert np.flatnonzero(opened.is_synthetic(range(30))).tolist() == [1, 5]
+    assert not open_collection(marked(tiny_directory, set(), train=range(30)).path).is_synthetic(range(30)).any()
+
+
+def test_a_test_is_carved_off_real_queries_only(tiny_directory):
+    collection = marked(tiny_directory, set(range(20)), train=range(30))
+    splits = resolve_splits(collection, CollectionSection(path="x"))
+    assert splits.tested
+    assert ids(collection, splits.test) <= set(range(20, 30))
+    assert splits.synthetic["train"] + splits.synthetic["dev"] == 20
+
+
+def test_without_real_queries_dev_stands_in_for_the_test_and_that_is_said(tiny_directory):
+    collection = marked(tiny_directory, set(range(30)), train=range(20), dev=range(20, 30))
+    splits = resolve_splits(collection, CollectionSection(path="x"))
+    assert not splits.tested
+    assert ids(collection, splits.dev) == ids(collection, splits.test) == set(range(20, 30))
+    assert splits.synthetic == {"train": 20, "dev": 10}
+    assert splits.notes[-1].startswith("There are no real queries")
+
+
+def test_synthetic_queries_are_left_out_of_a_test(tiny_directory):
+    collection = marked(tiny_directory, {0, 1, 29}, train=range(25), test=range(25, 30))
+    splits = resolve_splits(collection, CollectionSection(path="x"))
+    assert ids(collection, splits.test) == {25, 26, 27, 28}
+    assert "test: 1 query of test left out, synthetic" in splits.notes
+
+
+def test_a_named_test_of_synthetic_queries_is_refused(tiny_directory):
+    collection = marked(tiny_directory, set(range(25, 30)), train=range(25), extra=range(25, 30))
+    with pytest.raises(StepwellError, match="never test"):
+        resolve_splits(collection, CollectionSection(path="x", test="extra"))

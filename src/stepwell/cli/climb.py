@@ -1,4 +1,4 @@
-"""Verbs that climb: demo, init, plan, run."""
+"""Verbs that climb: demo, plan, run."""
 
 from __future__ import annotations
 
@@ -26,20 +26,6 @@ def demo(
         return
     _show_results(api.run(recipe, out))
     say(f'Try it: stepwell search {out} "how do I open a zip file"')
-
-
-@app.command()
-def init(
-    directory: Annotated[Path, typer.Argument(help="A directory, irds:ID or hf:NAME.", show_default=False)],
-    target: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
-    student: Annotated[str, typer.Option("--from", help="The encoder to cut the student from.")] = "demo",
-    layers: Annotated[int, typer.Option("--layers", help="Layers of the student.")] = 2,
-) -> None:
-    """Write a commented recipe for a collection of your own."""
-    from stepwell.init import write_recipe
-
-    path = write_recipe(directory, target, student, layers)
-    say(f"{path} is written; look through it, then: stepwell plan {path}, and stepwell run {path}")
 
 
 @app.command()

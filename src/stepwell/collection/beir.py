@@ -1,7 +1,8 @@
 """Read a BEIR directory, line by line: every mistake is reported with its file and line.
 
 The layout: ``corpus.jsonl`` ({_id, title, text}), ``queries.jsonl`` ({_id, text}), both also as ``.gz``, and
-``qrels/<split>.tsv`` with the header ``query-id  corpus-id  score`` (tabs between).
+``qrels/<split>.tsv`` with the header ``query-id  corpus-id  score`` (tabs between). A query with the metadata
+``{"synthetic": true}`` was made from a passage.
 """
 
 from __future__ import annotations
@@ -105,7 +106,10 @@ def _text(line: str, number: int, kind: Kind, file: str) -> Text:
     record = read_record(line)
     name = checked_id(read_field(record, "_id", kind, required=True, number=True), kind)
     title = read_field(record, "title", kind, required=False) if kind == "passage" else ""
-    return Text(number, name, title, read_field(record, "text", kind, required=True), file)
+    text = read_field(record, "text", kind, required=True)
+    metadata = record.get("metadata") if kind == "query" else None
+    synthetic = isinstance(metadata, dict) and metadata.get("synthetic") is True
+    return Text(number, name, title, text, file, synthetic=synthetic)
 
 
 def read_record(line: str) -> dict[str, Any]:

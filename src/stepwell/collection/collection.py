@@ -205,10 +205,12 @@ class Collection:
         qrels: dict[str, Qrels],
         place: str | None = None,
         given: Mapping[str, Given] | None = None,
+        synthetic: NDArray[np.int32] | None = None,
     ) -> None:
         self.name, self.path, self.fingerprint = name, path, fingerprint
         self.place = str(path) if place is None else place
         self._given = given or {}
+        self._synthetic = np.zeros(0, np.int32) if synthetic is None else synthetic
         self._passage_index, self._passages = passages
         self._query_index, self._queries = queries
         self._qrels = qrels
@@ -287,6 +289,11 @@ class Collection:
             When there is no such split; names those there are.
         """
         if split not in self._qrels:
+            if not self._qrels:
+                raise StepwellError(
+                    f"The collection {self.name} has passages and no judged queries, so there is no split {split!r}: "
+                    f"`stepwell init {self.path}` makes synthetic ones from the passages."
+                )
             files = self.path / "qrels"
             more = f", or add qrels/{split}.tsv" if files.is_dir() else ""
             raise StepwellError(
@@ -294,6 +301,10 @@ class Collection:
                 f"{', '.join(self.splits) or 'none'}. Name one of these{more}."
             )
         return self._qrels[split]
+
+    def is_synthetic(self, query_rows: Rows) -> NDArray[np.bool_]:
+        """Say for each query (a row) whether it was made from a passage, instead of asked by somebody."""
+        return np.isin(np.asarray(query_rows), self._synthetic)
 
     def given(self, split: str) -> Given | None:
         """Return the negatives that came with a split, None when there are none; for a run, ``Run.given``."""

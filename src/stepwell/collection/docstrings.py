@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from stepwell.collection.sentences import sentences
+
 QUERY_WORDS = (4, 30)
 PASSAGE_WORDS = (12, 45)
 
@@ -81,11 +83,11 @@ def split_docstring(name: str, docstring: str) -> Pair | None:
     >>> pair.passage
     'For each folder of the tree, yield its path, its folders and its files; links are not followed.'
     """
-    sentences = [sentence for paragraph in _prose(docstring) for sentence in _sentences(paragraph)]
-    if not sentences:
+    found = [sentence for paragraph in _prose(docstring) for sentence in sentences(paragraph)]
+    if not found:
         return None
-    query = sentences[0]
-    passage = _cut([sentence for sentence in sentences[1:] if sentence != query])
+    query = found[0]
+    passage = _cut([sentence for sentence in found[1:] if sentence != query])
     if not _within(query, QUERY_WORDS) or not _within(passage, PASSAGE_WORDS):
         return None
     if not (_is_prose(query) and _is_prose(passage)):
@@ -111,14 +113,9 @@ _BREAK = re.compile(
 _ROLE = re.compile(r":[a-zA-Z][\w:+-]*:`~?\.?([^`<]*?)(?:\s*<[^`>]*>)?`")
 _LINK = re.compile(r"\[([^\]]+)\]\((?:[^)]*)\)|`([^`<]+?)\s*<[^`>]*>`_{1,2}")
 _CITATION = re.compile(r"\b(?!(?:by|from|in|of|on|see|to)\b)(\w+)\s*\[\d+\]_")
-_SENTENCE_END = re.compile(r"(?<=[a-z0-9)\]'\"A-Z_][.!?])\s+(?=[A-Z0-9`'\"(\[*])")
 # Sentences that lean on something that is not there: a reference, a link, an example.
 _LEANING = re.compile(
     r":$|https?://|\]_|\s[.,;]|\b(see|refer to|read more)\b.*\b(guide|docs|documentation|below|above)\b",
-    re.IGNORECASE,
-)
-_ABBREVIATION = re.compile(
-    r"(?:\b(?:e\.g|i\.e|etc|cf|vs|resp|approx|fig|eq|eqs|al|no|incl|w\.r\.t|ref|refs|sec|pp?|vol|[A-Z])\.)$",
     re.IGNORECASE,
 )
 
@@ -144,7 +141,7 @@ def _prose(docstring: str) -> list[str]:
         end = next((at for at in range(1, len(lines)) if _ends_prose(lines, at)), len(lines))
         text = _clean(" ".join(lines[:end]))
         if end < len(lines) and not text.endswith((".", "!", "?")):
-            text = " ".join(_sentences(text)[:-1])  # the last one runs into what is cut off
+            text = " ".join(sentences(text)[:-1])  # the last one runs into what is cut off
         if text:
             kept.append(text)
         if end < len(lines):
@@ -177,21 +174,10 @@ def _clean(text: str) -> str:
     return " ".join(text.split())
 
 
-def _sentences(text: str) -> list[str]:
-    """Split a paragraph into sentences."""
-    sentences: list[str] = []
-    for part in _SENTENCE_END.split(text):
-        if sentences and _ABBREVIATION.search(sentences[-1]):
-            sentences[-1] += f" {part}"
-        else:
-            sentences.append(part)
-    return sentences
-
-
-def _cut(sentences: list[str]) -> str:
+def _cut(found: list[str]) -> str:
     """Join the first sentences that fit, without those that only introduce what was left out."""
     words: list[str] = []
-    for sentence in sentences:
+    for sentence in found:
         if _LEANING.search(sentence):
             continue
         more = sentence.split()

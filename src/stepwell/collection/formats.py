@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from stepwell.collection import beir, dpr, huggingface, irds, msmarco, tables
+from stepwell.collection import beir, dpr, folder, huggingface, irds, msmarco, tables
 from stepwell.collection.source import Join, Problem, Report, Source
 from stepwell.errors import StepwellError
 from stepwell.recipe import CollectionSection
@@ -68,8 +68,15 @@ FORMATS: dict[str, Format] = {
         tables.is_there,
         lambda section, home, report: tables.Tables(home, _join(section), _columns(section), report),
     ),
+    "folder": Format(
+        f"files with the ending {', '.join(folder.ENDINGS)}, also in folders below",
+        folder.is_there,
+        lambda section, home, report: folder.Folder(home, _join(section)),
+    ),
 }
-"""All formats of directories; tables are what is left when nothing else is there."""
+"""All formats of directories; tables, then text files, are what is left when nothing else is there."""
+
+_LAST = ("tables", "folder")
 
 
 def section_of(place: Place) -> CollectionSection:
@@ -124,14 +131,13 @@ def find_source(section: CollectionSection, report: Report) -> Source:
 
 def _told(home: Path, report: Report) -> str | None:
     """Return the format of a directory, told by its files; None, and a report, when nothing tells it."""
-    found = [name for name, known in FORMATS.items() if name != "tables" and known.known(home)]
-    if not found and tables.is_there(home):
-        found = ["tables"]
+    found = [name for name, known in FORMATS.items() if name not in _LAST and known.known(home)]
     if len(found) > 1:
         signs = ", ".join(f"{FORMATS[name].sign} ({name})" for name in found)
         message = f"holds {signs}, so the format can't be told: name one as `format` in the recipe's `collection`."
         report(Problem("error", str(home), None, "format", message))
     begun = (home / "qrels").is_dir() or _holds("queries.jsonl")(home)
+    found = found or [name for name in _LAST if not (begun and name == "folder") and FORMATS[name].known(home)][:1]
     if not found and not begun:
         signs = "; ".join(f"{known.sign} for {name}" for name, known in FORMATS.items())
         message = (

@@ -51,6 +51,12 @@ def read_lines(path: Path, name: str, report: Report) -> Iterator[tuple[int, str
             yield number, line.rstrip("\r\n")
 
 
+def read_all_lines(path: Path, name: str, report: Report) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line) of a file, blank lines too."""
+    for number, line in _decoded(path, name, report):
+        yield number, line.rstrip("\r\n")
+
+
 def _decoded(path: Path, name: str, report: Report) -> Iterator[tuple[int, str]]:
     number = 0
     try:

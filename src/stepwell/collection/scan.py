@@ -28,6 +28,7 @@ BATCH = 2048  # texts in one Arrow batch: what is held in memory while writing
 QRELS_SCHEMA = pa.schema({"query": pa.int32(), "passage": pa.int32(), "grade": pa.int32()})
 GIVEN_SCHEMA = pa.schema({"query": pa.int32(), "passage": pa.int32()})
 _STARTS_SCHEMA = pa.schema({"start": pa.int32()})
+_ROWS_SCHEMA = pa.schema({"row": pa.int32()})
 _TEXTS = {"id": pa.string(), "text": pa.string()}
 _INDEX_SCHEMA = pa.schema({"hash": pa.uint64(), "row": pa.int32()})
 
@@ -118,7 +119,7 @@ def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: has
     path = folder / f"{kind}.arrow"
     answered = source.answered and kind == "query"
     schema = pa.schema(_TEXTS | {"answers": pa.list_(pa.string())} if answered else _TEXTS)
-    starts = array("i")
+    starts, synthetic = array("i"), array("i")
     join = source.join.of if kind == "passage" and not source.join.plain else None
     texts, names = _Texts(), array("Q")
     with pa.ipc.new_file(str(path), schema) as writer:
@@ -126,6 +127,8 @@ def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: has
         while batch := list(islice(stream, BATCH)):
             joined = [text.joined if join is None else join(text) for text in batch]
             for text, whole in zip(batch, joined, strict=True):
+                if text.synthetic:
+                    synthetic.append(len(texts.lines))
                 texts.add(text, whole)
                 names.append(hash_text(text.id))
                 parts = (text.id, text.title, text.text) if join is None else (text.id, "", whole)
@@ -145,6 +148,8 @@ def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: has
     _write(folder / f"{kind}-index.arrow", _INDEX_SCHEMA, [hashes[rows], rows])
     if starts:
         _write(folder / f"{kind}-start.arrow", _STARTS_SCHEMA, [np.array(starts, dtype=np.int32)])
+    if synthetic:
+        _write(folder / f"{kind}-synthetic.arrow", _ROWS_SCHEMA, [np.array(synthetic, dtype=np.int32)])
     written = Mapped(path)
     texts.index = IdIndex(Strings(written.table["id"], written.release), hashes[rows], rows)
     _report_duplicates(texts, kind, report)

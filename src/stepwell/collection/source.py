@@ -40,7 +40,10 @@ class BadLineError(ValueError):
 
 
 class Text(NamedTuple):
-    """One passage or query, as read; ``more`` are further fields that a template may name."""
+    """One passage or query, as read; ``more`` are further fields that a template may name.
+
+    A query is synthetic when it was made from a passage: nobody asked it.
+    """
 
     line: int
     id: str
@@ -49,6 +52,7 @@ class Text(NamedTuple):
     file: str = ""
     more: Mapping[str, str] = _NOTHING
     answers: tuple[str, ...] = ()
+    synthetic: bool = False
 
     @property
     def joined(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +17,36 @@ from stepwell.recipe import CollectionSection
 CARVED_SHARE = 0.1
 CARVED_LEAST = 20
 
+NO_TEST = (
+    "There are no real queries to test on: the final table is over the dev queries, which are synthetic and have "
+    "decided which rungs were kept. It says whether training worked, not how well people's questions are answered."
+)
+
 Rows = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Three sets of judged queries that share none, with one sentence for each decision that was made."""
+    """Three sets of judged queries that share none, with one sentence for each decision that was made.
+
+    Parameters
+    ----------
+    train, dev, test
+        The judgements of each. Where all queries are synthetic there is no test: ``test`` is dev then.
+    notes
+        The sentences.
+    synthetic
+        How many queries of train and dev are synthetic; empty when none is.
+    tested
+        Whether ``test`` is a test, of queries that somebody asked and that decided nothing.
+    """
 
     train: Qrels
     dev: Qrels
     test: Qrels
     notes: tuple[str, ...]
+    synthetic: Mapping[str, int] = field(default_factory=dict)
+    tested: bool = True
 
 
 def hash_order(collection: Collection, rows: Rows) -> Rows:
@@ -49,11 +69,13 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
     ``dev: auto`` is the split ``dev`` unless that is the test; ``test: auto`` is ``test``, else ``dev``.
     What is missing is carved off training: the first tenth of its queries in hash order for dev, the last for
     the test. A query is never in two splits, neither by id nor by text: it stays in the test, then in dev.
+    Synthetic queries never test: without others, the final table is over dev, and says so.
 
     Raises
     ------
     StepwellError
-        When a named split does not exist, when one split is named twice, or when a split ends up empty.
+        When a named split does not exist, when one split is named twice, when a split ends up empty, or when the
+        named test holds synthetic queries only.
     """
     notes: list[str] = []
     names = _names(collection, section)
@@ -63,25 +85,15 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
         if name is not None:
             queries[role] = collection.qrels(name).query_rows
             notes += _without_positives(collection.qrels(name), role, name)
+    if "test" in queries:
+        queries["test"] = _real(collection, queries["test"], str(names["test"]), notes)
     _carve(collection, section, queries, notes)
     source = {role: collection.qrels(names[role] or section.train) for role in queries}
     _separate(collection, queries, notes)
-    for role, limit in (
-        ("train", section.train_queries),
-        ("dev", section.dev_queries),
-        ("test", section.test_queries),
-    ):
-        if limit is not None and len(queries[role]) > limit:
-            notes.append(f"{role}: {limit:,} of {len(queries[role]):,} queries, chosen by hash")
-            queries[role] = hash_order(collection, queries[role])[:limit]
-        if not len(queries[role]):
-            raise StepwellError(
-                f"The collection {collection.name} has no query with a relevant passage left for {role} (it "
-                "is "
-                f"{names[role] or f'carved off {section.train!r}'}); a run needs some in train, dev and "
-                "test each. "
-                "Add judgements, or name other splits under `collection` in the recipe."
-            )
+    _limit(collection, section, queries, names, notes)
+    synthetic, tested = _synthetic(collection, queries), "test" in queries
+    if not tested:
+        source["test"], queries["test"] = source["dev"], queries["dev"]
     train, dev, test = (source[role].restrict(queries[role]) for role in ("train", "dev", "test"))
     if section.relevant_from is not None:
         test = replace(test, relevant_from=section.relevant_from)
@@ -89,7 +101,10 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
         notes.append(f"test: measures other than nDCG count grades from {test.relevant_from} as relevant")
     if test.answers is not None:
         notes.append("dev, test: a passage counts as relevant when it holds an answer")
-    return Splits(train, dev, test, tuple(notes))
+    notes += [f"{role}: {count:,} of {len(queries[role]):,} queries are synthetic" for role, count in synthetic.items()]
+    if not tested:
+        notes.append(NO_TEST)
+    return Splits(train, dev, test, tuple(notes), synthetic, tested)
 
 
 def _names(collection: Collection, section: CollectionSection) -> dict[str, str | None]:
@@ -97,7 +112,8 @@ def _names(collection: Collection, section: CollectionSection) -> dict[str, str 
     taken = {section.train, section.dev}
     test: str | None = section.test
     if test == "auto":
-        test = next((name for name in ("test", "dev") if name in collection.splits and name not in taken), None)
+        there = [name for name in ("test", "dev") if name in collection.splits and name not in taken]
+        test = next((name for name in there if not _synthetic_only(collection, name)), None)
     dev: str | None = section.dev
     if dev == "auto":
         dev = "dev" if "dev" in collection.splits and "dev" not in (test, section.train) else None
@@ -113,6 +129,31 @@ def _names(collection: Collection, section: CollectionSection) -> dict[str, str 
     return names
 
 
+def _synthetic_only(collection: Collection, split: str) -> bool:
+    rows = collection.qrels(split).query_rows
+    return len(rows) > 0 and bool(collection.is_synthetic(rows).all())
+
+
+def _synthetic(collection: Collection, queries: dict[str, Rows]) -> dict[str, int]:
+    """Return how many queries of each role are synthetic, {} when none is."""
+    counts = {role: int(collection.is_synthetic(queries[role]).sum()) for role in ("train", "dev") if role in queries}
+    return {role: count for role, count in counts.items() if count}
+
+
+def _real(collection: Collection, rows: Rows, name: str, notes: list[str]) -> Rows:
+    """Return the queries of the test that somebody asked."""
+    made = collection.is_synthetic(rows)
+    if len(rows) and made.all():
+        raise StepwellError(
+            f"The split {name!r} of the collection {collection.name} holds synthetic queries only, and those never "
+            "test: what is made from a passage finds it again too easily. Name a split of queries that people asked, "
+            "or write `test: auto`."
+        )
+    if made.any():
+        notes.append(f"test: {_queries(int(made.sum()))} of {name} left out, synthetic")
+    return rows[~made]
+
+
 def _without_positives(qrels: Qrels, role: str, name: str) -> list[str]:
     count = len(np.setdiff1d(qrels.queries, qrels.query_rows))
     return [f"{role}: {_queries(count)} of {name} left out, no passage is relevant to them"] if count else []
@@ -124,22 +165,50 @@ def _carve(collection: Collection, section: CollectionSection, queries: dict[str
     if not missing:
         return
     ordered = hash_order(collection, queries["train"])
+    asked = ~collection.is_synthetic(ordered)
     wanted = min(max(round(CARVED_SHARE * len(ordered)), CARVED_LEAST), len(ordered) // (len(missing) + 1))
     for role in missing:
         limit = section.dev_queries if role == "dev" else section.test_queries
         count = wanted if limit is None else min(wanted, limit)
-        if role == "dev":
-            queries[role], ordered = ordered[:count], ordered[count:]
-        else:
-            queries[role], ordered = ordered[len(ordered) - count :], ordered[: len(ordered) - count]
-        notes.append(f"{role}: {_queries(count)} carved off {section.train} by hash")
+        if role == "test" and len(asked) and not asked.any():
+            continue  # synthetic queries never test
+        places = np.arange(len(ordered))[:count] if role == "dev" else np.flatnonzero(asked)[::-1][:count]
+        queries[role] = np.sort(ordered[places])
+        ordered, asked = np.delete(ordered, places), np.delete(asked, places)
+        notes.append(f"{role}: {_queries(len(places))} carved off {section.train} by hash")
     queries["train"] = np.sort(ordered)
+
+
+def _limit(
+    collection: Collection,
+    section: CollectionSection,
+    queries: dict[str, Rows],
+    names: dict[str, str | None],
+    notes: list[str],
+) -> None:
+    """Keep as many queries as the recipe wants, and refuse a role that has none."""
+    for role, limit in (
+        ("train", section.train_queries),
+        ("dev", section.dev_queries),
+        ("test", section.test_queries),
+    ):
+        if role not in queries:
+            continue
+        if limit is not None and len(queries[role]) > limit:
+            notes.append(f"{role}: {limit:,} of {len(queries[role]):,} queries, chosen by hash")
+            queries[role] = hash_order(collection, queries[role])[:limit]
+        if not len(queries[role]):
+            raise StepwellError(
+                f"The collection {collection.name} has no query with a relevant passage left for {role} (it is "
+                f"{names[role] or f'carved off {section.train!r}'}); a run needs some in train, dev and test each. "
+                "Add judgements, or name other splits under `collection` in the recipe."
+            )
 
 
 def _separate(collection: Collection, queries: dict[str, Rows], notes: list[str]) -> None:
     """Take a query out of dev when it is in the test, and out of train when it is in either."""
     seen: dict[str, str] = {}
-    for role in ("test", "dev", "train"):
+    for role in [role for role in ("test", "dev", "train") if role in queries]:
         texts = [normal(text) for text in collection.query_texts(queries[role])]
         kept = np.array([seen.get(text, role) == role for text in texts], dtype=np.bool_)
         for other in ("test", "dev"):

@@ -65,13 +65,14 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
         ) from error
 
 
-def _refuse(problem: Problem) -> None:
+def refuse(problem: Problem) -> None:
+    """Raise the first error of a collection as StepwellError; warnings pass."""
     if problem.severity == "error":
         raise StepwellError(f"{problem} Run `stepwell check` on the directory to see everything that is wrong with it.")
 
 
 def _open(section: CollectionSection, cache: Path, place: str | None = None) -> Collection:
-    source = find_source(section, _refuse)
+    source = find_source(section, refuse)
     stamp = _stamp(section, source)
     key = place_of(section, source)
     hashed = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -107,8 +108,8 @@ def _parse(source: Source, folder: Path, section: CollectionSection, stamp: dict
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        fingerprint, qrels, given = scan(source, part, _refuse)
-        if _stamp(section, find_source(section, _refuse)) != stamp:
+        fingerprint, qrels, given = scan(source, part, refuse)
+        if _stamp(section, find_source(section, refuse)) != stamp:
             raise StepwellError(
                 f"The files of {source.home} changed while they were read. Open it again when they are complete."
             )
@@ -133,6 +134,7 @@ def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Col
         passages, queries = map_texts(folder, "passage"), map_texts(folder, "query")
         answers = _map_answers(folder, passages[1]) if (folder / "passage-start.arrow").exists() else None
         given = meta.get("given", [])
+        marked = folder / "query-synthetic.arrow"
         return Collection(
             name=source.name,
             path=source.home,
@@ -144,6 +146,7 @@ def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Col
                 name: _map_qrels(folder / f"qrels-{i}.arrow", meta.get("levels", {}).get(name, 1), answers)
                 for i, name in enumerate(meta["splits"])
             },
+            synthetic=Mapped(marked).numbers("row") if marked.exists() else None,
             given={n: _map_given(folder / f"given-{i}.arrow") for i, n in enumerate(meta["splits"]) if n in given},
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):

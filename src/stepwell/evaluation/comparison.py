@@ -45,6 +45,7 @@ class Comparison:
     level: float
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    title: str = "Comparison"
 
     def row(self, name: str) -> Row:
         """Return the row of a system; KeyError when there is none of that name."""
@@ -61,7 +62,8 @@ class Comparison:
         rows = tuple(Row(**row) for row in content["rows"])
         measures = tuple(content["measures"])
         notes = tuple(content.get("notes", ()))
-        return cls(content["reference"], measures, content["queries"], content["level"], rows, notes)
+        title = content.get("title", "Comparison")
+        return cls(content["reference"], measures, content["queries"], content["level"], rows, notes, title)
 
     def sentence(self, name: str) -> str:
         """Return the difference of a system from the reference in the first measure, as a sentence.
@@ -75,7 +77,7 @@ class Comparison:
         p = "< 0.001" if row.p[main] < 0.001 else f"= {row.p[main]:.3f}"
         return f"{name} against {self.reference}: {main} {row.difference[main]:+.3f} [{low:+.3f}, {high:+.3f}], p {p}."
 
-    def table(self, title: str = "Comparison") -> Table:
+    def table(self, title: str | None = None) -> Table:
         """Return the table to show: the first measure with intervals and p, the others as means."""
         main, *others = self.measures
         columns = ["system", main, f"minus {self.reference}", "p", *others]
@@ -90,7 +92,7 @@ class Comparison:
                 f"* differs from {self.reference}: p < {1 - self.level:.2g} in the paired t-test, "
                 f"Holm-corrected over {_count(len(self.rows) - 1, 'system')} for each measure."
             )
-        return Table(title, columns, rows, [*notes, *self.notes], highlight=at)
+        return Table(title or self.title, columns, rows, [*notes, *self.notes], highlight=at)
 
     def _cells(self, row: Row) -> list[Cell]:
         main, *others = self.measures

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from stepwell.collection.splits import NO_TEST
 from stepwell.evaluation import Evaluation, compare
 from stepwell.ladder import judging, making
 from stepwell.ladder.context import Context
@@ -92,12 +93,25 @@ def table(ctx: Context, systems: dict[str, str], reference: str, job: Job) -> No
     fused = _fused(reference)
     pair = {name: evaluations[name] for name in ("BM25", fused)}
     alone = compare(pair, "BM25", judging.measures_of(ctx)[:1])  # fusion has to beat what it costs nothing to have
-    comparison = replace(comparison, notes=(alone.sentence(fused),))
+    comparison = replace(comparison, notes=(alone.sentence(fused), *synthetic_notes(ctx)), title=_title(ctx))
     job.write_json(
         "comparison.json",
         {"systems": {label: job.names[stage] for label, stage in systems.items()}, **comparison.to_json()},
     )
     (job.folder / "table.txt").write_text(comparison.table().text() + "\n", encoding="utf-8")
+
+
+def synthetic_notes(ctx: Context) -> tuple[str, ...]:
+    """Return what a reader of results must know about queries that were made from passages."""
+    made = ctx.splits.synthetic
+    if not ctx.splits.tested:
+        return (NO_TEST,)
+    counts = " and ".join(f"{count:,} {role} queries" for role, count in made.items())
+    return (f"{counts} were synthetic: made from the passages. No test query is.",) if made else ()
+
+
+def _title(ctx: Context) -> str:
+    return "Comparison" if ctx.splits.tested else "Comparison on synthetic dev queries (there is no test)"
 
 
 def _fused(top: str) -> str:

@@ -35,11 +35,12 @@ def prepare(recipe: Recipe) -> Context:
 
 def shared_facts(ctx: Context) -> dict[str, Any]:
     """Return what every stage of a run depends on."""
-    return {
+    facts: dict[str, Any] = {
         "collection": ctx.collection.fingerprint,
         "splits": ctx.recipe.collection.choice(),
         "seed": ctx.recipe.seed,
     }
+    return facts | ({"synthetic": dict(ctx.splits.synthetic)} if ctx.splits.synthetic else {})
 
 
 def plan(recipe: Recipe, out: Path) -> Plan:
@@ -134,6 +135,9 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
     facts = {
         "name": ctx.recipe.name,
         "collection": {"path": ctx.collection.place, "fingerprint": ctx.collection.fingerprint},
+        "synthetic": bool(ctx.splits.synthetic),
+        "synthetic_queries": dict(ctx.splits.synthetic),
+        "tested": ctx.splits.tested,
         "final": final,
         "stages": names,
         "asymmetric": _asymmetric(ctx, workspace),

@@ -18,7 +18,7 @@ def tell(ctx: Context, stage: Stage, folder: Path, seconds: float) -> None:
     if line:
         say(f"    {line}")
     if stage.kind == "mine":
-        _mining(folder)
+        _mining(ctx, folder)
     if stage.kind == "select":
         show_aside(funnel_table(read_json(folder / "decision.json")))
     if seconds > 5:
@@ -28,7 +28,7 @@ def tell(ctx: Context, stage: Stage, folder: Path, seconds: float) -> None:
 def _line(ctx: Context, stage: Stage, folder: Path) -> str | None:
     if stage.kind == "search-dev":
         evaluation = Evaluation.load(folder / "evaluation.parquet", ctx.collection)
-        return "dev " + ", ".join(f"{measure} {evaluation.mean(measure):.3f}" for measure in evaluation.values)
+        return f"{_dev(ctx)} " + ", ".join(f"{measure} {evaluation.mean(measure):.3f}" for measure in evaluation.values)
     if stage.kind == "headroom":
         d = read_json(folder / "decision.json")
         if d["teacher"] is None:
@@ -37,15 +37,15 @@ def _line(ctx: Context, stage: Stage, folder: Path) -> str | None:
         if d["forced"]:
             verdict = "no headroom, but the recipe says force"
         return (
-            f"{d['measure']} on {d['queries']} dev queries: student {d['student']:.3f}, teacher {d['teacher']:.3f}, "
-            f"headroom {d['headroom']:+.3f}; {verdict}"
+            f"{d['measure']} on {d['queries']} {_dev(ctx)} queries: student {d['student']:.3f}, "
+            f"teacher {d['teacher']:.3f}, headroom {d['headroom']:+.3f}; {verdict}"
         )
     if stage.kind == "promote":
         d = read_json(folder / "decision.json")
         if d["after"] is None:
             return f"the rung was left out; {d['student']} goes on"
         p = "p < 0.001" if d["p"] < 0.001 else f"p = {d['p']:.3f}"
-        return f"{d['measure']} on dev {d['before']:.3f} -> {d['after']:.3f} ({p}); {d['student']} goes on"
+        return f"{d['measure']} on {_dev(ctx)} {d['before']:.3f} -> {d['after']:.3f} ({p}); {d['student']} goes on"
     if stage.kind == "score":
         s = read_json(folder / "spread.json")["spread"]
         return f"standard deviation within a query {s['mean_std']:.2f}; scores from {s['low']:.1f} to {s['high']:.1f}"
@@ -65,11 +65,17 @@ def _line(ctx: Context, stage: Stage, folder: Path) -> str | None:
     return None
 
 
-def _mining(folder: Path) -> None:
+def _dev(ctx: Context) -> str:
+    return "synthetic dev" if ctx.splits.synthetic.get("dev") else "dev"
+
+
+def _mining(ctx: Context, folder: Path) -> None:
     report = read_json(folder / "report.json")
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in report["dropped"].items() if count) or "nothing"
     origin = ", ".join(f"{source} {count:,}" for source, count in report["negatives"].items() if count) or "none"
-    say(f"    {report['queries']:,} queries, {report['positives']:,} positives; negatives {origin}")
+    made = ctx.splits.synthetic.get("train")
+    queries = f"{report['queries']:,} queries{f' ({made:,} of the training queries are synthetic)' if made else ''}"
+    say(f"    {queries}, {report['positives']:,} positives; negatives {origin}")
     say(f"    dropped of {report['ranked']:,} passages: {dropped}")
     for example in report["examples"][:3]:
         say(f"    {example['reason']}: {example['query'][:70]} | dropped: {example['dropped'][:90]}")

@@ -1,0 +1,160 @@
+"""From whatever lies in a directory to a collection and a recipe; what can be seen is not asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stepwell.collection.folder import Folder
+from stepwell.collection.source import Source
+from stepwell.collection.store import refuse
+from stepwell.display import say, show_aside
+from stepwell.errors import StepwellError
+from stepwell.init import write_recipe
+from stepwell.looking import Sight, look
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user may want otherwise.
+
+    Parameters
+    ----------
+    student, layers, teacher
+        As for :func:`stepwell.init.write_recipe`.
+    test
+        A file of real queries, for passages that have none: see :class:`stepwell.synthetic.real.Real`.
+    making
+        Changes of :class:`stepwell.synthetic.Making`: how synthetic queries are made.
+    """
+
+    student: str = "demo"
+    layers: int = 2
+    teacher: str | None = None
+    test: Path | None = None
+    making: dict[str, object] = field(default_factory=dict)
+
+
+def start(
+    directory: str | Path, target: str | Path = "recipe.yaml", wishes: Wishes | None = None, dry_run: bool = False
+) -> Path:
+    """Look at a place, make a collection of it where it is none yet, and write a recipe.
+
+    What is made lies beside the recipe: ``NAME-synthetic`` with queries made from passages that have none,
+    ``NAME-collection`` of a table of queries and answers. Nothing that is there is changed or overwritten.
+
+    Parameters
+    ----------
+    directory
+        A directory, a table, ``irds:NAME``, ``hf:NAME`` or ``demo``.
+    target
+        The recipe, or a directory for it.
+    wishes
+        What is wanted otherwise.
+    dry_run
+        Only say what would be done.
+
+    Returns
+    -------
+    Path
+        The recipe.
+
+    Raises
+    ------
+    StepwellError
+        When what is there can't be read, or something would be overwritten.
+    """
+    wishes, target = wishes or Wishes(), Path(target)
+    target = target / "recipe.yaml" if target.is_dir() else target
+    sight = look(directory)
+    show_aside(sight.table())
+    if target.exists() or target.is_symlink():
+        raise StepwellError(f"{target} is there already and was left as it is; name another file, or move it away.")
+    made = _beside(sight, target)
+    if wishes.test is not None and sight.found != "passages":
+        raise StepwellError(
+            f"{sight.place} has judged queries of its own, so real queries for the test belong to its qrels, as "
+            "test.tsv; --test is for passages without queries."
+        )
+    if dry_run:
+        also = "" if made is None else f" the collection {made}, and"
+        say(f"Nothing was written. Without --dry-run it would be{also} the recipe {target}.")
+        return target
+    if made is None or sight.source is None:
+        return _recipe(directory if sight.source is None else sight.place, target, wishes)
+    if sight.found == "pairs":
+        write_pairs(sight.source, made)
+        say(f"{made} is the collection: a BEIR directory of the table's queries and passages.")
+    else:
+        _synthesise(sight.source, made, wishes)
+    return _recipe(made, target, wishes, sight.place if isinstance(sight.source, Folder) else None)
+
+
+def _recipe(place: str | Path, target: Path, wishes: Wishes, origin: str | None = None) -> Path:
+    return write_recipe(place, target, wishes.student, wishes.layers, wishes.teacher, origin)
+
+
+def _beside(sight: Sight, target: Path) -> Path | None:
+    """Return where the collection will be made, None when there is one."""
+    if sight.source is None:
+        return None
+    home, ending = target.resolve().parent, "collection" if sight.found == "pairs" else "synthetic"
+    made = home / f"{sight.source.name}-{ending}"
+    if home.is_relative_to(Path(sight.place)):
+        raise StepwellError(
+            f"a collection is made beside the recipe, and {target} lies within {sight.place}, where nothing of yours "
+            f"is touched: name a recipe elsewhere, as in `stepwell init {sight.place} "
+            f"{Path(sight.place).parent / 'recipe.yaml'}`."
+        )
+    if made.exists() or made.is_symlink():
+        raise StepwellError(
+            f"{made} is there already and was left as it is. To make it anew, move it away; to go on with it, write "
+            f"its recipe: stepwell init {made}."
+        )
+    return made
+
+
+def _synthesise(source: Source, made: Path, wishes: Wishes) -> None:
+    from stepwell.synthetic import Making, make_collection
+    from stepwell.synthetic.real import Real
+
+    real = None if wishes.test is None else Real(wishes.test)
+    report = make_collection(source, made, Making(**wishes.making), real)  # type: ignore[arg-type]
+    show_aside(report.table())
+    say(f"{made} is the collection, a BEIR directory: look at its queries.jsonl, and change what you like.")
+
+
+def write_pairs(source: Source, folder: Path) -> None:
+    """Write a source of queries and passages as a BEIR directory, whole or not at all.
+
+    Raises
+    ------
+    StepwellError
+        When it can't be read.
+    """
+    draft = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / "qrels").mkdir(parents=True)
+    with (draft / "corpus.jsonl").open("w", encoding="utf-8") as file:
+        for text in source.texts("passage", refuse):
+            file.write(json.dumps({"_id": text.id, "title": text.title, "text": text.text}, ensure_ascii=False) + "\n")
+    queries: set[str] = set()
+    with (
+        (draft / "queries.jsonl").open("w", encoding="utf-8") as file,
+        (draft / "qrels" / "train.tsv").open("w", encoding="utf-8") as qrels,
+    ):
+        qrels.write("query-id\tcorpus-id\tscore\n")
+        seen: set[tuple[str, str]] = set()
+        texts = {text.id: text.text for text in source.texts("query", refuse)}
+        for judgement in source.judgements("train", refuse):
+            pair = judgement.query, judgement.passage
+            if judgement.query not in queries:
+                queries.add(judgement.query)
+                line = {"_id": judgement.query, "text": texts[judgement.query]}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            if pair not in seen:
+                seen.add(pair)
+                qrels.write(f"{pair[0]}\t{pair[1]}\t1\n")
+    draft.rename(folder)

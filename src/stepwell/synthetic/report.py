@@ -1,0 +1,76 @@
+"""What became of the queries that were proposed: how many were kept, what was dropped and why."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepwell.display import Cell, Table
+
+EXAMPLES = 2
+_SHOWN = 120  # characters of a text in an example
+
+
+@dataclass
+class SyntheticReport:
+    """Counts and examples of one making.
+
+    Parameters
+    ----------
+    passages
+        Passages of the collection.
+    proposed, kept
+        Queries by origin.
+    dropped
+        Queries that were not taken, by reason.
+    examples
+        A few texts for each origin that was kept (``kept: origin``) and for each reason.
+    train, dev, test
+        Queries of the splits; those of the test are real.
+    notes
+        What else a reader should know.
+    """
+
+    passages: int = 0
+    proposed: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    train: int = 0
+    dev: int = 0
+    test: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def drop(self, reason: str, text: str) -> None:
+        """Count a query that was not taken."""
+        self.dropped[reason] += 1
+        self._show(reason, text)
+
+    def keep(self, origin: str, text: str) -> None:
+        """Count a query that was taken."""
+        self.kept[origin] += 1
+        self._show(f"kept: {origin}", text)
+
+    def _show(self, key: str, text: str) -> None:
+        shown = self.examples.setdefault(key, [])
+        if len(shown) < EXAMPLES:
+            shown.append(textwrap.shorten(text, _SHOWN, placeholder=" ..."))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain dicts, lists, strings and numbers."""
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
+
+    def table(self) -> Table:
+        """Return the counts as a table, with the examples below it."""
+        total = sum(self.proposed.values())
+        rows: list[list[Cell]] = [["passages", self.passages, None]]
+        rows += [[f"proposed: {origin}", count, None] for origin, count in self.proposed.items()]
+        rows += [[f"- {reason}", count, f"{count / total:.1%}"] for reason, count in self.dropped.items()]
+        rows += [[f"kept: {origin}", count, f"{count / total:.1%}"] for origin, count in self.kept.items()]
+        rows += [["for training", self.train, None], ["for dev", self.dev, None]]
+        if self.test:
+            rows.append(["real queries for the test", self.test, None])
+        examples = [f"{key}: {' | '.join(texts)}" for key, texts in self.examples.items()]
+        return Table("Synthetic queries", ["", "count", "share"], rows, [*self.notes, *examples])
