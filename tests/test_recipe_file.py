@@ -125,6 +125,7 @@ def test_what_is_written_is_read_and_the_rest_has_its_default(recipe):
             "- teacher: ce",
             "r.yaml:17: ladder.1.teacher: rung 1 of the ladder: the loss `embedding`",
         ),
+        ("loss: embedding", "loss: in-batch\n    hold: 1", "rung 1 of the ladder: `hold` stays near the vectors of"),
         (
             "    train:",
             "    imitate: ce\n    train:",

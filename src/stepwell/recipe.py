@@ -347,6 +347,8 @@ class Recipe(Section):
             raise ValueError(
                 f"{where}: the loss `{rung.loss}` needs a dual-encoder teacher, and {rung.teacher!r} is of kind `{teacher.kind}`"
             )
+        if rung.hold and not any(other.loss == "embedding" for other in self.ladder):
+            raise ValueError(f"{where}: `hold` stays near the vectors of an embedding rung, and the ladder has none")
         if rung.beside is not None and not self._teacher(rung.beside, where).embeds:
             raise ValueError(f"{where}: `beside` needs a dual-encoder teacher, and {rung.beside!r} is none")
         if rung.negatives not in ("auto", "student", "bm25") and not self._teacher(rung.negatives, where).embeds:

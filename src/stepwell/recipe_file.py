@@ -162,7 +162,7 @@ def changed(recipe: Recipe, changes: Iterable[tuple[str, Node]], home: Path) -> 
         made = Recipe.model_validate(value_of(root), strict=True)
     except ValidationError as error:
         return None, explain(error, root)
-    return _with_places(made, home), []
+    return _with_places(made, [home]), []
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -153,7 +153,7 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
             job.write_json("teacher_scores.json", None if seen is None else asdict(seen))
     vectors = {name: Vectors.open(path) for name, path in job.inputs.items() if name.endswith(".vectors")}
     hold = next((r.teacher for r in ctx.recipe.ladder if r.loss == "embedding"), None)
-    terms = _terms(rung, over, hold is not None)
+    terms = _terms(rung, over)
     objective = StudentObjective(
         encoder,
         queries,
@@ -171,8 +171,8 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
     learn(ctx, objective, rung, encoder, job)
 
 
-def _terms(rung: Rung | Refine, over: str, holds: bool) -> Terms:
-    """Return the weights of a rung's loss; ``holds`` says whether there are vectors to stay near."""
+def _terms(rung: Rung | Refine, over: str) -> Terms:
+    """Return the weights of a rung's loss."""
     return Terms(
         alpha=rung.alpha,
         beta=rung.beta,
@@ -181,7 +181,7 @@ def _terms(rung: Rung | Refine, over: str, holds: bool) -> Terms:
         over=over,
         keep_over=rung.keep_over,
         beside=rung.beside_weight if isinstance(rung, Rung) and rung.beside else 0.0,
-        hold=rung.hold if isinstance(rung, Rung) and holds else 0.0,
+        hold=rung.hold if isinstance(rung, Rung) else 0.0,
         soft=rung.soft,
         teacher_tau=rung.teacher_tau,
         target=rung.target,
