@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli.app import JsonOption, RecipeFile, SetOption, app, print_json, read_recipe
+from stepwell.cli.app import JsonOption, RecipeFile, ScaleOption, SetOption, app, print_json, read_recipe
 from stepwell.display import show
 
 
@@ -21,11 +21,12 @@ def ablate(
         Path | None, typer.Option("--out", help="The ablation's folder; runs/NAME-ablation when left out.")
     ] = None,
     changes: SetOption = None,
+    scale: ScaleOption = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Only show what it will take.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run variants of a recipe and compare them in one table; what is equal in two of them is done once."""
-    opened = read_recipe(recipe, changes)
+    opened = read_recipe(recipe, changes, scale)
     from stepwell import api
 
     if plan_only:
