@@ -33,6 +33,18 @@ def test_a_model_searches_any_collection(tiny_model, place, tiny_collection):
     }
 
 
+@pytest.mark.parametrize("mode", ["student", "bm25", "fused"])
+def test_many_queries_find_what_each_finds_alone(mode, tiny_run):
+    searcher, queries = Searcher.open(tiny_run, mode), ["the old river", "comet", "a bright violin"]
+    assert searcher.search_many([], 5) == []
+    for together, query in zip(searcher.search_many(queries, 5), queries, strict=True):
+        alone = searcher.search(query, 5)
+        assert [hit.passage_id for hit in together] == [hit.passage_id for hit in alone]
+        assert [hit.score for hit in together] == pytest.approx([hit.score for hit in alone], abs=1e-5)
+    with pytest.raises(StepwellError, match="empty"):
+        searcher.search_many(["river", " "])
+
+
 def test_a_passage_searched_by_its_own_text_is_found_first(tiny_model, place, tiny_collection):
     searcher = Searcher.open(tiny_model, collection=place)
     for row in (0, 17, 59):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from stepwell.display import progress
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.bm25 import BM25Index
+from stepwell.retrieval.packages import Found
 from stepwell.retrieval.search import top_k
 from stepwell.retrieval.vectors import Vectors, write_vectors
 
@@ -102,19 +104,37 @@ class Searcher:
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """Return the ``k`` best passages for a query, best first."""
-        if not query.strip():
+        return self.search_many([query], k)[0]
+
+    def search_many(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
+        """Return the ``k`` best passages of each query, best first: embedded and searched together.
+
+        Raises
+        ------
+        StepwellError
+            When a query is empty.
+        """
+        if not all(query.strip() for query in queries):
             raise StepwellError("the query is empty: there is nothing to search for.")
+        lists = self._lists(queries, k) if queries else []
+        if len(lists) == 1:
+            ranked = list(zip(*lists[0], strict=True))
+        else:
+            ranked = [_fused(list(rows)) for rows in zip(*(rows for rows, _ in lists), strict=True)]
+        return [self._hits(rows, scores, k) for rows, scores in ranked]
+
+    def _lists(self, queries: Sequence[str], k: int) -> list[Found]:
+        """Return rows (Q, k) and scores (Q, k) by the vectors, by BM25, or by both, deep enough to fuse."""
         lists = []
         depth = max(k, 100) if self.bm25 is not None and self.encoder is not None else k
         if self.encoder is not None and self.vectors is not None:
-            vector = self.encoder.encode(self.encoder.tokenise([query], "query"), "query")
-            lists.append(top_k(vector, self.vectors.passages, depth))
+            vectors = self.encoder.encode(self.encoder.tokenise(queries, "query"), "query")
+            lists.append(top_k(vectors, self.vectors.passages, depth))
         if self.bm25 is not None:
-            lists.append(self.bm25.search([query], depth))
-        if len(lists) == 1:
-            rows, scores = (part[0] for part in lists[0])
-        else:
-            rows, scores = _fused([part[0][0] for part in lists])
+            lists.append(self.bm25.search(queries, depth))
+        return lists
+
+    def _hits(self, rows: Any, scores: Any, k: int) -> list[Hit]:
         found = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row >= 0][:k]
         texts = self.collection.passage_texts([row for row, _ in found])
         return [
