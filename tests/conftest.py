@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from browser import browser, open_page  # noqa: F401 - fixtures
 from stepwell.collection import Collection, open_collection
 
 os.environ["STEPWELL_PRECISION"] = "fp32"  # exact comparisons, on machines that multiply bf16 faster too
