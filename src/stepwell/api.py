@@ -57,6 +57,13 @@ def search(run: str | Path, query: str, k: int = 10, **options: Any) -> list[Any
     return list(Searcher.open(Path(run), **options).search(query, k))
 
 
+def serve(run: str | Path, **options: Any) -> None:
+    """Serve a finished run, an index or a model over HTTP until it is stopped; see :func:`stepwell.serve.server.serve`."""
+    from stepwell.serve.server import serve as serve_place
+
+    serve_place(Path(run), **options)
+
+
 def evaluate_system(
     system: str | Path, collection: str | Path | None = None, split: str = "test", depth: int = 100
 ) -> tuple[Evaluation, Collection]:

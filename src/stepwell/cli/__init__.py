@@ -9,12 +9,12 @@ import warnings
 
 import typer
 
-from stepwell.cli import climb, data, judge, search
+from stepwell.cli import climb, data, judge, search, serve
 from stepwell.cli.app import app
 from stepwell.display import warn
 from stepwell.errors import StepwellError
 
-__all__ = ["app", "climb", "data", "judge", "main", "search"]
+__all__ = ["app", "climb", "data", "judge", "main", "search", "serve"]
 
 
 def _explain(error: OSError) -> str:

@@ -1,0 +1,60 @@
+"""HTTP/1.1 by uvicorn and httptools, with limits on the head of a request, which they don't have."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from stepwell.serve.limits import Limits
+
+
+def guarded(limits: Limits) -> type[HttpToolsProtocol]:
+    """Return the protocol: a head that is too long gets a 431, one that takes too long a 408."""
+
+    class Guarded(HttpToolsProtocol):
+        in_head = True
+        head = 0
+        timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._start()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.in_head:
+                self._start()
+                self.head += len(data)
+            super().data_received(data)
+            if self.in_head and self.head > limits.head:
+                self._end(431)
+
+        def on_headers_complete(self) -> None:
+            self._stop()
+            self.in_head = False
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self.in_head, self.head = True, 0
+
+        def _start(self) -> None:
+            if self.timer is None:
+                self.timer = self.loop.call_later(limits.seconds, self._end, 408)
+
+        def _stop(self) -> None:
+            if self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
+
+        def _end(self, status: int) -> None:
+            if not self.transport.is_closing():
+                self.transport.write(STATUS_LINE[status] + b"connection: close\r\ncontent-length: 0\r\n\r\n")
+                self.transport.close()
+
+    return Guarded
