@@ -2,6 +2,7 @@
 // The search page. Everything that comes from the server is put in as text, never as markup.
 
 const DEBOUNCE = 120; // milliseconds of quiet before a search
+const PATIENCE = 300; // milliseconds until a fast system is shown without a slow one
 const by = (id) => document.getElementById(id);
 const [query, summary, problem, columns, legend] = ["query", "summary", "problem", "columns", "legend"].map(by);
 const picks = [by("a"), by("b")];
@@ -102,22 +103,26 @@ async function search() {
   }
   const own = (running = new AbortController());
   for (const section of columns.children) section.setAttribute("aria-busy", "true");
-  const found = await Promise.all(names.map((name) => one(name, text, own.signal)));
-  if (own.signal.aborted || found.includes(null)) return;
   problem.textContent = "";
-  show(found);
+  const found = names.map((name) => ({ system: offer.systems.find((system) => system.name === name), passages: null }));
+  const jobs = found.map((side) => one(side, text, own.signal));
+  await Promise.race([Promise.all(jobs), new Promise((done) => setTimeout(done, PATIENCE))]);
+  if (own.signal.aborted) return;
+  if (found.some((side) => side.passages)) show(found);
+  else summary.textContent = "Searching …";
+  if (found.every((side) => side.passages)) return;
+  await Promise.all(jobs);
+  if (!own.signal.aborted) show(found);
 }
 
-async function one(name, text, signal) {
+async function one(side, text, signal) {
   const began = performance.now();
   try {
-    const answer = await ask("/search", { query: text, system: name, k: Number(by("k").value) }, signal);
-    const system = offer.systems.find((other) => other.name === name);
-    const here = performance.now() - began;
-    return { system, passages: answer.answers[0].passages, server: answer.milliseconds, here };
+    const answer = await ask("/search", { query: text, system: side.system.name, k: Number(by("k").value) }, signal);
+    Object.assign(side, { passages: answer.answers[0].passages, server: answer.milliseconds, total: performance.now() - began });
   } catch (error) {
+    side.failed = true;
     complain(error);
-    return null;
   }
 }
 
@@ -130,52 +135,54 @@ function remember(text) {
 // -- showing -------------------------------------------------------------------------------------------------------
 
 function show(found) {
-  const ranks = found.map((side) => new Map(side.passages.map((passage) => [passage.id, passage.rank])));
-  columns.classList.toggle("two", found.length === 2);
-  columns.replaceChildren(
-    ...found.map((side, at) => {
-      const other = found.length === 2 ? ranks[1 - at] : null;
-      const items = side.passages.map((passage) => item(passage, other && change(passage, other, at)));
-      const list = items.length ? make("ol", {}, ...items) : make("p", { class: "none" }, "No passage has a word of it.");
-      const heading = make("h2", { id: `system-${at}` }, side.system.label);
-      return make("section", { "aria-labelledby": heading.id }, make("div", { class: "head" }, heading, facts(side)), list);
-    }),
-  );
+  const whole = found.every((side) => side.passages);
+  const ranks = found.map((side) => new Map((side.passages ?? []).map((passage) => [passage.id, passage.rank])));
+  const two = found.length === 2;
+  columns.classList.toggle("two", two);
+  columns.replaceChildren(...found.map((side, at) => column(side, at, two && whole ? ranks[1 - at] : null)));
   columns.querySelector("h3 button")?.setAttribute("tabindex", "0");
-  legend.hidden = found.length < 2;
-  summary.textContent = found.length === 2 ? compared(found, ranks) : `${found[0].passages.length} passages in ${ms(found[0].here)}.`;
+  legend.hidden = !(two && whole);
+  if (!whole) summary.textContent = found.some((side) => side.failed) ? "" : "Searching …";
+  else if (two) summary.textContent = compared(found, ranks);
+  else summary.textContent = `${found[0].passages.length} passages in ${ms(found[0].total)}.`;
+}
+
+function column(side, at, other) {
+  const heading = make("h2", { id: `system-${at}` }, side.system.label);
+  const head = make("div", { class: "head" }, heading, facts(side));
+  const items = (side.passages ?? []).map((passage) => item(passage, other && change(passage, other, at)));
+  const words = side.passages ? "Nothing found: no passage shares a word with the query." : side.failed ? "No answer." : "Searching …";
+  const list = items.length ? make("ol", {}, ...items) : make("p", { class: "none" }, words);
+  return make("section", { "aria-labelledby": heading.id }, head, list);
 }
 
 function facts(side) {
-  const quality = side.system.quality === null ? [] : [make("span", {}, `${offer.measure} ${side.system.quality.toFixed(3)}`), " · "];
-  return make("p", {}, ...quality, make("span", { class: "latency" }, `${ms(side.server)} there, ${ms(side.here)} here`));
+  const parts = side.system.quality === null ? [] : [`test ${offer.measure} ${side.system.quality.toFixed(3)}`];
+  if (side.passages) parts.push(`server ${ms(side.server)}`, `total ${ms(side.total)}`);
+  return make("p", {}, ...parts.map((part) => make("span", {}, part)));
 }
 
 function ms(value) {
   return value < 10 ? `${value.toFixed(1)} ms` : value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`;
 }
 
-// What became of a passage between the first system and the second; the first column only says what is gone.
+// What the first system did to a passage against the second; beside the second's passages: what the first lost.
 function change(passage, other, at) {
   const rank = other.get(passage.id);
-  if (rank === undefined) return at ? ["new", "new", "not among the first system's"] : ["gone", "gone", "not among the second system's"];
-  if (at === 0) return null;
+  if (at) return rank === undefined ? ["gone", "gone", "not among the first system's passages"] : null;
+  if (rank === undefined) return ["new", "new", "not among the second system's passages"];
   const up = rank - passage.rank;
-  if (up === 0) return ["same", "=", "the same rank as before"];
-  const words = `${up > 0 ? "up" : "down"} from ${rank}`;
-  return [up > 0 ? "up" : "down", `${up > 0 ? "▲" : "▼"} ${Math.abs(up)}`, words];
+  if (up === 0) return ["same", "=", "the same rank in both"];
+  return up > 0 ? ["up", `▲ ${up}`, `up from rank ${rank}`] : ["down", `▼ ${-up}`, `down from rank ${rank}`];
 }
 
 function compared(found, ranks) {
   const kinds = { new: 0, up: 0, down: 0, same: 0 };
-  for (const passage of found[1].passages) kinds[change(passage, ranks[0], 1)[0]] += 1;
-  legend.replaceChildren(
-    ...[["new", "new", "only here"], ["up", "▲", "moved up"], ["down", "▼", "moved down"], ["gone", "gone", "only there"]].map(
-      ([kind, sign, words]) => make("span", {}, make("span", { class: `badge ${kind}` }, sign), ` ${words}`),
-    ),
-  );
-  const both = found[1].passages.length - kinds.new;
-  return `From ${found[0].system.label} to ${found[1].system.label}: ${both} in both, ${kinds.new} new, ${kinds.up} up, ${kinds.down} down, ${kinds.same} unmoved.`;
+  for (const passage of found[0].passages) kinds[change(passage, ranks[1], 0)[0]] += 1;
+  const [first, second] = found.map((side) => side.system.label);
+  const signs = [["new", "new", `found by ${first} alone`], ["up", "▲", "moved up"], ["down", "▼", "moved down"], ["gone", "gone", `found by ${second} alone`]];
+  legend.replaceChildren(...signs.map(([kind, sign, words]) => make("span", {}, make("span", { class: `badge ${kind}` }, sign), ` ${words}`)));
+  return `${first} against ${second}: ${kinds.new} new, ${kinds.up} moved up, ${kinds.down} moved down, ${kinds.same} unmoved.`;
 }
 
 function item(passage, moved) {
