@@ -34,7 +34,12 @@ def guarded(limits: Limits) -> type[HttpToolsProtocol]:
             if self.in_head and self.head > limits.head:
                 self._end(431)
 
+        def send_400_response(self, msg: str) -> None:
+            self._end(431 if self._too_long() else 400)
+
         def on_headers_complete(self) -> None:
+            if self._too_long():
+                raise ValueError("the head is too long")  # httptools turns it into a bad request
             self._stop()
             self.in_head = False
             super().on_headers_complete()
@@ -42,6 +47,10 @@ def guarded(limits: Limits) -> type[HttpToolsProtocol]:
         def on_message_complete(self) -> None:
             super().on_message_complete()
             self.in_head, self.head = True, 0
+
+        def _too_long(self) -> bool:
+            fields = sum(len(name) + len(value) + 4 for name, value in self.headers or ())
+            return len(getattr(self, "url", b"")) + fields > limits.head
 
         def _start(self) -> None:
             if self.timer is None:

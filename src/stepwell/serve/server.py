@@ -137,6 +137,7 @@ def serve(
     with listen(host, port) as bound:
         opened = open_systems(place, collection, systems)
         opened.collection.passage_texts([0])  # a collection that can't be read is told now
+        bound.listen(2048)
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         say(f"{opened.collection.name}: {opened.collection.n_passages:,} passages, {', '.join(opened.by_name)}.")
         say(f"Search at {url}/ (Ctrl-C ends it).")
