@@ -44,7 +44,9 @@ def start(place: str, collection: str | None, options: list[str]) -> tuple[subpr
     raise SystemExit("the server ended before it listened")
 
 
-async def client(port: int, bodies: list[bytes], turns: Any, until: float, note: list[float], errors: list[str]) -> None:
+async def client(
+    port: int, bodies: list[bytes], turns: Any, until: float, note: list[float], errors: list[str]
+) -> None:
     """Ask one query after the other on one connection until the time is over."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.perf_counter() < until:

@@ -40,7 +40,13 @@ def systems(tiny_run, cache):
 def hostile_systems(tiny_model, cache, tmp_path_factory):
     """Return the systems of a model over passages that try to be markup."""
     home = tmp_path_factory.mktemp("hostile")
-    texts = ["the old river", "a river, a castle \N{GRINNING FACE} and a river", HOSTILE + " river", "a comet", "x" * 300]
+    texts = [
+        "the old river",
+        "a river, a castle \N{GRINNING FACE} and a river",
+        HOSTILE + " river",
+        "a comet",
+        "x" * 300,
+    ]
     lines = [
         json.dumps({"_id": f"p{i}\"'><b>", "title": HOSTILE if i == 2 else f"title {i}", "text": text})
         for i, text in enumerate(texts * 3)
@@ -72,7 +78,9 @@ class Served:
     def __init__(self, app, limits):
         self.bound = socket.create_server(("127.0.0.1", 0))
         self.port = self.bound.getsockname()[1]
-        config = uvicorn.Config(app, http=guarded(limits), ws="none", lifespan="on", access_log=False, log_level="error")
+        config = uvicorn.Config(
+            app, http=guarded(limits), ws="none", lifespan="on", access_log=False, log_level="error"
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.bound],))
         self.thread.start()

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-
 from stepwell.serve.app import make_app
 from stepwell.serve.engine import Engine
 

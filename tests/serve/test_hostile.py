@@ -26,13 +26,25 @@ def asked(**values):
 CHUNKED = b"POST /search HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Transfer-Encoding: chunked\r\n\r\n"
 
 HOSTILE = {
-    "a body that says it is huge": (b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999\r\n\r\n", 413),
-    "a length of a hundred digits": (get(b"/search", b"POST", b"Host: localhost\r\nContent-Length: " + b"9" * 100 + b"\r\n"), 400),
-    "a body that turns out to be huge": (CHUNKED + b"4000\r\n" + b"x" * 0x4000 + b"\r\n4000\r\n" + b"x" * 0x4000 + b"\r\n", 413),
+    "a body that says it is huge": (
+        b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999\r\n\r\n",
+        413,
+    ),
+    "a length of a hundred digits": (
+        get(b"/search", b"POST", b"Host: localhost\r\nContent-Length: " + b"9" * 100 + b"\r\n"),
+        400,
+    ),
+    "a body that turns out to be huge": (
+        CHUNKED + b"4000\r\n" + b"x" * 0x4000 + b"\r\n4000\r\n" + b"x" * 0x4000 + b"\r\n",
+        413,
+    ),
     "a body just too long": (post(b" " * 20_001), 413),
     "a negative length": (get(b"/search", b"POST", b"Host: localhost\r\nContent-Length: -5\r\n"), 400),
     "two lengths": (get(b"/search", b"POST", b"Host: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n"), 400),
-    "length and chunks": (get(b"/search", b"POST", b"Host: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n"), 400),
+    "length and chunks": (
+        get(b"/search", b"POST", b"Host: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+        400,
+    ),
     "no chunk": (CHUNKED + b"zz\r\n", 400),
     "bad UTF-8": (post(b'{"query": "\xff\xfe"}'), 400),
     "half a surrogate pair": (post(b'{"query": "\\ud800"}'), 422),
@@ -65,7 +77,10 @@ HOSTILE = {
     "TRACE": (get(b"/", b"TRACE"), 405),
     "a method that is none": (get(b"/", b"HACK"), 400),
     "CONNECT": (get(b"example.org:443", b"CONNECT"), 400),
-    "a preflight from elsewhere": (get(b"/search", b"OPTIONS", b"Host: localhost\r\nOrigin: http://evil.example\r\n"), 405),
+    "a preflight from elsewhere": (
+        get(b"/search", b"OPTIONS", b"Host: localhost\r\nOrigin: http://evil.example\r\n"),
+        405,
+    ),
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello tls \r\n\r\n", 400),
     "another host": (get(b"/systems", head=b"Host: evil.example\r\n"), 421),
     "no host": (get(b"/systems", head=b""), 421),

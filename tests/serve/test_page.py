@@ -1,6 +1,7 @@
 """The search page in a real browser: what it shows, what keys do, and that texts stay texts."""
 
 import pytest
+
 from browser import overflow
 
 
@@ -49,7 +50,8 @@ def test_two_systems_side_by_side_with_what_moved(page_at):
     columns = page.locator("section")
     assert columns.locator("h2").all_inner_texts() == ["student", "BM25"]
     ours, theirs = (
-        columns.nth(at).locator("li.passage").evaluate_all("nodes => nodes.map(node => node.dataset.id)") for at in (0, 1)
+        columns.nth(at).locator("li.passage").evaluate_all("nodes => nodes.map(node => node.dataset.id)")
+        for at in (0, 1)
     )
     expected = []
     for rank, passage in enumerate(ours):

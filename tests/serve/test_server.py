@@ -53,7 +53,7 @@ def test_a_poor_token_is_refused(token, monkeypatch, tmp_path):
 def test_an_address_that_is_taken_is_said(tiny_run):
     with listen("127.0.0.1", 0) as taken:
         taken.listen()
-        with pytest.raises(StepwellError, match="can't listen on 127.0.0.1.*--port"):
+        with pytest.raises(StepwellError, match=r"can't listen on 127\.0\.0\.1.*--port"):
             serve(tiny_run, port=taken.getsockname()[1])
 
 

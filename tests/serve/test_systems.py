@@ -39,7 +39,7 @@ def test_a_model_offers_itself_and_bm25(hostile_systems):
 
 def test_only_the_systems_that_are_wanted(tiny_run, cache):
     assert list(open_systems(tiny_run, only=["bm25"]).by_name) == ["student", "bm25"]
-    with pytest.raises(StepwellError, match="no system nothing.*contrastive"):
+    with pytest.raises(StepwellError, match=r"no system nothing.*contrastive"):
         open_systems(tiny_run, only=["nothing"])
 
 

@@ -58,9 +58,7 @@ class Engine:
 
     def __init__(self, systems: Systems, limits: Limits, told: Told = lambda items, waited: None) -> None:
         self.systems, self.told = systems, told
-        self.quick: Batcher[Question | Embedding, Any] = Batcher(
-            self._answer, limits.at_once, limits.queue, told=told
-        )
+        self.quick: Batcher[Question | Embedding, Any] = Batcher(self._answer, limits.at_once, limits.queue, told=told)
         self.slow: Batcher[Reranking, list[Hit]] = Batcher(_rerank, 1, limits.queue, told=told)
 
     def start(self) -> None:

@@ -27,7 +27,9 @@ class Metrics:
             buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
             **here,
         )
-        self.texts = Counter("stepwell_texts", "Queries searched and texts embedded or re-ranked, by what.", ["what"], **here)
+        self.texts = Counter(
+            "stepwell_texts", "Queries searched and texts embedded or re-ranked, by what.", ["what"], **here
+        )
         self.batches = Histogram(
             "stepwell_batch_texts", "Texts that were answered together.", buckets=(1, 2, 4, 8, 16, 32, 64), **here
         )

@@ -139,7 +139,9 @@ def open_systems(place: Path, collection: str | None = None, only: Sequence[str]
         found.append(System("fused", "BM25 and student, fused", None, lambda: _fused(student, bm25())))
     names = [system.name for system in found]
     if unknown := sorted(set(only) - set(names)):
-        raise StepwellError(f"{place} has no system {', '.join(unknown)}. It has {', '.join(names)}: choose among these.")
+        raise StepwellError(
+            f"{place} has no system {', '.join(unknown)}. It has {', '.join(names)}: choose among these."
+        )
     chosen = {system.name: system for system in found if not only or system.name in {STUDENT, *only}}
     return Systems(student.collection, student.encoder, chosen, measure)
 
