@@ -174,6 +174,13 @@ def compare_indexes(
     return compare_choices(opened, encoder, passages, wanted, split)
 
 
+def serve(run: str | Path, **options: Any) -> None:
+    """Serve a finished run, an index or a model over HTTP until stopped; see :func:`stepwell.serve.server.serve`."""
+    from stepwell.serve.server import serve as serve_place
+
+    serve_place(Path(run), **options)
+
+
 def evaluate_system(
     system: str | Path, collection: str | Path | None = None, split: str = "test", depth: int = 100
 ) -> tuple[Evaluation, Collection]:

@@ -30,7 +30,9 @@ def test_a_model_searches_any_collection(tiny_model, place, tiny_collection):
         "passage_id": hits[0].passage_id,
         "score": hits[0].score,
         "text": hits[0].text,
+        "title": hits[0].title,
     }
+    assert all(hit.text.startswith(f"{hit.title} the ") for hit in hits)
 
 
 @pytest.mark.parametrize("mode", ["student", "bm25", "fused"])

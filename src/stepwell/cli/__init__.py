@@ -9,12 +9,12 @@ import warnings
 
 import typer
 
-from stepwell.cli import ablate, begin, climb, data, export, index, judge, report, search
+from stepwell.cli import ablate, begin, climb, data, export, index, judge, report, search, serve
 from stepwell.cli.app import app
 from stepwell.display import warn
 from stepwell.errors import StepwellError
 
-__all__ = ["ablate", "app", "begin", "climb", "data", "export", "index", "judge", "main", "report", "search"]
+__all__ = ["ablate", "app", "begin", "climb", "data", "export", "index", "judge", "main", "report", "search", "serve"]
 
 
 def _explain(error: OSError) -> str:

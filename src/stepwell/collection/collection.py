@@ -203,6 +203,7 @@ class Collection:
         passages: tuple[IdIndex, Strings],
         queries: tuple[IdIndex, Strings],
         qrels: dict[str, Qrels],
+        starts: NDArray[np.int32],
         place: str | None = None,
         given: Mapping[str, Given] | None = None,
         synthetic: NDArray[np.int32] | None = None,
@@ -213,7 +214,7 @@ class Collection:
         self._synthetic = np.zeros(0, np.int32) if synthetic is None else synthetic
         self._passage_index, self._passages = passages
         self._query_index, self._queries = queries
-        self._qrels = qrels
+        self._qrels, self._starts = qrels, starts
 
     def __repr__(self) -> str:
         return (
@@ -255,6 +256,11 @@ class Collection:
             For a row outside of the collection, also for -1 (padding).
         """
         return list(self._passages) if rows is None else self._passages.take(rows)
+
+    def passage_starts(self, rows: Rows) -> list[int]:
+        """Return the character of each passage at which its text begins, behind the title."""
+        starts: list[int] = self._starts[np.asarray(rows, dtype=np.int64)].tolist()
+        return starts
 
     def query_texts(self, rows: Rows | None = None) -> list[str]:
         """Return queries at ``rows`` in that order; all when None."""

@@ -139,7 +139,7 @@ def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: has
             columns: list[Any] = [[text.id for text in batch], joined]
             if answered:
                 columns.append([list(text.answers) for text in batch])
-            elif source.answered:
+            if kind == "passage":
                 starts.extend(map(source.join.start, batch))
             writer.write_batch(pa.record_batch(columns, schema=schema))
     digest.update(f"{kind} {len(texts.lines)}\0".encode())

@@ -9,8 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from stepwell.collection import demo
 from stepwell.collection.collection import AnsweredTexts, Collection, IdIndex, Mapped, Strings
@@ -21,7 +23,7 @@ from stepwell.collection.source import Problem, Source
 from stepwell.errors import StepwellError
 from stepwell.recipe import CollectionSection
 
-FORMAT = 1  # of the files in the cache; a change makes everything parse again
+FORMAT = 2  # of the files in the cache; a change makes everything parse again
 
 
 def default_cache() -> Path:
@@ -132,7 +134,8 @@ def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Col
         if meta["stamp"] != stamp or any((folder / name).stat().st_size != size for name, size in sizes.items()):
             return None
         passages, queries = map_texts(folder, "passage"), map_texts(folder, "query")
-        answers = _map_answers(folder, passages[1]) if (folder / "passage-start.arrow").exists() else None
+        starts = Mapped(folder / "passage-start.arrow").numbers("start")
+        answers = _map_answers(folder, passages[1], starts)
         given = meta.get("given", [])
         marked = folder / "query-synthetic.arrow"
         return Collection(
@@ -142,6 +145,7 @@ def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Col
             fingerprint=meta["fingerprint"],
             passages=passages,
             queries=queries,
+            starts=starts,
             qrels={
                 name: _map_qrels(folder / f"qrels-{i}.arrow", meta.get("levels", {}).get(name, 1), answers)
                 for i, name in enumerate(meta["splits"])
@@ -162,9 +166,9 @@ def map_texts(folder: Path, kind: str) -> tuple[IdIndex, Strings]:
     return IdIndex(ids, index.numbers("hash"), index.numbers("row")), Strings(texts.table["text"], texts.release)
 
 
-def _map_answers(folder: Path, passages: Strings) -> AnsweredTexts:
-    starts = Mapped(folder / "passage-start.arrow").numbers("start")
-    return AnsweredTexts(Mapped(folder / "query.arrow").table["answers"], passages, starts)
+def _map_answers(folder: Path, passages: Strings, starts: NDArray[np.int32]) -> AnsweredTexts | None:
+    queries = Mapped(folder / "query.arrow").table
+    return AnsweredTexts(queries["answers"], passages, starts) if "answers" in queries.column_names else None
 
 
 def _map_qrels(path: Path, relevant_from: int, answers: AnsweredTexts | None) -> Qrels:

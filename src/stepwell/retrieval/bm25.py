@@ -56,7 +56,7 @@ class BM25Index:
         passages: list[NDArray[np.int32]] = []
         for start in range(0, collection.n_passages, _BLOCK):
             for text in collection.passages_slice(start, start + _BLOCK):
-                ids = [vocabulary.setdefault(word, len(vocabulary)) for word in _words(text)]
+                ids = [vocabulary.setdefault(word, len(vocabulary)) for word in words_of(text)]
                 passages.append(np.array(ids, dtype=np.int32))
         if not vocabulary:
             raise StepwellError(
@@ -108,7 +108,7 @@ class BM25Index:
         scores = np.full((len(texts), k), -np.inf, dtype=np.float32)
         known = self._engine.vocab_dict
         for at, text in enumerate(texts):
-            ids = [known[word] for word in _words(text) if word in known]
+            ids = [known[word] for word in words_of(text) if word in known]
             if ids:
                 best, found = _top(self._engine.get_scores_from_ids(ids), k)
                 rows[at, : len(best)], scores[at, : len(best)] = best, found
@@ -134,15 +134,16 @@ def _top(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArra
     return rows, scores[rows]
 
 
-def _words(text: str) -> list[str]:
-    return [_singular(word) for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
+def words_of(text: str) -> list[str]:
+    """Return the words of a text as they are indexed: lower case, singular, without function words."""
+    return [singular(word) for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
 
 
 @lru_cache(maxsize=1 << 18)
-def _singular(word: str) -> str:
+def singular(word: str) -> str:
     """Turn a plural into its singular (S stemmer: Harman, How effective is suffixing?, JASIS 1991).
 
-    >>> [_singular(word) for word in ("queries", "passages", "class", "corpus", "gas")]
+    >>> [singular(word) for word in ("queries", "passages", "class", "corpus", "gas")]
     ['query', 'passage', 'class', 'corpus', 'gas']
     """
     if len(word) > 4 and word.endswith("ies") and word[-4] not in "ae":

@@ -30,12 +30,13 @@ RRF_K = 60
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found."""
+    """A passage that was found; ``text`` begins with ``title`` where there is one."""
 
     rank: int
     passage_id: str
     score: float
     text: str
+    title: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the hit as plain values."""
@@ -170,10 +171,11 @@ class Searcher:
 
     def _hits(self, rows: Any, scores: Any, k: int) -> list[Hit]:
         found = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row >= 0][:k]
-        texts = self.collection.passage_texts([row for row, _ in found])
+        rows = [row for row, _ in found]
+        parts = zip(found, self.collection.passage_texts(rows), self.collection.passage_starts(rows), strict=True)
         return [
-            Hit(rank, self.collection.passage_ids[row], score, text)
-            for rank, ((row, score), text) in enumerate(zip(found, texts, strict=True), start=1)
+            Hit(rank, self.collection.passage_ids[row], score, text, text[:start].strip())
+            for rank, ((row, score), text, start) in enumerate(parts, start=1)
         ]
 
 

@@ -1,0 +1,157 @@
+"""Dynamic batching: what waits together is answered together, by one worker thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Gone = Callable[[], Awaitable[bool]]
+"""Tells whether the client that asked has hung up."""
+
+
+class BusyError(Exception):
+    """The queue is full."""
+
+
+class GoneError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def stays() -> bool:
+    """Say that the client is still there."""
+    return False
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[T, R]):
+    item: T
+    gone: Gone
+    answer: asyncio.Future[R]
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Batcher(Generic[T, R]):
+    """A queue in front of one worker thread.
+
+    An idle worker takes what comes at once. While it works, others gather, and it takes them together; after a batch
+    of several it waits a moment for those who were just answered, since they are likely to ask again.
+
+    Parameters
+    ----------
+    work
+        Answers items, one answer each in their order; runs in the worker thread. An exception as an answer is raised
+        where the item was asked for.
+    most
+        Items of a batch, at most.
+    queue
+        Items that may wait, at most.
+    linger
+        Seconds to wait after a batch of several for the next one to fill.
+    told
+        Told the items of each batch and the seconds that they waited.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[T]], Sequence[R | Exception]],
+        most: int,
+        queue: int,
+        linger: float = 0.002,
+        told: Callable[[Sequence[T], Sequence[float]], None] = lambda items, waited: None,
+    ) -> None:
+        self.work, self.most, self.queue, self.linger, self.told = work, most, queue, linger, told
+        self._waiting: deque[_Waiting[T, R]] = deque()
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stepwell-search")
+        self._task: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        """Return how many items wait."""
+        return len(self._waiting)
+
+    def start(self) -> None:
+        """Begin to answer; call it inside the event loop."""
+        self._task = asyncio.create_task(self._serve())
+
+    async def stop(self) -> None:
+        """Answer nothing more, once the batch at work is done."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._thread.shutdown(wait=True)
+
+    async def ask(self, items: Sequence[T], gone: Gone = stays) -> list[R]:
+        """Return the answers to items, in their order.
+
+        Raises
+        ------
+        BusyError
+            When not all of them have room in the queue.
+        GoneError
+            When ``gone`` says so before their turn comes.
+        """
+        if len(self._waiting) + len(items) > self.queue:
+            raise BusyError
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting[T, R](item, gone, loop.create_future()) for item in items]
+        self._waiting.extend(waiting)
+        self._arrived.set()
+        answers = await asyncio.gather(*(one.answer for one in waiting), return_exceptions=True)
+        if failed := next((answer for answer in answers if isinstance(answer, BaseException)), None):
+            raise failed
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        several = False
+        while True:
+            if several and len(self._waiting) < self.most:
+                await asyncio.sleep(self.linger)
+            while not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+            batch = await self._next()
+            several = len(batch) > 1
+            if batch:
+                _settle(batch, await loop.run_in_executor(self._thread, self._answer, [one.item for one in batch]))
+
+    async def _next(self) -> list[_Waiting[T, R]]:
+        """Take a batch from the queue; drop who has hung up."""
+        batch: list[_Waiting[T, R]] = []
+        now, waits = time.perf_counter(), list[float]()
+        while self._waiting and len(batch) < self.most:
+            one = self._waiting.popleft()
+            if one.answer.done():
+                continue
+            if await one.gone():
+                one.answer.set_exception(GoneError())
+                continue
+            batch.append(one)
+            waits.append(now - one.since)
+        if batch:
+            self.told([one.item for one in batch], waits)
+        return batch
+
+    def _answer(self, items: list[T]) -> Sequence[R | Exception]:
+        try:
+            return self.work(items)
+        except Exception as error:
+            return [error] * len(items)
+
+
+def _settle(batch: list[_Waiting[T, R]], answers: Sequence[R | Exception]) -> None:
+    for one, answer in zip(batch, answers, strict=True):
+        if one.answer.done():
+            continue
+        if isinstance(answer, Exception):
+            one.answer.set_exception(answer)
+        else:
+            one.answer.set_result(answer)

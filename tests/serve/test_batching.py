@@ -1,0 +1,117 @@
+"""Dynamic batching: who waits together is answered together, nobody waits for nothing, nobody is forgotten."""
+
+import asyncio
+import threading
+
+import pytest
+
+from stepwell.serve.batching import Batcher, BusyError, GoneError
+
+
+class Recorder:
+    """Doubles numbers; the first batch can be held until ``go`` is set."""
+
+    def __init__(self):
+        self.batches, self.go = [], threading.Event()
+        self.go.set()
+
+    def __call__(self, items):
+        self.go.wait(10)
+        self.batches.append(list(items))
+        return [ValueError(item) if item < 0 else 2 * item for item in items]
+
+
+def run(scenario, most=4, queue=10):
+    """Run a scenario(batcher, recorder) in an event loop; return its result and the recorder."""
+
+    async def main():
+        recorder = Recorder()
+        batcher = Batcher(recorder, most, queue, linger=0.001)
+        batcher.start()
+        try:
+            return await asyncio.wait_for(scenario(batcher, recorder), 10), recorder
+        finally:
+            recorder.go.set()
+            await batcher.stop()
+
+    return asyncio.run(main())
+
+
+async def held(batcher, recorder, *questions):
+    """Ask 0 and hold it in the worker; ask the rest while it is there; return all answers."""
+    recorder.go.clear()
+    first = asyncio.create_task(batcher.ask([0]))
+    while len(batcher) or not first.get_coro().cr_await:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    rest = [asyncio.create_task(batcher.ask(question)) for question in questions]
+    await asyncio.sleep(0.01)
+    recorder.go.set()
+    return await asyncio.gather(first, *rest, return_exceptions=True)
+
+
+def test_an_idle_worker_takes_what_comes_at_once():
+    answers, recorder = run(lambda batcher, _: batcher.ask([3]))
+    assert answers == [6] and recorder.batches == [[3]]
+
+
+def test_what_waits_together_is_answered_together_and_each_gets_its_own():
+    answers, recorder = run(lambda b, r: held(b, r, [1], [2], [3]))
+    assert answers == [[0], [2], [4], [6]]
+    assert recorder.batches == [[0], [1, 2, 3]]
+
+
+def test_a_batch_is_no_larger_than_it_may_be():
+    answers, recorder = run(lambda b, r: held(b, r, [1, 2, 3], [4, 5, 6]))
+    assert answers == [[0], [2, 4, 6], [8, 10, 12]]
+    assert [len(batch) for batch in recorder.batches] == [1, 4, 2]
+
+
+def test_a_full_queue_refuses_whole_questions():
+    answers, recorder = run(lambda b, r: held(b, r, [1, 2], [3, 4], [5]), queue=3)
+    assert answers[:2] == [[0], [2, 4]] and isinstance(answers[2], BusyError) and answers[3] == [10]
+    assert recorder.batches == [[0], [1, 2, 5]]
+
+
+def test_an_error_is_raised_where_its_item_was_asked():
+    answers, _ = run(lambda b, r: held(b, r, [1], [-2], [3]))
+    assert answers[1] == [2] and answers[3] == [6] and isinstance(answers[2], ValueError)
+
+
+def test_a_worker_that_breaks_answers_all_and_goes_on():
+    async def scenario(batcher, recorder):
+        batcher.work = lambda items: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            await batcher.ask([1])
+        batcher.work = recorder
+        return await batcher.ask([1])
+
+    assert run(scenario)[0] == [2]
+
+
+def test_who_hung_up_is_dropped_before_the_forward():
+    async def hung_up():
+        return True
+
+    async def scenario(batcher, recorder):
+        with pytest.raises(GoneError):
+            await batcher.ask([1], hung_up)
+        return await batcher.ask([2])
+
+    answers, recorder = run(scenario)
+    assert answers == [4] and recorder.batches == [[2]]
+
+
+def test_a_cancelled_question_is_dropped():
+    async def scenario(batcher, recorder):
+        recorder.go.clear()
+        first = asyncio.create_task(batcher.ask([1]))
+        await asyncio.sleep(0.01)
+        second = asyncio.create_task(batcher.ask([2]))
+        await asyncio.sleep(0.01)
+        second.cancel()
+        recorder.go.set()
+        return await first
+
+    answers, recorder = run(scenario)
+    assert answers == [2] and recorder.batches == [[1]]
