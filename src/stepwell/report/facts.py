@@ -162,14 +162,7 @@ def _texts(run: RunFolder, missing: list[str]) -> tuple[Texts | None, list[str]]
             "and its rows would name other texts."
         )
         return None, []
-    return Texts(collection, splits.test), [*splits.notes, *_synthetic(splits)]
-
-
-def _synthetic(splits: Any) -> list[str]:
-    """Return a sentence about queries that were made from passages, where the collection marks such."""
-    counts: dict[str, int] = getattr(splits, "synthetic", None) or {}
-    told = ", ".join(f"{count:,} of {split}" for split, count in counts.items() if count)
-    return [f"Synthetic queries, made from passages and asked by nobody: {told}."] if told else []
+    return Texts(collection, splits.test), list(splits.notes)
 
 
 def _fingerprints(run: RunFolder) -> list[Fingerprint]:
