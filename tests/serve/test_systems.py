@@ -1,5 +1,8 @@
 """Which systems a run offers, and what each of them is."""
 
+import json
+import shutil
+
 import pytest
 
 from stepwell.errors import StepwellError
@@ -30,6 +33,15 @@ def test_each_system_finds_what_the_run_was_measured_by(systems, tiny_run, tiny_
         for hits, rows in zip(lists, run.passages, strict=False):
             expected = [tiny_collection.passage_ids[row] for row in rows[: len(hits)]]
             assert [hit.passage_id for hit in hits] == expected, name
+
+
+def test_a_teacher_that_is_no_cross_encoder_does_not_re_rank(tiny_run, cache, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    file = next((run / "stages").glob("*reranker-*")) / "manifest.json"
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps(manifest | {"settings": manifest["settings"] | {"kind": "late-interaction"}}))
+    assert set(open_systems(tiny_run).by_name) - set(open_systems(run).by_name) == {"reranked"}
 
 
 def test_a_model_offers_itself_and_bm25(hostile_systems):

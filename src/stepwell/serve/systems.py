@@ -164,7 +164,7 @@ def _of_run(place: Path, facts: dict[str, Any], student: Searcher, bm25: Callabl
             vectors = place / stages[facts["asymmetric"]]
             found.append(System(name, label, quality, partial(_dense, student.collection, student.encoder, vectors)))
         elif name == "reranked":
-            found.append(_second(place, stages, label, quality, student))
+            found += _second(place, stages, label, quality, student)
         elif f"{name}.vectors" in stages:
             model, vectors = place / stages[name] / "model", place / stages[f"{name}.vectors"]
             found.append(System(name, label, quality, partial(_dense, student.collection, model, vectors)))
@@ -188,13 +188,18 @@ def _fused(student: Searcher, bm25: BM25Index) -> Searcher:
     return fused
 
 
-def _second(place: Path, stages: dict[str, str], label: str, quality: float | None, student: Searcher) -> Second:
-    """Return the re-ranking system with what its stage was made with."""
+def _second(place: Path, stages: dict[str, str], label: str, quality: float | None, student: Searcher) -> list[Second]:
+    """Return the re-ranking system with what its stage was made with; none where the teacher is no cross-encoder."""
     manifest = read_json(place / stages["reranked.test"] / "manifest.json")
-    teacher = next(name for name in manifest["inputs"] if name.startswith("teacher."))
-    limit = read_json(place / stages[teacher] / "manifest.json")["settings"]["tokens"]["pair"]
-    open_teacher = partial(Reranker.open, place / stages[teacher] / "model", limit)
-    return Second("reranked", label, quality, lambda: student, int(manifest["settings"]["rerank"]), open_teacher)
+    teachers = [name for name in manifest["inputs"] if name.startswith("teacher.")]
+    settings = read_json(place / stages[teachers[0]] / "manifest.json")["settings"]
+    if (
+        settings.get("kind") != "cross-encoder"
+    ):  # scores from a file know no new query
+        return []
+    open_teacher = partial(Reranker.open, place / stages[teachers[0]] / "model", settings["tokens"]["pair"])
+    depth = int(manifest["settings"]["rerank"])
+    return [Second("reranked", label, quality, lambda: student, depth, open_teacher)]
 
 
 def bm25_of(collection: Collection) -> BM25Index:
