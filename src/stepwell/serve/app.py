@@ -1,6 +1,5 @@
 """The HTTP application: routes, and nothing that could be elsewhere."""
 
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -9,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from stepwell import __version__
@@ -170,8 +170,7 @@ def _passage(hit: Hit, find: Any, characters: int) -> dict[str, Any]:
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    body = json.dumps(content, separators=(",", ":"))
-    return Response(body, status, headers, media_type="application/json")
+    return Response(to_json(content), status, headers, media_type="application/json")
 
 
 def _asset(name: str, kind: str) -> Any:

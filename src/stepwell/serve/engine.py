@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +13,10 @@ from stepwell.retrieval.searcher import Hit
 from stepwell.serve.batching import Batcher, Gone, stays
 from stepwell.serve.limits import Limits
 from stepwell.serve.systems import STUDENT, Second, Systems
+
+
+TRIM = 2.0
+"""Seconds between two times that freed memory is given back to the system."""
 
 
 class Question(NamedTuple):
@@ -57,7 +63,7 @@ class Engine:
     """
 
     def __init__(self, systems: Systems, limits: Limits, told: Told = lambda items, waited: None) -> None:
-        self.systems, self.told = systems, told
+        self.systems, self._trimmed = systems, time.monotonic()
         self.quick: Batcher[Question | Embedding, Any] = Batcher(self._answer, limits.at_once, limits.queue, told=told)
         self.slow: Batcher[Reranking, list[Hit]] = Batcher(_rerank, 1, limits.queue, told=told)
 
@@ -104,6 +110,9 @@ class Engine:
                 found = [error] * len(places)
             for at, answer in zip(places, found, strict=True):
                 answers[at] = answer
+        if time.monotonic() - self._trimmed > TRIM:
+            trim()
+            self._trimmed = time.monotonic()
         return answers
 
     def _together(self, kind: Question | Embedding, texts: list[str]) -> Sequence[Any]:
@@ -116,3 +125,11 @@ class Engine:
 
 def _rerank(items: Sequence[Reranking]) -> list[list[Hit] | Exception]:
     return [item.system.rerank(item.text, item.hits, item.k) for item in items]
+
+
+def trim() -> None:
+    """Give freed memory back where the C library can: batches of ever other shapes leave holes that would pile up."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return  # not glibc
