@@ -14,7 +14,6 @@ from stepwell.serve.batching import Batcher, Gone, stays
 from stepwell.serve.limits import Limits
 from stepwell.serve.systems import STUDENT, Second, Systems
 
-
 TRIM = 2.0
 """Seconds between two times that freed memory is given back to the system."""
 

@@ -193,9 +193,7 @@ def _second(place: Path, stages: dict[str, str], label: str, quality: float | No
     manifest = read_json(place / stages["reranked.test"] / "manifest.json")
     teachers = [name for name in manifest["inputs"] if name.startswith("teacher.")]
     settings = read_json(place / stages[teachers[0]] / "manifest.json")["settings"]
-    if (
-        settings.get("kind") != "cross-encoder"
-    ):  # scores from a file know no new query
+    if settings.get("kind") != "cross-encoder":  # scores from a file know no new query
         return []
     open_teacher = partial(Reranker.open, place / stages[teachers[0]] / "model", settings["tokens"]["pair"])
     depth = int(manifest["settings"]["rerank"])
