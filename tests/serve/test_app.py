@@ -167,3 +167,13 @@ def test_a_full_queue_is_a_503_that_says_when_to_try_again(client, monkeypatch):
     answer = client.post("/search", json={"query": ["x", "y"]})
     assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
     assert client.post("/search", json={"query": "x"}).status_code == 200
+
+
+def test_freed_memory_is_given_back_now_and_then(client, monkeypatch):
+    calls = []
+    monkeypatch.setattr("stepwell.serve.engine.trim", lambda: calls.append(1))
+    found(client, "river")
+    assert calls == []
+    monkeypatch.setattr("stepwell.serve.engine.TRIM", 0.0)
+    found(client, "river")
+    assert calls == [1]
