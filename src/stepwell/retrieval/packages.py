@@ -47,9 +47,6 @@ class Settings:
         Lists of IVF-PQ; 0: four times the root of the number of passages.
     code
         Bytes of a vector in IVF-PQ; has to divide the width.
-    rescore
-        So many times the passages asked for are looked up and scored with their full vectors, which the best are
-        chosen by; 0: the index's own scores. IVF-PQ wants some.
     """
 
     kind: Kind = "usearch"
@@ -59,7 +56,6 @@ class Settings:
     effort: int = 64
     lists: int = 0
     code: int = 48
-    rescore: int = 0
 
     def __post_init__(self) -> None:
         for name, kinds in (("kind", Kind), ("storage", Storage)):
