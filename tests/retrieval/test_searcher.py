@@ -11,7 +11,7 @@ from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval import searcher as searchers
-from stepwell.retrieval.searcher import RRF_K, Searcher, _fused, read_results, vectors_of
+from stepwell.retrieval.searcher import Searcher, read_results, vectors_of
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,12 @@ def test_bm25_finds_only_what_shares_a_word_and_needs_no_model(tiny_run):
     assert searcher.search("zzz", 5) == []
 
 
-def test_fusion_by_hand():
-    lists = [np.array([4, 2, 9]), np.array([2, 7, -1])]
-    rows, scores = _fused(lists)
-    assert rows == [2, 4, 7, 9]
-    expected = [1 / (RRF_K + 2) + 1 / (RRF_K + 1), 1 / (RRF_K + 1), 1 / (RRF_K + 2), 1 / (RRF_K + 3)]
-    assert scores == pytest.approx(expected)
+def test_fusion_counts_the_ranks_of_both_lists(tiny_run):
+    apart = [Searcher.open(tiny_run, mode).search("old river comet", 60) for mode in ("student", "bm25")]
+    ranks = [{hit.passage_id: hit.rank for hit in hits} for hits in apart]
+    for hit in Searcher.open(tiny_run, "fused").search("old river comet", 5):
+        expected = sum(1 / (60 + rank[hit.passage_id]) for rank in ranks if hit.passage_id in rank)
+        assert hit.score == pytest.approx(expected)
 
 
 def test_the_vectors_of_a_model_are_encoded_once(tiny_model, place, monkeypatch):

@@ -20,12 +20,13 @@ from stepwell.index.folder import is_index, open_index
 from stepwell.index.vector_index import VectorIndex
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.bm25 import BM25Index
+from stepwell.retrieval.fusion import reciprocal_rank_fusion
 from stepwell.retrieval.packages import Found
+from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import top_k
 from stepwell.retrieval.vectors import Vectors, write_vectors
 
 Mode = Literal["student", "asymmetric", "bm25", "fused"]
-RRF_K = 60
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,11 @@ class Searcher:
         if not all(query.strip() for query in queries):
             raise StepwellError("the query is empty: there is nothing to search for.")
         lists = self._lists(queries, k) if queries else []
-        if len(lists) == 1:
-            ranked = list(zip(*lists[0], strict=True))
-        else:
-            ranked = [_fused(list(rows)) for rows in zip(*(rows for rows, _ in lists), strict=True)]
-        return [self._hits(rows, scores, k) for rows, scores in ranked]
+        if len(lists) > 1:
+            places = np.arange(len(queries), dtype=np.int32)
+            fused = reciprocal_rank_fusion([Run(places, *found) for found in lists], k)
+            lists = [(fused.passages, fused.scores)]
+        return [self._hits(rows, scores, k) for found in lists for rows, scores in zip(*found, strict=True)]
 
     def _lists(self, queries: Sequence[str], k: int) -> list[Found]:
         """Return rows (Q, k) and scores (Q, k) by the vectors, by BM25, or by both, deep enough to fuse."""
@@ -177,16 +178,6 @@ class Searcher:
             Hit(rank, self.collection.passage_ids[row], score, text, text[:start].strip())
             for rank, ((row, score), text, start) in enumerate(parts, start=1)
         ]
-
-
-def _fused(lists: list[Any]) -> tuple[list[int], list[float]]:
-    total: dict[int, float] = {}
-    for rows in lists:
-        for rank, row in enumerate(rows.tolist(), start=1):
-            if row >= 0:
-                total[row] = total.get(row, 0.0) + 1.0 / (RRF_K + rank)
-    best = sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    return [row for row, _ in best], [score for _, score in best]
 
 
 def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = ()) -> Vectors:
