@@ -21,12 +21,12 @@ class Recorder:
         return [ValueError(item) if item < 0 else 2 * item for item in items]
 
 
-def run(scenario, most=4, queue=10):
+def run(scenario, most=4, queue=10, **options):
     """Run a scenario(batcher, recorder) in an event loop; return its result and the recorder."""
 
     async def main():
         recorder = Recorder()
-        batcher = Batcher(recorder, most, queue, linger=0.001)
+        batcher = Batcher(recorder, most, queue, **{"linger": 0.001, **options})
         batcher.start()
         try:
             return await asyncio.wait_for(scenario(batcher, recorder), 10), recorder
@@ -98,8 +98,38 @@ def test_who_hung_up_is_dropped_before_the_forward():
             await batcher.ask([1], hung_up)
         return await batcher.ask([2])
 
-    answers, recorder = run(scenario)
+    answers, recorder = run(scenario, patience=0.0)
     assert answers == [4] and recorder.batches == [[2]]
+
+
+def test_a_client_is_not_looked_for_before_it_has_waited():
+    async def asked():
+        raise AssertionError("the look costs as much as the answer")
+
+    assert run(lambda batcher, _: batcher.ask([1], asked), patience=5.0)[0] == [2]
+
+
+def test_those_answered_together_are_waited_for_while_they_come():
+    async def scenario(batcher, recorder):
+        await held(batcher, recorder, [1], [2], [3])  # the last batch has three
+        asked = [asyncio.create_task(batcher.ask([number])) for number in (4, 5)]
+        await asyncio.sleep(0.02)  # the batcher waits for the third
+        before = [list(batch) for batch in recorder.batches]
+        asked.append(asyncio.create_task(batcher.ask([6])))
+        return before, await asyncio.gather(*asked)
+
+    (before, answers), recorder = run(scenario, linger=0.1)
+    assert before == [[0], [1, 2, 3]] and answers == [[8], [10], [12]]
+    assert recorder.batches == [[0], [1, 2, 3], [4, 5, 6]]
+
+
+def test_who_does_not_come_back_is_not_waited_for():
+    async def scenario(batcher, recorder):
+        await held(batcher, recorder, [1], [2], [3])
+        return await batcher.ask([4])
+
+    answers, recorder = run(scenario)
+    assert answers == [8] and recorder.batches == [[0], [1, 2, 3], [4]]
 
 
 def test_a_cancelled_question_is_dropped():

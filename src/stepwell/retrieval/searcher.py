@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from stepwell.collection import Collection, open_collection
 from stepwell.collection.store import default_cache
@@ -154,7 +155,7 @@ class Searcher:
             places = np.arange(len(queries), dtype=np.int32)
             fused = reciprocal_rank_fusion([Run(places, *found) for found in lists], k)
             lists = [(fused.passages, fused.scores)]
-        return [self._hits(rows, scores, k) for found in lists for rows, scores in zip(*found, strict=True)]
+        return [hits for found in lists for hits in self._hits(*found, k)]
 
     def _lists(self, queries: Sequence[str], k: int) -> list[Found]:
         """Return rows (Q, k) and scores (Q, k) by the vectors, by BM25, or by both, deep enough to fuse."""
@@ -170,13 +171,21 @@ class Searcher:
             lists.append(self.bm25.search(queries, depth))
         return lists
 
-    def _hits(self, rows: Any, scores: Any, k: int) -> list[Hit]:
-        found = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row >= 0][:k]
-        rows = [row for row, _ in found]
-        parts = zip(found, self.collection.passage_texts(rows), self.collection.passage_starts(rows), strict=True)
+    def _hits(self, rows: NDArray[np.int32], scores: NDArray[np.float32], k: int) -> list[list[Hit]]:
+        """Return the hits of each query (Q, k); the texts of all are read in one go."""
+        kept = [np.flatnonzero(row >= 0)[:k] for row in rows]
+        taken = [row[places] for row, places in zip(rows, kept, strict=True)]
+        every = np.concatenate(taken)
+        names = [self.collection.passage_ids[row] for row in every.tolist()]
+        parts = zip(names, self.collection.passage_texts(every), self.collection.passage_starts(every), strict=True)
         return [
-            Hit(rank, self.collection.passage_ids[row], score, text, text[:start].strip())
-            for rank, ((row, score), text, start) in enumerate(parts, start=1)
+            [
+                Hit(rank, name, score, text, text[:start].strip())
+                for rank, (score, (name, text, start)) in enumerate(
+                    zip(score_row[places].tolist(), parts, strict=False), start=1
+                )
+            ]
+            for score_row, places in zip(scores, kept, strict=True)
         ]
 
 

@@ -41,8 +41,8 @@ class _Waiting(Generic[T, R]):
 class Batcher(Generic[T, R]):
     """A queue in front of one worker thread.
 
-    An idle worker takes what comes at once. While it works, others gather, and it takes them together; after a batch
-    of several it waits a moment for those who were just answered, since they are likely to ask again.
+    An idle worker takes what comes at once. While it works, others gather, and it takes them together. Those who were
+    answered together are likely to ask again together: after a batch of several it waits for as many, while they come.
 
     Parameters
     ----------
@@ -54,9 +54,11 @@ class Batcher(Generic[T, R]):
     queue
         Items that may wait, at most.
     linger
-        Seconds to wait after a batch of several for the next one to fill.
+        Seconds to wait for one more after a batch of several.
     told
         Told the items of each batch and the seconds that they waited.
+    patience
+        Seconds that an item has waited when its client is looked for: the look costs as much as a short answer.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class Batcher(Generic[T, R]):
         queue: int,
         linger: float = 0.002,
         told: Callable[[Sequence[T], Sequence[float]], None] = lambda items, waited: None,
+        patience: float = 0.5,
     ) -> None:
-        self.work, self.most, self.queue, self.linger, self.told = work, most, queue, linger, told
+        self.work, self.most, self.queue = work, most, queue
+        self.linger, self.told, self.patience = linger, told, patience
         self._waiting: deque[_Waiting[T, R]] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stepwell-search")
@@ -111,17 +115,25 @@ class Batcher(Generic[T, R]):
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        several = False
+        answered = 0
         while True:
-            if several and len(self._waiting) < self.most:
-                await asyncio.sleep(self.linger)
+            if answered > 1:
+                await asyncio.sleep(self.linger)  # the answers go out
             while not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
+            await self._gather(answered)
             batch = await self._next()
-            several = len(batch) > 1
+            answered = len(batch)
             if batch:
                 _settle(batch, await loop.run_in_executor(self._thread, self._answer, [one.item for one in batch]))
+
+    async def _gather(self, expected: int) -> None:
+        """Wait until as many have come as were answered last, while they keep coming."""
+        before = 0
+        while before < len(self._waiting) < expected:
+            before = len(self._waiting)
+            await asyncio.sleep(self.linger)
 
     async def _next(self) -> list[_Waiting[T, R]]:
         """Take a batch from the queue; drop who has hung up."""
@@ -131,7 +143,7 @@ class Batcher(Generic[T, R]):
             one = self._waiting.popleft()
             if one.answer.done():
                 continue
-            if await one.gone():
+            if now - one.since > self.patience and await one.gone():
                 one.answer.set_exception(GoneError())
                 continue
             batch.append(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import signal
@@ -157,6 +158,8 @@ def serve(
             timeout_keep_alive=30,
             timeout_graceful_shutdown=30,
         )
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking through it for garbage would hold up everybody for 0.3 s
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again what it was sent, when all is done
             signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[bound])
