@@ -11,16 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from stepwell.recipe_parts import (
-    Count,
-    DenseTraining,
-    Fraction,
-    Optimiser,
-    Positive,
-    RerankTraining,
-    Section,
-    Weight,
-)
+from stepwell.recipe_ladder import Mining, Refine, Rung, Soft, WarmUp
+from stepwell.recipe_parts import Count, DenseTraining, Fraction, Optimiser, Positive, RerankTraining, Section
 from stepwell.recipe_teachers import AnyTeacher, ListTeacher, SeveralTeachers
 
 __all__ = [
@@ -136,9 +128,6 @@ class TokensSection(Section):
     )
 
 
-Soft = Literal["kl", "cross-entropy", "mse", "margin-mse", "decoupled"]
-
-
 class StudentSection(Section):
     """The model to build: the embeddings and some layers of an encoder."""
 
@@ -165,118 +154,6 @@ class StudentSection(Section):
     def loss_scale(self) -> float:
         """The factor from a similarity to a logit."""
         return self.scale if self.scale is not None else (20.0 if self.similarity == "cos" else 1.0)
-
-
-class Mining(Section):
-    """From a run to candidates: which passages stand beside the positives."""
-
-    depth: Count = Field(100, description="Passages retrieved a query.")
-    first: Count = Field(1, description="Best rank a negative may have (1 = top).")
-    last: Count = Field(50, description="Worst rank a negative may have.")
-    sampling: Literal["random", "hardest", "simans"] = Field(
-        "random",
-        description="How negatives are drawn from the window: evenly, from the top, or near the positive's score (SimANS).",
-    )
-    positives: Count = Field(2, description="Positives a query, at most (never more than half of its candidates).")
-    margin: float | None = Field(
-        None,
-        description="Drop a passage that scores higher than the positive's score minus this, in the miner's own scores.",
-    )
-    near_duplicate: Fraction | None = Field(
-        0.9,
-        description="Drop a passage whose words overlap with a positive's so much (Jaccard); empty keeps all.",
-    )
-    denoise: float | None = Field(
-        None,
-        description="Drop a passage that the denoising teacher scores higher than the positive minus this (logits).",
-    )
-    pool: Count | None = Field(
-        None,
-        description="Candidates kept a query, from which each epoch draws K; K when empty (the same every epoch).",
-    )
-
-    @model_validator(mode="after")
-    def _window(self) -> Mining:
-        if self.last < self.first:
-            raise ValueError(f"`last` ({self.last}) is before `first` ({self.first}): no rank is left for a negative")
-        return self
-
-
-class Rung(Optimiser):
-    """One rung: what the student learns from one teacher.
-
-    loss = alpha * hard + beta * soft + gamma * keep  (METHOD: losses).
-    """
-
-    teacher: str = Field(description="The teacher's name.")
-    loss: Literal["embedding", "in-batch", "candidates"] = Field(
-        description="`embedding`: its vectors; `in-batch`: its scores of all passages of the batch; `candidates`: its scores of the query's own K candidates."
-    )
-    alpha: Weight = Field(0.1, description="Weight of the hard loss (labels).")
-    beta: Weight = Field(0.9, description="Weight of the soft loss (the teacher's scores).")
-    gamma: Weight = Field(
-        1.0,
-        description="Weight of keep (the student's own scores at the start of the rung); unused by `embedding`.",
-    )
-    tau: Positive = Field(1.0, description="Temperature of the soft loss and of keep.")
-    teacher_tau: Positive | None = Field(
-        None, description="The teacher's own temperature in the soft loss (`kl`, `cross-entropy`); `tau` when empty."
-    )
-    soft: Soft = Field(
-        "kl",
-        description="How the student's scores are compared with the teacher's: `kl` (the paper), `cross-entropy` (against the softened teacher), `mse` (of the logits), `margin-mse` (of positive minus negative), `decoupled` (positives and the rest apart).",
-    )
-    target: Weight = Field(1.0, description="With `decoupled`: weight of the mass on the positives.")
-    rest: Weight = Field(1.0, description="With `decoupled`: weight of the order among the negatives.")
-    candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K.")
-    keep_over: Literal["candidates", "batch"] = Field(
-        "candidates",
-        description="What keep is measured over: the query's own candidates, or all passages of the batch.",
-    )
-    beside: str | None = Field(
-        None, description="A dual-encoder teacher whose in-batch term stays beside this rung's own."
-    )
-    beside_weight: Weight = Field(0.5, description="Weight of that term.")
-    hold: Weight = Field(
-        0.0,
-        description="Weight of staying near the embedding teacher's vectors (the embedding rung's loss, kept beside).",
-    )
-    negatives: str = Field(
-        "auto",
-        description="Who mines: `student`, `bm25` or a dual-encoder teacher's name; auto = the last dual-encoder teacher at or before this rung, else bm25.",
-    )
-    force: bool = Field(False, description="Train even when the teacher has no headroom over the student.")
-
-
-class Refine(Optimiser):
-    """Data progressive distillation: only what the teacher gets right and the student gets wrong."""
-
-    rounds: Annotated[int, Field(ge=0)] = Field(1, description="At most so many rounds, while dev improves.")
-    teacher: str | None = Field(None, description="The teacher; the last rung's when empty.")
-    depth: Count = Field(20, description="Passages of the student's list that the teacher reranks.")
-    rule: Literal["top", "better"] = Field(
-        "top",
-        description="`top`: teacher rank 1, student rank 2 to `worst` (MS MARCO). `better`: teacher rank before student rank, and at most `worst` (NQ).",
-    )
-    worst: Count = Field(15, description="The rank bound of the rule.")
-    candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K, hardest first.")
-    alpha: Weight = 0.1
-    beta: Weight = 0.9
-    gamma: Weight = 1.0
-    tau: Positive = 1.0
-    teacher_tau: Positive | None = None
-    soft: Soft = "kl"
-    target: Weight = 1.0
-    rest: Weight = 1.0
-    lr: Positive = Field(1e-5, description="Highest learning rate.")
-    epochs: Weight = Field(3.0, description="Passes over the selected queries.")
-    keep_over: Literal["candidates", "batch"] = "candidates"
-
-
-class WarmUp(DenseTraining):
-    """Contrastive training of the student before the first rung; 0 epochs leave it out."""
-
-    epochs: Weight = Field(0.0, description="Passes over the training queries; 0 leaves the warm-up out.")
 
 
 class Judging(Section):
