@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from stepwell.errors import StepwellError
 from stepwell.recipe import Recipe
-from stepwell.recipe_file import LARGEST, dump_recipe, load_recipe, parse_override
+from stepwell.recipe_file import dump_recipe, load_recipe, parse_override
 from stepwell.recipe_teachers import DualEncoderTeacher
+from stepwell.recipe_tree import LARGEST
 
 GOOD = """\
 name: tiny

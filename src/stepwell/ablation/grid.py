@@ -12,8 +12,9 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from stepwell.ablation import vocabulary
 from stepwell.errors import StepwellError
 from stepwell.recipe import Recipe
-from stepwell.recipe_file import changed, read_tree, value_of
+from stepwell.recipe_file import changed
 from stepwell.recipe_mistakes import Mistake, nearest, where
+from stepwell.recipe_tree import read_tree, value_of
 
 KEYS = ("reference", "force", "match_updates", "variants")
 WORDS = ("without", "only", "reversed", "together", "keep", "force")
