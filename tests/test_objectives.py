@@ -13,11 +13,12 @@ from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 
 from stepwell import losses
 from stepwell.collection import Qrels
+from stepwell.imitation import EmbeddingObjective, Imitated
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.negatives import Candidates
-from stepwell.objectives import Draw, EmbeddingObjective, RerankObjective, StudentObjective, Terms
+from stepwell.objectives import Draw, RerankObjective, StudentObjective, Terms
 from stepwell.retrieval.vectors import Vectors
 
 K = 4
@@ -307,6 +308,21 @@ class TestEmbedding:
         assert not torch.equal(weights[0], weights[2])
         assert isinstance(self.objective(task, task.own).projection, torch.nn.Identity)
         assert any(p is not None for p in self.objective(task, task.teacher).module["projection"].parameters())
+
+    def test_texts_from_elsewhere_take_part_behind_the_collections(self, task):
+        texts = ["the comet was thin", "an old castle", "which sail is warm"]
+        tokens = task.encoder.tokenise(texts, "document")
+        own = task.encoder.encode(tokens, "document")
+        more = [
+            Imitated("document", tokens, np.array([2, 0]), own.__getitem__),
+            Imitated("query", tokens, np.array([1]), lambda rows: -own[rows]),
+        ]
+        rows = task.candidates.queries.astype(np.int64)
+        objective = EmbeddingObjective(task.encoder, task.queries, task.passages, task.own, rows, 0, more)
+        assert objective.size == 60 + 28 + 3
+        for examples, expected in (([88, 89], 0), ([90], 4), ([90, 0, 61, 88], 1)):  # 4: the opposite direction
+            loss, _ = objective.loss(np.array(examples), 0)
+            assert loss.item() == pytest.approx(expected, abs=1e-4)
 
 
 class TestRerank:

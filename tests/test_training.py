@@ -13,11 +13,12 @@ from torch import nn
 
 from stepwell import training
 from stepwell.errors import StepwellError
+from stepwell.imitation import EmbeddingObjective
 from stepwell.models.build import build_cross_encoder, build_student, fingerprint, head_parameters
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.negatives import Candidates
-from stepwell.objectives import Draw, EmbeddingObjective, RerankObjective, StudentObjective, Terms
+from stepwell.objectives import Draw, RerankObjective, StudentObjective, Terms
 from stepwell.recipe import Optimiser, RerankTraining
 from stepwell.retrieval.vectors import Vectors
 from stepwell.training import batches, learning_rate, total_steps, train

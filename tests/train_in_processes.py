@@ -15,11 +15,12 @@ import torch
 
 from stepwell import distributed
 from stepwell.collection import open_collection
+from stepwell.imitation import EmbeddingObjective
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.negatives import Candidates, mine
-from stepwell.objectives import Draw, EmbeddingObjective, RerankObjective, StudentObjective, Terms
+from stepwell.objectives import Draw, RerankObjective, StudentObjective, Terms
 from stepwell.recipe import Mining, Optimiser, RerankTraining
 from stepwell.retrieval import vectors as stored
 from stepwell.retrieval.bm25 import BM25Index

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stepwell import distributed
 from stepwell.collection import Qrels
 from stepwell.losses import (
     decoupled_loss,
@@ -236,66 +234,6 @@ class StudentObjective:
             return self.terms.soft_loss(scores[own], theirs, positives[own], None if valid is None else valid[own])
 
         return larger_loss_target(teachers, loss)
-
-
-class EmbeddingObjective:
-    """Pulls the student's vectors of all passages and queries to a teacher's (the embedding rung; no labels).
-
-    Parameters
-    ----------
-    encoder
-        The student.
-    passages, queries
-        Tokens of all passages and queries of the collection.
-    teacher
-        The teacher's vectors; its queries are those that take part.
-    seed
-        Initialises the projection, which exists only where the widths differ and is thrown away after.
-    """
-
-    separable = False
-
-    def __init__(
-        self, encoder: Encoder, queries: Tokens, passages: Tokens, teacher: Vectors, rows: Rows, seed: int
-    ) -> None:
-        self.encoder, self.queries, self.passages, self.teacher = encoder, queries, passages, teacher
-        self.rows = rows  # training queries
-        width = int(teacher.passages.shape[1])
-        self.projection: nn.Module = nn.Identity()
-        if width != encoder.dimension:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                self.projection = nn.Linear(encoder.dimension, width, bias=False)
-        self.projection.to(distributed.state().device)
-        for parameter in self.projection.parameters():  # every process projects the whole batch
-            hooked: Any = parameter
-            hooked.register_hook(lambda gradient: gradient / distributed.world_size())
-        self._module = nn.ModuleDict({"student": encoder.model, "projection": self.projection})
-
-    @property
-    def size(self) -> int:
-        """Passages and training queries."""
-        return len(self.passages) + len(self.rows)
-
-    @property
-    def module(self) -> nn.Module:
-        """The student and the projection."""
-        return self._module
-
-    def loss(self, examples: Rows, epoch: int) -> tuple[Tensor, dict[str, float]]:
-        """Return the mean squared distance of some texts' vectors."""
-        n = len(self.passages)
-        p, q = examples[examples < n], self.rows[examples[examples >= n] - n]
-        vectors, targets = [], []
-        if len(p):
-            vectors.append(self.encoder.embed(self.passages, p, "document"))
-            targets.append(np.asarray(self.teacher.passages[p]))
-        if len(q):
-            vectors.append(self.encoder.embed(self.queries, q, "query"))
-            targets.append(self.teacher.of_queries(q.astype(np.int32)))
-        student = self.projection(torch.cat(vectors))
-        loss = embedding_loss(student, torch.from_numpy(np.concatenate(targets)).to(student.device))
-        return loss, {"distance": loss.item()}
 
 
 class RerankObjective:

@@ -224,6 +224,10 @@ class Recipe(Section):
             raise ValueError(
                 f"{where}: the loss `{rung.loss}` needs a dual-encoder teacher, and {rung.teacher!r} is of kind `{teacher.kind}`"
             )
+        if rung.more and rung.loss != "embedding":
+            raise ValueError(
+                f"{where}: `more_passages` and `more_queries` are texts without labels, and the loss `{rung.loss}` needs labels; only `embedding` learns from them"
+            )
         if rung.hold and not any(other.loss == "embedding" for other in self.ladder):
             raise ValueError(f"{where}: `hold` stays near the vectors of an embedding rung, and the ladder has none")
         if rung.beside is not None and not self._teacher(rung.beside, where).embeds:

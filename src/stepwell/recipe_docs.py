@@ -51,7 +51,7 @@ ladder:
     batch: 32
 ```
 
-- Relative directories (`path` and `from`) are looked for beside the recipe first.
+- Relative directories and files (`path`, `from`, `file`, `more_passages`, `more_queries`) are looked for beside the recipe first.
 - An unknown key, a key that is given twice, a value of the wrong type or out of range: each is refused before
   anything runs, with its line, and an unknown key with the nearest one there is.
 - `--set KEY=VALUE` changes one value for one run: `--set student.layers=3`, `--set ladder.1.epochs=1` (rungs

@@ -12,6 +12,7 @@ from yaml.nodes import Node
 
 from stepwell.errors import StepwellError
 from stepwell.recipe import Recipe
+from stepwell.recipe_ladder import MORE
 from stepwell.recipe_mistakes import Mistake, explain, where
 from stepwell.recipe_tree import Dumper, Loader, checked, compose, plain_words, reason_of, replaced, tree_of, value_of
 
@@ -154,5 +155,9 @@ def _with_places(recipe: Recipe, homes: list[Path]) -> Recipe:
                 name: teacher.model_copy(update={key: place(getattr(teacher, key)) for key in [teacher.place] if key})
                 for name, teacher in recipe.teachers.items()
             },
+            "ladder": [
+                rung.model_copy(update={key: place(file) for key in MORE.values() if (file := getattr(rung, key))})
+                for rung in recipe.ladder
+            ],
         }
     )

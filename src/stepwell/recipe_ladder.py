@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from stepwell.recipe_parts import Count, DenseTraining, Fraction, Optimiser, Positive, Section, Weight
+
+Side = Literal["document", "query"]
+MORE: dict[Side, str] = {"document": "more_passages", "query": "more_queries"}
+"""The keys of a rung that name files of texts, by what the texts are embedded as."""
 
 Soft = Literal["kl", "cross-entropy", "mse", "margin-mse", "decoupled"]
 
@@ -89,7 +94,19 @@ class Rung(Optimiser):
         "auto",
         description="Who mines: `student`, `bm25` or a dual-encoder teacher's name; auto = the last dual-encoder teacher at or before this rung, else bm25.",
     )
+    more_passages: str | None = Field(
+        None,
+        description="With `embedding`: a file of further texts that the student learns to embed as passages; they are never searched. One text a line, or in a `.jsonl` file one object a line with `text` (and `title`); also as `.gz`.",
+    )
+    more_queries: str | None = Field(
+        None, description="The same for texts that are embedded as queries, such as a log of what was asked."
+    )
     force: bool = Field(False, description="Train even when the teacher has no headroom over the student.")
+
+    @property
+    def more(self) -> dict[Side, Path]:
+        """Files of texts from elsewhere, by what they are embedded as."""
+        return {side: Path(file) for side, key in MORE.items() if (file := getattr(self, key)) is not None}
 
 
 class Refine(Optimiser):

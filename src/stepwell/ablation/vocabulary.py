@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stepwell.collection.unlabelled import open_unlabelled
 from stepwell.recipe import Recipe, Rung
 from stepwell.training import total_steps
 
@@ -98,7 +99,12 @@ def forced(recipe: Recipe) -> Recipe:
 
 def ladder_steps(recipe: Recipe, passages: int, queries: int) -> list[int]:
     """Return the optimiser steps that each rung asks for on so many passages and training queries."""
-    return [total_steps(rung, passages + queries if rung.loss == "embedding" else queries) for rung in recipe.ladder]
+
+    def examples(rung: Rung) -> int:
+        more = sum(len(open_unlabelled(path)) for path in rung.more.values())
+        return passages + queries + more if rung.loss == "embedding" else queries
+
+    return [total_steps(rung, examples(rung)) for rung in recipe.ladder]
 
 
 def matched(recipe: Recipe, updates: int, passages: int, queries: int) -> Recipe:

@@ -13,6 +13,7 @@ from stepwell.ladder.teacher_stages import add_teacher
 from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Stage, with_candidates
 from stepwell.recipe import Mining, Rung
+from stepwell.recipe_ladder import MORE
 
 
 def stages_of(ctx: Context, prices: Prices | None = None) -> list[Stage]:
@@ -80,6 +81,30 @@ class Builder:
             (f"{model}.vectors",),
             run,
             collective=True,
+        )
+
+    def more(self, rung: Rung) -> tuple[int, int]:
+        """Return how many texts from elsewhere a rung learns from: passages and queries."""
+        texts = self.ctx.more(rung)
+        return len(texts.get("document", ())), len(texts.get("query", ()))
+
+    def more_vectors(self, stage: str, rung: Rung) -> tuple[str, ...]:
+        """Add the teacher's vectors of the texts from elsewhere that ``stage`` learns from; return the stages."""
+        teacher: Any = self.recipe.teachers[rung.teacher]
+        return tuple(
+            self.add(
+                f"{stage}.more-{side}",
+                "more-vectors",
+                f"encode {len(texts):,} further {'queries' if side == 'query' else 'passages'} with {rung.teacher}",
+                {"texts": texts.fingerprint, "side": side},
+                (f"teacher.{rung.teacher}",),
+                partial(finding.more_vectors, self.ctx, rung, side),
+                collective=True,
+                work=self.prices.encode(
+                    teacher.base, teacher.layers, (0, len(texts)) if side == "query" else (len(texts), 0)
+                ),
+            )
+            for side, texts in self.ctx.more(rung).items()
         )
 
     def training_run(self, model: str, title: str) -> str:
@@ -167,13 +192,14 @@ class Builder:
         self.only_if = (gate,)
         inputs: tuple[str, ...] = (before,)
         if rung.loss == "embedding":
-            inputs += (f"teacher.{teacher}.vectors",)
-            work = self.prices.embedding(self.recipe.student.base, self.recipe.student.layers, rung)
+            inputs += (f"teacher.{teacher}.vectors", *self.more_vectors(f"rung-{number}", rung))
+            more = self.more(rung)
+            work = self.prices.embedding(self.recipe.student.base, self.recipe.student.layers, rung, more=more)
         else:
             found = self._rung_candidates(number, rung, miner)
             inputs += self._distil_inputs(rung, before, found)
             work = self.prices.dense(self.recipe.student.base, self.recipe.student.layers, rung, rung.candidates)
-        settings = {**rung.model_dump(exclude={"force", "negatives"}), **self.student()}
+        settings = {**rung.model_dump(exclude={"force", "negatives", *MORE.values()}), **self.student()}
         run = partial(
             with_candidates,
             making.distil,

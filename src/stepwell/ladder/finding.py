@@ -12,13 +12,17 @@ from stepwell.display import warn
 from stepwell.ladder.context import Context
 from stepwell.ladder.teachers import MISSING, opened, targets
 from stepwell.ladder.workspace import Job
+from stepwell.models.encoder import Side
 from stepwell.negatives import Candidates, mine
-from stepwell.recipe import Mining
+from stepwell.recipe import Mining, Rung
 from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
-from stepwell.retrieval.vectors import Vectors, write_vectors
+from stepwell.retrieval.vectors import Vectors, write_unlabelled, write_vectors
 from stepwell.score_spread import check_range, check_tau, spread
+
+MORE = "texts.npy"
+"""The file with a teacher's vectors of texts from elsewhere."""
 
 
 def bm25(ctx: Context, job: Job) -> None:
@@ -62,6 +66,19 @@ def vectors(ctx: Context, model: str, scale: float | None, job: Job) -> None:
         job.advance(done / total, f"{done:,} of {total:,} texts")
 
     write_vectors(encoder, ctx.collection, rows, job.folder, advance)
+
+
+def more_vectors(ctx: Context, rung: Rung, side: Side, job: Job) -> None:
+    """Encode texts from elsewhere that a rung learns from with its teacher."""
+    texts, done = ctx.more(rung)[side], 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        job.advance(done / len(texts), f"{done:,} of {len(texts):,} texts")
+
+    encoder = ctx.encoder(job.inputs[f"teacher.{rung.teacher}"])
+    write_unlabelled(encoder, texts, side, job.folder / MORE, advance)
 
 
 def training_run(ctx: Context, model: str, job: Job) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 from stepwell import distributed
 from stepwell.display import warn
 from stepwell.errors import StepwellError
+from stepwell.imitation import EmbeddingObjective, Imitated
 from stepwell.ladder.context import Context
+from stepwell.ladder.finding import MORE
 from stepwell.ladder.teachers import targets
 from stepwell.ladder.workspace import Job
 from stepwell.models.build import build_student, transformer_of
@@ -19,8 +21,9 @@ from stepwell.models.engine import precision
 from stepwell.models.flops import inner_width, layer_peak, operations
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
+from stepwell.models.token_store import unlabelled_tokens
 from stepwell.negatives import Candidates
-from stepwell.objectives import Draw, EmbeddingObjective, StudentObjective, Terms
+from stepwell.objectives import Draw, StudentObjective, Terms
 from stepwell.recipe import DenseTraining, Optimiser, Refine, Rung, StudentSection
 from stepwell.recipe_teachers import DualEncoderTeacher
 from stepwell.retrieval.vectors import Vectors
@@ -131,7 +134,8 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
     if loss == "embedding":
         rows = ctx.splits.train.query_rows.astype(np.int64)
         target = Vectors.open(job.inputs[f"teacher.{teacher}.vectors"])
-        learn(ctx, EmbeddingObjective(encoder, queries, passages, target, rows, seed), rung, encoder, job)
+        more = _more(ctx, rung, encoder, job)
+        learn(ctx, EmbeddingObjective(encoder, queries, passages, target, rows, seed, more), rung, encoder, job)
         return
     candidates = Candidates.load(job.inputs["candidates"] / "candidates.parquet", ctx.collection)
     if not len(candidates.queries):
@@ -169,6 +173,18 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
         hold=vectors.get(f"teacher.{hold}.vectors"),
     )
     learn(ctx, objective, rung, encoder, job)
+
+
+def _more(ctx: Context, rung: Rung | Refine, encoder: Encoder, job: Job) -> list[Imitated]:
+    """Return the texts from elsewhere that a rung learns from too, with its teacher's vectors of them."""
+    found, tokens = list[Imitated](), ctx.recipe.tokens
+    for side, texts in ctx.more(rung).items() if isinstance(rung, Rung) else ():
+        limit = tokens.query if side == "query" else tokens.passage
+        folder = next(path for name, path in job.inputs.items() if name.endswith(f".more-{side}"))
+        vectors = np.load(folder / MORE, mmap_mode="r")
+        own = unlabelled_tokens(texts, encoder, side, limit)
+        found.append(Imitated(side, own, np.arange(len(texts)), vectors.__getitem__))
+    return found
 
 
 def _terms(rung: Rung | Refine, over: str) -> Terms:

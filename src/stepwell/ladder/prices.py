@@ -98,9 +98,9 @@ class Prices:
         train, dev, test = (len(getattr(ctx.splits, split).query_rows) for split in ("train", "dev", "test"))
         return cls(collection.n_passages, train, dev, test, passage, query, pair)
 
-    def encode(self, base: str, layers: int | None) -> Work:
-        """Price the encoding of all passages and queries."""
-        texts = self.passages, self.train + self.dev + self.test
+    def encode(self, base: str, layers: int | None, texts: tuple[int, int] | None = None) -> Work:
+        """Price the encoding of all passages and queries, or of so many of ``texts`` from elsewhere."""
+        texts = texts or (self.passages, self.train + self.dev + self.test)
         tokens = texts[0] * self.passage + texts[1] * self.query
         width = int(config_of(base).hidden_size)
         return Work(forward=tokens * operations_a_token(base, layers), disk=4.0 * width * sum(texts), seconds=1.0)
@@ -111,9 +111,16 @@ class Prices:
         tokens = steps * min(settings.batch, self.train) * (self.query + k * self.passage)
         return self._training(base, layers, tokens)
 
-    def embedding(self, base: str, layers: int | None, settings: Optimiser, steps: int | None = None) -> Work:
-        """Price the training on all passages and queries, text by text."""
-        n, q = self.passages, self.train
+    def embedding(
+        self,
+        base: str,
+        layers: int | None,
+        settings: Optimiser,
+        steps: int | None = None,
+        more: tuple[int, int] = (0, 0),
+    ) -> Work:
+        """Price the training on all passages and queries, and on so many ``more`` of both, text by text."""
+        n, q = self.passages + more[0], self.train + more[1]
         steps = steps if steps is not None else total_steps(settings, n + q)
         mean = (n * self.passage + q * self.query) / (n + q)
         return self._training(base, layers, steps * min(settings.batch, n + q) * mean)
@@ -158,10 +165,10 @@ class Prices:
         weights = 4.0 * (operations / 2 + int(config_of(base).vocab_size) * int(config_of(base).hidden_size))
         return Work(training=BACKWARD * tokens * operations, disk=weights, seconds=2.0)
 
-    def steps(self, rungs: list[tuple[Optimiser, str]]) -> int:
-        """Return the optimiser steps of some rungs, each with its loss."""
+    def steps(self, rungs: list[tuple[Optimiser, str, int]]) -> int:
+        """Return the optimiser steps of some rungs, each with its loss and its number of texts from elsewhere."""
         sizes = {"embedding": self.passages + self.train}
-        return sum(total_steps(settings, sizes.get(loss, self.train)) for settings, loss in rungs)
+        return sum(total_steps(settings, sizes.get(loss, self.train) + more) for settings, loss, more in rungs)
 
 
 def selected_share() -> float:

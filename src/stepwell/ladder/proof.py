@@ -14,6 +14,7 @@ from stepwell.ladder.prices import config_of, epochs_of, selected_share
 from stepwell.ladder.workspace import Job, Work, read_json
 from stepwell.negatives import Candidates
 from stepwell.recipe import DenseTraining, Rung
+from stepwell.recipe_ladder import MORE
 from stepwell.recipe_teachers import DualEncoderTeacher
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def asymmetric_teacher(builder: Builder) -> str | None:
 
 def _baselines(builder: Builder) -> dict[str, str]:
     recipe = builder.recipe
-    climbs: list[tuple[Any, str]] = [(rung, rung.loss) for rung in recipe.ladder]
+    climbs: list[tuple[Any, str, int]] = [(rung, rung.loss, sum(builder.more(rung))) for rung in recipe.ladder]
     refined = recipe.refine.rounds and epochs_of(selected_share(), recipe.refine, builder.prices.train)
     steps = builder.prices.steps(climbs) + refined
     rungs = tuple(f"rung-{number}" for number in range(1, builder.last + 1))
@@ -194,17 +195,18 @@ def _baselines(builder: Builder) -> dict[str, str]:
         name = f"straight-{rung.teacher}-{rung.loss}"
         builder.teacher(rung.teacher, miner)
         if rung.loss == "embedding":
-            work: Work = builder.prices.embedding(base, layers, rung, steps)
+            work: Work = builder.prices.embedding(base, layers, rung, steps, builder.more(rung))
         else:
             work = builder.prices.dense(base, layers, rung, k, steps)
         inputs = ["start", "updates", f"teacher.{rung.teacher}"]
         inputs += [found] if rung.loss != "embedding" else []
         inputs += [stage for stage in builder.opens(rung.teacher) if stage not in inputs]
+        inputs += builder.more_vectors(name, rung)
         builder.add(
             name,
             "straight",
             f"baseline: straight from {rung.teacher} ({rung.loss})",
-            {**rung.model_dump(exclude={"epochs", "steps", "force"}), **builder.student()},
+            {**rung.model_dump(exclude={"epochs", "steps", "force", *MORE.values()}), **builder.student()},
             tuple(inputs),
             partial(straight_baseline, builder.ctx, rung, found),
             collective=True,

@@ -21,6 +21,7 @@ from filelock import FileLock
 from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.collection.store import default_cache
+from stepwell.collection.unlabelled import Unlabelled
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
@@ -42,6 +43,13 @@ def side_tokens(
 ) -> Tokens:
     """Return the tokens of all queries or passages for an encoder, at most ``limit`` a text, specials included."""
     return _of_collection(collection, side, encoder.tokenizer, encoder.room(limit), encoder.prompt(side), advance)
+
+
+def unlabelled_tokens(unlabelled: Unlabelled, encoder: Encoder, side: Side, limit: int | None = None) -> Tokens:
+    """Return the tokens of texts from elsewhere for an encoder, at most ``limit`` a text, specials included."""
+    name = f"{unlabelled.name}-{unlabelled.fingerprint[:16]}"
+    root, room = default_cache() / "tokens", encoder.room(limit)
+    return open_tokens(root, name, encoder.tokenizer, unlabelled.slice, len(unlabelled), room, encoder.prompt(side))
 
 
 def pair_tokens(

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.collection import Collection
+from stepwell.collection.unlabelled import Unlabelled
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder, Side
-from stepwell.models.token_store import side_tokens
+from stepwell.models.token_store import side_tokens, unlabelled_tokens
 from stepwell.retrieval.shards import Shards, write_array
 
 BLOCK = 2_048
@@ -198,4 +199,22 @@ def write_vectors(
     distributed.barrier()
     if distributed.is_main():
         draft.finish()
+    distributed.barrier()
+
+
+def write_unlabelled(
+    encoder: Encoder, unlabelled: Unlabelled, side: Side, target: Path, advance: Callable[[int], None] = lambda n: None
+) -> None:
+    """Encode texts from elsewhere into the array ``target`` (N, D), as :func:`write_vectors` does a collection's."""
+    tokens = unlabelled_tokens(unlabelled, encoder, side)
+    shards = Shards(target, len(unlabelled), encoder.dimension, BLOCK)
+    for number in range(len(shards)):
+        start, stop = shards.bounds(number)
+        if number % distributed.world_size() == distributed.rank() and not shards.has(number):
+            shards.write(number, encoder.encode(tokens, side, np.arange(start, stop)))
+        advance(stop - start)
+    distributed.barrier()
+    if distributed.is_main():
+        shards.join()
+        shutil.rmtree(target.parent / "shards", ignore_errors=True)
     distributed.barrier()
