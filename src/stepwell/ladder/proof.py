@@ -25,7 +25,29 @@ FINAL = "ladder + refine"
 
 def add_proof(builder: Builder) -> None:
     """Add the trained baselines, the test stage of every system and the table that compares them."""
-    recipe = builder.recipe
+    systems = _as_they_are(builder)
+    if builder.recipe.proof != "none":
+        systems |= _baselines(builder)
+    systems["ladder"] = builder.split("test", f"student@{builder.rungs}", "the ladder")
+    top = "ladder"
+    if builder.last > builder.rungs:
+        systems[FINAL] = builder.split("test", f"student@{builder.last}", "ladder and refine")
+        top = FINAL
+    _asymmetric(builder, systems, top)
+    _with_others(builder, systems, top)
+    builder.add(
+        "table",
+        "table",
+        "compare all systems on the test queries",
+        {"systems": systems, "reference": top, **builder.judging()},
+        tuple(dict.fromkeys(systems.values())),
+        partial(table, builder.ctx, systems, top),
+        named=True,
+    )
+
+
+def _as_they_are(builder: Builder) -> dict[str, str]:
+    """Add what no rung has touched: BM25, the base model, the start, the teachers that embed."""
     systems = dict[str, str]()
     systems["BM25"] = builder.add(
         "bm25.test",
@@ -37,50 +59,37 @@ def add_proof(builder: Builder) -> None:
     )
     systems["base model, untuned"] = _base(builder)
     systems["student, untrained"] = builder.split("test", "start", "the student at the start")
-    for name, teacher in recipe.teachers.items():
+    for name, teacher in builder.recipe.teachers.items():
         if teacher.embeds and f"teacher.{name}" in builder.stages:
             systems[f"teacher {name}"] = builder.split("test", f"teacher.{name}", name)
-    if recipe.proof != "none":
-        systems |= _baselines(builder)
-    ladder, final = f"student@{builder.rungs}", f"student@{builder.last}"
-    systems["ladder"] = builder.split("test", ladder, "the ladder")
-    top = "ladder"
-    if builder.last > builder.rungs:
-        systems[FINAL] = builder.split("test", final, "ladder and refine")
-        top = FINAL
-    _asymmetric(builder, systems, top)
-    builder.bm25()
+    return systems
+
+
+def _with_others(builder: Builder, systems: dict[str, str], top: str) -> None:
+    """Add the final student fused with BM25, and its list re-ranked by the strongest teacher."""
+    recipe, final = builder.recipe, f"student@{builder.last}.test"
     systems[_fused(top)] = builder.add(
         "fused.test",
         "fuse",
         "test: BM25 fused with the student",
         builder.judging(),
-        ("bm25.test", f"{final}.test"),
-        partial(judging.fuse, builder.ctx, "test", ("bm25.test", f"{final}.test")),
+        ("bm25.test", final),
+        partial(judging.fuse, builder.ctx, "test", ("bm25.test", final)),
     )
     strongest = builder.refine_teacher
-    if not builder.embeds(strongest):
-        builder.teacher(strongest)
-        depth = recipe.judging.rerank
-        systems[f"{strongest} reranks its top {depth}"] = builder.add(
-            "reranked.test",
-            "rerank",
-            f"test: {strongest} reranks the student's list",
-            builder.judging(),
-            (f"{final}.test", *builder.opens(strongest)),
-            partial(judging.rerank, builder.ctx, "test", f"{final}.test", strongest),
-            collective=True,
-            work=builder.prices.scoring(recipe.teachers, strongest, builder.prices.test, depth),
-        )
-    stages = tuple(dict.fromkeys(systems.values()))
-    builder.add(
-        "table",
-        "table",
-        "compare all systems on the test queries",
-        {"systems": systems, "reference": top, **builder.judging()},
-        stages,
-        partial(table, builder.ctx, systems, top),
-        named=True,
+    if builder.embeds(strongest):
+        return
+    builder.teacher(strongest)
+    depth = recipe.judging.rerank
+    systems[f"{strongest} reranks its top {depth}"] = builder.add(
+        "reranked.test",
+        "rerank",
+        f"test: {strongest} reranks the student's list",
+        builder.judging(),
+        (final, *builder.opens(strongest)),
+        partial(judging.rerank, builder.ctx, "test", final, strongest),
+        collective=True,
+        work=builder.prices.scoring(recipe.teachers, strongest, builder.prices.test, depth),
     )
 
 
@@ -192,28 +201,34 @@ def _baselines(builder: Builder) -> dict[str, str]:
     )
     systems = {"contrastive only": _test(builder, "contrastive", "contrastive only")}
     for rung in straight_rungs(builder):
-        name = f"straight-{rung.teacher}-{rung.loss}"
-        builder.teacher(rung.teacher, miner)
-        if rung.loss == "embedding":
-            work: Work = builder.prices.embedding(base, layers, rung, steps, builder.more(rung))
-        else:
-            work = builder.prices.dense(base, layers, rung, k, steps)
-        inputs = ["start", "updates", f"teacher.{rung.teacher}"]
-        inputs += [found] if rung.loss != "embedding" else []
-        inputs += [stage for stage in builder.opens(rung.teacher) if stage not in inputs]
-        inputs += builder.more_vectors(name, rung)
-        builder.add(
-            name,
-            "straight",
-            f"baseline: straight from {rung.teacher} ({rung.loss})",
-            {**rung.model_dump(exclude={"epochs", "steps", "force", *MORE.values()}), **builder.student()},
-            tuple(inputs),
-            partial(straight_baseline, builder.ctx, rung, found),
-            collective=True,
-            work=work,
-        )
-        systems[f"straight from {rung.teacher}, {rung.loss}"] = _test(builder, name, f"straight from {rung.teacher}")
+        label = f"straight from {rung.teacher}, {rung.loss}"
+        systems[label] = _straight(builder, rung, miner, found, steps)
     return systems
+
+
+def _straight(builder: Builder, rung: Rung, miner: str, found: str, steps: int) -> str:
+    """Add the baseline that climbs one rung alone, in so many steps, on the candidates of the stage ``found``."""
+    name, student = f"straight-{rung.teacher}-{rung.loss}", builder.recipe.student
+    builder.teacher(rung.teacher, miner)
+    if rung.loss == "embedding":
+        work: Work = builder.prices.embedding(student.base, student.layers, rung, steps, builder.more(rung))
+    else:
+        work = builder.prices.dense(student.base, student.layers, rung, rung.candidates, steps)
+    inputs = ["start", "updates", f"teacher.{rung.teacher}"]
+    inputs += [found] if rung.loss != "embedding" else []
+    inputs += [stage for stage in builder.opens(rung.teacher) if stage not in inputs]
+    inputs += builder.more_vectors(name, rung)
+    builder.add(
+        name,
+        "straight",
+        f"baseline: straight from {rung.teacher} ({rung.loss})",
+        {**rung.model_dump(exclude={"epochs", "steps", "force", *MORE.values()}), **builder.student()},
+        tuple(inputs),
+        partial(straight_baseline, builder.ctx, rung, found),
+        collective=True,
+        work=work,
+    )
+    return _test(builder, name, f"straight from {rung.teacher}")
 
 
 def _test(builder: Builder, model: str, title: str) -> str:

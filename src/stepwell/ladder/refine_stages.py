@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stepwell.errors import StepwellError
 from stepwell.ladder import making, refine
@@ -27,51 +27,57 @@ def add_refinement(builder: Builder) -> None:
         number = builder.rungs + round_
         before = f"student@{number - 1}"
         builder.only_if = () if round_ == 1 else (f"promote-{number - 1}",)
-        builder.teacher(teacher, builder.last_miner())
-        builder.training_run(before, "the student")
-        asked = 0.4 * builder.prices.train
-        work = builder.prices.scoring(builder.recipe.teachers, teacher, asked, settings.depth)
-        chosen = {
-            **settings.model_dump(exclude={"rounds"}),
-            "mining": builder.recipe.mining.model_dump(),
-            "teacher": teacher,
-        }
-        gate = builder.add(
-            f"select-{number}",
-            "select",
-            f"refine, round {round_}: {teacher} selects queries",
-            chosen,
-            (f"{before}.train", *builder.opens(teacher)),
-            partial(refine.select, builder.ctx, settings, teacher, before),
-            collective=True,
-            work=work,
-        )
+        gate = _select(builder, round_, before)
         builder.only_if = (gate,)
-        steps = epochs_of(selected_share(), settings, builder.prices.train)
-        inputs = (before, gate, *builder.opens(teacher), *([f"{before}.vectors"] if settings.gamma else []))
-        run = partial(with_candidates, making.distil, builder.ctx, settings, teacher, "candidates", before, gate)
-        builder.add(
-            f"rung-{number}",
-            "distil",
-            f"refine, round {round_}: {teacher} teaches",
-            {**chosen, **builder.student()},
-            inputs,
-            run,
-            collective=True,
-            work=builder.prices.dense(
-                builder.recipe.student.base, builder.recipe.student.layers, settings, settings.candidates, steps
-            ),
-        )
+        _distil(builder, round_, before, gate)
         builder.judge_student(f"rung-{number}", f"the student after refine {round_}")
         builder.training_run(f"rung-{number}", "the student")
-        outcome = partial(refine.outcome, builder.ctx, before, f"rung-{number}", number)
         builder.add(
             f"outcome-{number}",
             "outcome",
             f"refine, round {round_}: fixed and broken",
             {},
             (f"{before}.train", f"rung-{number}.train", gate),
-            outcome,
+            partial(refine.outcome, builder.ctx, before, f"rung-{number}", number),
         )
         builder.only_if = ()
         builder.promote(number)
+
+
+def _select(builder: Builder, round_: int, before: str) -> str:
+    """Add what chooses the queries of a round by the lists of the student ``before``; return its stage."""
+    settings, teacher = builder.recipe.refine, builder.refine_teacher
+    builder.teacher(teacher, builder.last_miner())
+    builder.training_run(before, "the student")
+    asked = 0.4 * builder.prices.train
+    return builder.add(
+        f"select-{builder.rungs + round_}",
+        "select",
+        f"refine, round {round_}: {teacher} selects queries",
+        _settings(builder),
+        (f"{before}.train", *builder.opens(teacher)),
+        partial(refine.select, builder.ctx, settings, teacher, before),
+        collective=True,
+        work=builder.prices.scoring(builder.recipe.teachers, teacher, asked, settings.depth),
+    )
+
+
+def _distil(builder: Builder, round_: int, before: str, gate: str) -> None:
+    """Add the training of a round, on the candidates of the stage ``gate``."""
+    settings, teacher, student = builder.recipe.refine, builder.refine_teacher, builder.recipe.student
+    steps = epochs_of(selected_share(), settings, builder.prices.train)
+    builder.add(
+        f"rung-{builder.rungs + round_}",
+        "distil",
+        f"refine, round {round_}: {teacher} teaches",
+        {**_settings(builder), **builder.student()},
+        (before, gate, *builder.opens(teacher), *([f"{before}.vectors"] if settings.gamma else [])),
+        partial(with_candidates, making.distil, builder.ctx, settings, teacher, "candidates", before, gate),
+        collective=True,
+        work=builder.prices.dense(student.base, student.layers, settings, settings.candidates, steps),
+    )
+
+
+def _settings(builder: Builder) -> dict[str, Any]:
+    own = builder.recipe.refine.model_dump(exclude={"rounds"})
+    return {**own, "mining": builder.recipe.mining.model_dump(), "teacher": builder.refine_teacher}
