@@ -65,6 +65,7 @@ ladder:
     epochs: {epochs}
     lr: {lr}
     batch: {batch}
+    # more_passages: FILE   # further texts without labels, one a line: they teach here and are never searched
   - teacher: small-cross    # its order of each query's candidates
     loss: candidates
     gamma: 1.0              # keep what was learned before
