@@ -28,10 +28,10 @@ from side_by_side import (
     score,
 )
 
-from stepwell.api import retrieve_with
 from stepwell.ladder.prices import operations_a_token
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.reranker import Reranker
+from stepwell.retrieval.searcher import retrieve_with
 
 SAMPLE = 256
 """Pairs on which settings are tried."""

@@ -155,6 +155,21 @@ def test_mine_writes_tuples_and_reports(stepwell, tiny_path, tiny_model, tmp_pat
         assert all(set(line) == {"query", "positive", "negative_1", "negative_2", "negative_3"} for line in lines)
 
 
+def test_mine_asks_a_teacher_what_is_no_negative(stepwell, tiny_path, tiny_run, tmp_path):
+    teacher = tiny_run / json.loads((tiny_run / "results.json").read_text())["stages"]["teacher.ce"] / "model"
+    found = {}
+    for limit in ("1000", "-1000"):  # logits: everything counts as a positive, and nothing
+        target = tmp_path / f"{limit}.jsonl"
+        how = ("-k", "4", "--sampling", "hardest", "--teacher", teacher, "--denoise", limit)
+        status, out, _ = stepwell("mine", tiny_path, target, *how)
+        assert status == 0 and "scored like a positive by the teacher" in out
+        found[limit] = [json.loads(line).get("negative_1") for line in target.read_text().splitlines()]
+    stepwell("mine", tiny_path, tmp_path / "plain.jsonl", "-k", "4", "--sampling", "hardest")
+    plain = [json.loads(line).get("negative_1") for line in (tmp_path / "plain.jsonl").read_text().splitlines()]
+    assert found["-1000"] == plain
+    assert not set(zip(range(28), plain, strict=True)) & set(zip(range(28), found["1000"], strict=True))
+
+
 def test_score_writes_parquet(stepwell, tiny_path, tiny_run, tmp_path):
     teacher = tiny_run / json.loads((tiny_run / "results.json").read_text())["stages"]["teacher.ce"] / "model"
     target = tmp_path / "scores.parquet"

@@ -13,6 +13,8 @@ from stepwell.ablation import Ablation, AblationPlan, open_grid, run_ablation
 from stepwell.ablation import plan_ablation as plan_variants
 from stepwell.cluster import Cluster
 from stepwell.collection import Collection, Problem, Qrels, check_directory, open_collection
+from stepwell.collection.store import default_cache
+from stepwell.demo import demo_recipe
 from stepwell.display import Table, say, warn
 from stepwell.errors import StepwellError
 from stepwell.evaluation import DEFAULT_MEASURES, Comparison, Evaluation, evaluate, wins_and_losses
@@ -40,11 +42,9 @@ from stepwell.report.drawing import need_matplotlib
 from stepwell.report.facts import facts_of
 from stepwell.report.page import to_json as report_json
 from stepwell.report.page import write as write_report
-from stepwell.retrieval.bm25 import BM25Index
-from stepwell.retrieval.run import Run
-from stepwell.retrieval.search import retrieve
-from stepwell.retrieval.searcher import Searcher, read_results, vectors_of
+from stepwell.retrieval.searcher import Searcher, read_results, retrieve_with
 from stepwell.retrieval.vectors import Vectors
+from stepwell.scoring import stored_reranker
 
 
 def check(path: str | Path) -> list[Problem]:
@@ -86,6 +86,11 @@ def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> dict[str,
     if results:  # only the main process has them
         _report_at_the_end(folder)
     return results
+
+
+def demo(out: str | Path = "runs/demo") -> dict[str, Any]:
+    """Climb the demo's ladder, or go on with it; see :func:`run`."""
+    return run(demo_recipe(), out)
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -227,13 +232,25 @@ def mine(
     k: int = 8,
     settings: Mining | None = None,
     seed: int = 13,
+    teacher: str | Path | None = None,
+    tokens: int = 176,
 ) -> tuple[Candidates, MiningReport, Collection]:
-    """Mine K candidates of each query of a split with BM25 or an encoder (a directory or hub name)."""
+    """Mine K candidates of each query of a split with anything that :func:`retrieve_with` takes.
+
+    With ``settings.denoise``, a ``teacher`` (a cross-encoder that reads ``tokens`` of a pair) says what is no negative.
+    """
     settings = settings or Mining()
     opened = open_collection(collection)
     qrels = opened.qrels(split)
-    found, report = mine_run(retrieve_with(miner, opened, qrels, settings.depth), qrels, opened, settings, k, seed)
-    return found, report, opened
+    ask = None
+    if teacher is not None:
+        judge = stored_reranker(default_cache() / "scores", str(teacher), tokens, opened)
+
+        def ask(queries: NDArray[np.int32], passages: NDArray[np.int32]) -> NDArray[np.float32]:
+            return judge.score(queries, passages[:, None])[:, 0]
+
+    run = retrieve_with(str(miner), opened, qrels, settings.depth)
+    return *mine_run(run, qrels, opened, settings, k, seed, ask), opened
 
 
 def encode(collection: str | Path, folder: str | Path, model: str | Path, cluster: Cluster | None = None) -> Vectors:
@@ -281,19 +298,6 @@ def bench(system: str | Path, collection: str | Path | None = None) -> Bench:
     subject = Subject.of(str(system))
     ground = subject.ground(str(collection) if collection is not None else None)
     return bench_encoder(subject.name, Encoder.open(subject.model), ground)
-
-
-def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int) -> Run:
-    """Retrieve for a split's queries with ``bm25``, a TREC run file, a finished run's student, or any encoder."""
-    rows: NDArray[np.int32] = qrels.query_rows
-    place = Path(system)
-    if system == "bm25":
-        return BM25Index.build(collection).run(collection, rows, depth)
-    if place.is_file():
-        return Run.from_trec(place, collection, rows)
-    model = place / "model" if (place / "results.json").is_file() else place
-    encoder = Encoder.open(str(model) if place.is_dir() else system)
-    return retrieve(vectors_of(encoder, collection, rows), rows, depth)
 
 
 def _vectors_of(source: str | Path, collection: str | None) -> tuple[Collection, Encoder, NDArray[np.float32]]:

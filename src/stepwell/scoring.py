@@ -156,3 +156,9 @@ class Stored:
                 "scores that were just written are not in the store; another program may have removed them."
             )
         return out
+
+
+def stored_reranker(root: Path, place: str, tokens: int, collection: Collection) -> Stored:
+    """Open a cross-encoder (a directory or hub name) that reads pairs of at most ``tokens`` and keeps its scores."""
+    reranker = Reranker.open(place, tokens)
+    return Stored(root, reranker.fingerprint, collection.fingerprint, lambda: block_scorer(reranker, collection))

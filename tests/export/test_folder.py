@@ -19,6 +19,7 @@ from stepwell.export.quality import Yardstick
 from stepwell.models.backends import missing
 from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder
+from stepwell.retrieval.searcher import retrieve_with
 from test_docs import ROOT, blocks
 
 needs_onnx = pytest.mark.skipif(missing(ONNX.way) is not None, reason="onnx or onnxruntime is not installed")
@@ -272,7 +273,7 @@ def test_a_model_is_measured_on_dev_as_eval_measures_it(tiny_run, tiny_path):
     encoder = Encoder.open(tiny_run / "model")
     yardstick = Yardstick(encoder, ground)
     expected = evaluate(
-        api.retrieve_with(str(tiny_run), open_collection(tiny_path), ground.dev, 60), ground.dev, ("nDCG@10",)
+        retrieve_with(str(tiny_run), open_collection(tiny_path), ground.dev, 60), ground.dev, ("nDCG@10",)
     )
     assert yardstick.measure(torch_runner(encoder)) == pytest.approx(expected.mean("nDCG@10"), abs=1e-9)
     queries, _ = ground.sample()

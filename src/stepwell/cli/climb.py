@@ -20,11 +20,10 @@ def demo(
     from stepwell import api
     from stepwell.demo import demo_recipe
 
-    recipe = demo_recipe()
     if plan_only:
-        show(api.plan(recipe, out).table())
+        show(api.plan(demo_recipe(), out).table())
         return
-    _show_results(api.run(recipe, out))
+    _show_results(api.demo(out))
     say(f'Try it: stepwell search {out} "how do I open a zip file"')
 
 

@@ -50,11 +50,20 @@ def mine(
         Path,
         typer.Argument(help="JSONL to write: query, positive, negative_1, ... as sentence-transformers takes it."),
     ],
-    miner: Annotated[str, typer.Option("--by", help="bm25, or an encoder (directory or hub name).")] = "bm25",
+    miner: Annotated[
+        str, typer.Option("--by", help="bm25, an encoder (directory or hub name), a finished run or a TREC run file.")
+    ] = "bm25",
     k: Annotated[int, typer.Option("-k", min=2, help="Candidates a query.")] = 8,
     split: Annotated[str, typer.Option("--split", help="The qrels split.")] = "train",
     margin: Annotated[
         float | None, typer.Option("--margin", help="Drop what scores within this of the positive.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="A cross-encoder that says what is no negative: see --denoise.")
+    ] = None,
+    denoise: Annotated[
+        float | None,
+        typer.Option("--denoise", help="Drop what the teacher scores above the positive minus this (logits); 0, else."),
     ] = None,
     sampling: Annotated[str, typer.Option("--sampling", help="random, hardest or simans.")] = "random",
     first: Annotated[int, typer.Option("--first", min=1, help="Best rank of a negative.")] = 1,
@@ -70,13 +79,16 @@ def mine(
 
     if target.exists():
         raise StepwellError(f"{target} is there already and would be overwritten: choose another name or move it away.")
+    if teacher is None and denoise is not None:
+        raise StepwellError("--denoise compares a teacher's scores: name a cross-encoder with --teacher too.")
+    limit = (denoise or 0.0) if teacher is not None else None
     try:
-        settings = Mining(first=first, last=last, margin=margin, sampling=sampling, positives=1)
+        settings = Mining(first=first, last=last, margin=margin, denoise=limit, sampling=sampling, positives=1)
     except ValidationError as error:
         raise StepwellError(
             f"the mining options don't fit: {error.errors()[0]['msg'].removeprefix('Value error, ')}."
         ) from None
-    candidates, report, opened = api.mine(collection, miner, split, k, settings, seed)
+    candidates, report, opened = api.mine(collection, miner, split, k, settings, seed, teacher)
     write_tuples(candidates, opened, target)
     show(report.table())
     say(f"{target}: {len(candidates):,} queries with {k} candidates each.")

@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from stepwell.collection import Collection, open_collection
+from stepwell.collection import Collection, Qrels, open_collection
 from stepwell.collection.store import default_cache
 from stepwell.display import progress
 from stepwell.errors import StepwellError
@@ -24,7 +24,7 @@ from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.fusion import reciprocal_rank_fusion
 from stepwell.retrieval.packages import Found
 from stepwell.retrieval.run import Run
-from stepwell.retrieval.search import top_k
+from stepwell.retrieval.search import retrieve, top_k
 from stepwell.retrieval.vectors import Vectors, write_vectors
 
 Mode = Literal["student", "asymmetric", "bm25", "fused"]
@@ -200,6 +200,19 @@ def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = ()) -
             with progress(collection.n_passages + len(rows), "encoding") as bar:
                 write_vectors(encoder, collection, rows, folder, bar.advance)
     return Vectors.open(folder)
+
+
+def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int) -> Run:
+    """Retrieve for a split's queries with ``bm25``, a TREC run file, a finished run's student, or any encoder."""
+    rows: NDArray[np.int32] = qrels.query_rows
+    place = Path(system)
+    if system == "bm25":
+        return BM25Index.build(collection).run(collection, rows, depth)
+    if place.is_file():
+        return Run.from_trec(place, collection, rows)
+    model = place / "model" if (place / "results.json").is_file() else place
+    encoder = Encoder.open(str(model) if place.is_dir() else system)
+    return retrieve(vectors_of(encoder, collection, rows), rows, depth)
 
 
 def read_results(run: Path) -> dict[str, Any]:
