@@ -18,16 +18,22 @@ from stepwell import cli, display
 
 
 def state(folder):
-    """Return the content of every file, to see that nothing is overwritten."""
-    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    """Return the content of every file (or of the file that it is), to see that nothing is overwritten."""
+    files = [folder] if Path(folder).is_file() else Path(folder).rglob("*")
+    return {path: path.read_bytes() for path in files if path.is_file()}
 
 
 @pytest.fixture
-def refused(monkeypatch, capfd):
-    """Run a command that must fail: one paragraph on standard error that names what it must name."""
+def refused(monkeypatch, capfd, tmp_path):
+    """Run a command that must fail, and assert how: the status, one paragraph that names what it must name, no loss.
+
+    No file that was there before changes or vanishes, and in the folders ``untouched`` none appears.
+    """
 
     def run(*arguments, names=(), status=2, untouched=()):
         before = [state(folder) for folder in untouched]
+        places = [tmp_path, *(place for place in arguments if isinstance(place, Path))]
+        kept = {path: content for place in places for path, content in state(place).items() if path.name != ".lock"}
         monkeypatch.setattr(sys, "argv", ["stepwell", "-q", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
@@ -37,6 +43,7 @@ def refused(monkeypatch, capfd):
         one_paragraph(said, names)
         assert "Traceback" not in out
         assert [state(folder) for folder in untouched] == before
+        assert {path: path.read_bytes() for path in kept if path.is_file()} == kept
 
     yield run
     display.set_quiet(False)
@@ -148,8 +155,11 @@ RECIPES = {
 @pytest.mark.parametrize("kind", RECIPES)
 def test_bad_recipe(kind, refused, variant, tmp_path):
     old, new, *names = RECIPES[kind]
+    earlier = tmp_path / "run" / "model" / "model.safetensors"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("of an earlier run")
+    (tmp_path / "run" / "results.json").write_text("{}")
     refused("run", variant((old, new)), "--out", tmp_path / "run", names=names)
-    assert not (tmp_path / "run" / "results.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -344,6 +354,8 @@ OPTIONS = {
     "search for nothing": (("search", "RUN", " "), "empty"),
     "mine k": (("mine", "PATH", "NEW", "-k", "1"), "-k"),
     "mine sampling": (("mine", "PATH", "NEW", "--sampling", "luck"), "hardest"),
+    "mine denoise": (("mine", "PATH", "NEW", "--denoise", "1"), "--teacher"),
+    "mine teacher": (("mine", "PATH", "NEW", "--teacher", "nowhere"), "nowhere"),
     "mine window": (("mine", "PATH", "NEW", "--first", "9", "--last", "3"), "`last` (3)"),
     "mine split": (("mine", "PATH", "NEW", "--split", "exam"), "'exam'"),
     "score without a teacher": (("score", "PATH", "pairs", "NEW"), "--teacher"),
