@@ -134,7 +134,7 @@ def score_pairs(
     lists = _lists(queries, scores)
     if lists.shape[1] > 1:
         rows.append(["standard deviation within a query, mean", spread(lists).mean_std])
-    return Table(f"Raw logits of {teacher}", ["", "value"], rows, (f"Written to {target}.",))
+    return Table(f"Raw logits of {teacher} ({opened.kind})", ["", "value"], rows, (f"Written to {target}.",))
 
 
 def _ids(rows: NDArray[np.int32], ids: Sequence[str]) -> pa.Array:

@@ -38,6 +38,8 @@ class PairTeacher:
 
     Parameters
     ----------
+    kind
+        As a recipe calls it.
     fingerprint
         Names its scores.
     scorer
@@ -50,6 +52,7 @@ class PairTeacher:
         Its cross-encoder, if it is one.
     """
 
+    kind: str
     fingerprint: str
     scorer: Callable[[Collection], Scorer]
     block: int | None = None
@@ -106,7 +109,8 @@ def _of_section(name: str, teacher: AnyTeacher, tokens: TokensSection) -> PairTe
             return _of_encoder(Encoder(build_student(teacher.base, *shape), teacher.scale), tokens)
         case HostedTeacher():
             fingerprint = HostedReranker.fingerprint_of(teacher)
-            return PairTeacher(fingerprint, partial(_hosted, teacher), teacher.batch * teacher.parallel, teacher.logit)
+            block = teacher.batch * teacher.parallel
+            return PairTeacher(teacher.kind, fingerprint, partial(_hosted, teacher), block, teacher.logit)
         case _:
             raise StepwellError(
                 f"the teacher {name!r} is of the kind {teacher.kind}, which scores no pair by itself: "
@@ -116,13 +120,13 @@ def _of_section(name: str, teacher: AnyTeacher, tokens: TokensSection) -> PairTe
 
 def _of_model(model: Reranker | LateInteraction) -> PairTeacher:
     reranker = model if isinstance(model, Reranker) else None
-    return PairTeacher(model.fingerprint, partial(block_scorer, model), reranker=reranker)
+    return PairTeacher(model.kind, model.fingerprint, partial(block_scorer, model), reranker=reranker)
 
 
 def _of_encoder(encoder: Encoder, tokens: TokensSection | None = None) -> PairTeacher:
     query, passage = (tokens.query, tokens.passage) if tokens is not None else (encoder.limit, encoder.limit)
     name = hashlib.sha256(f"{encoder.fingerprint} {query} {passage}".encode()).hexdigest()
-    return PairTeacher(name, partial(_similarities, encoder, query, passage))
+    return PairTeacher(encoder.kind, name, partial(_similarities, encoder, query, passage))
 
 
 def _similarities(encoder: Encoder, query: int, passage: int, collection: Collection) -> Scorer:
