@@ -139,8 +139,8 @@ def _similarities(encoder: Encoder, query: int, passage: int, collection: Collec
         texts = encoder.tokenise(collection.passage_texts(passage_rows), "document", passage)
         p = encoder.encode(texts, "document")
         advance(len(queries))
-        found = np.einsum("bd,bd->b", q[query_places], p[passage_places])  # (B,)
-        return (np.float32(encoder.scale) * found).astype(np.float32)
+        scores: NDArray[np.float32] = np.einsum("bd,bd->b", q[query_places], p[passage_places])  # (B,)
+        return scores * np.float32(encoder.scale)
 
     return score
 
