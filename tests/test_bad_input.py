@@ -244,7 +244,11 @@ def test_models_that_are_not_there(refused, tiny_path, tmp_path, monkeypatch):
 
 def test_encoders_and_classifiers_are_no_rerankers(refused, broken, tiny_model, tiny_path, tiny_run, tmp_path):
     pairs, target = tiny_run / "runs" / "bm25.trec", tmp_path / "scores.parquet"
-    refused("score", tiny_path, pairs, target, "--teacher", tiny_model, names=(tiny_model, "no cross-encoder"))
+    plain = tmp_path / "plain"  # as transformers saves it: nothing says that it embeds
+    shutil.copytree(tiny_model, plain)
+    for name in ("modules.json", "config_sentence_transformers.json"):
+        (plain / name).unlink()
+    refused("score", tiny_path, pairs, target, "--teacher", plain, names=(plain, "no cross-encoder"))
     folder = broken(classifies)
     refused("score", tiny_path, pairs, target, "--teacher", folder, names=(folder, "3 scores"))
     assert not target.exists()

@@ -9,9 +9,13 @@ from datasets import Dataset
 from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 
+from conftest import write_recipe
+from stepwell.cluster import Cluster
 from stepwell.errors import StepwellError
 from stepwell.exchange import encode_collection, read_pairs, score_pairs, write_tuples
+from stepwell.models.build_late import build_multi_vector
 from stepwell.models.encoder import Encoder
+from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.negatives import Candidates
 from stepwell.retrieval.vectors import Vectors
@@ -99,6 +103,76 @@ def test_scores_are_raw_logits_of_each_pair_and_are_computed_once(tiny_run, tiny
     again = score_pairs(place, tmp_path / "pairs", tmp_path / "two.parquet", teacher, 56)
     assert dict(again.rows)["scored now"] == 0
     assert pq.read_table(tmp_path / "two.parquet").to_pydict() == found
+
+
+@pytest.fixture
+def pairs(tiny_collection, tmp_path):
+    """Return a file of four pairs, one of them twice, and their texts."""
+    asked = [(0, 3), (0, 1), (2, 3), (0, 3)]
+    q, p = tiny_collection.query_ids, tiny_collection.passage_ids
+    (tmp_path / "pairs").write_text("".join(f"{q[a]} Q0 {p[b]} 1 0 x\n" for a, b in asked))
+    texts = [tiny_collection.query_texts([a])[0] for a, _ in asked]
+    return tmp_path / "pairs", texts, [tiny_collection.passage_texts([b])[0] for _, b in asked]
+
+
+def scored(tiny_collection, pairs, teacher, recipe=None):
+    target = pairs.with_name("out.parquet")
+    table = score_pairs(str(tiny_collection.path), pairs, target, str(teacher), 48, None, recipe)
+    return pq.read_table(target)["score"].to_pylist(), dict(table.rows)["scored now"]
+
+
+def test_a_dual_encoder_scores_by_similarity_times_its_scale(tiny_collection, tiny_model, pairs):
+    file, queries, passages = pairs
+    found, now = scored(tiny_collection, file, tiny_model)
+    plain = SentenceTransformer(str(tiny_model), device="cpu")
+    q, p = (plain.encode(texts, normalize_embeddings=True) for texts in (queries, passages))
+    assert found == pytest.approx((20 * (q * p).sum(axis=1)).tolist(), abs=1e-3) and now == 3
+    assert scored(tiny_collection, file, tiny_model) == (found, 0)
+
+
+def test_late_interaction_scores_by_maxsim(tiny_collection, tiny_model, pairs, tmp_path):
+    file, queries, passages = pairs
+    model = LateInteraction(build_multi_vector(str(tiny_model), 1, None, 48, 48, 1), 48, 48)
+    model.save(tmp_path / "colbert")
+    found, now = scored(tiny_collection, file, tmp_path / "colbert")
+    tokens = model.tokenise(queries, "query"), model.tokenise(passages, "document")
+    places = np.arange(4)
+    assert found == pytest.approx(model.logits(*tokens, places, places).tolist(), abs=1e-4) and now == 3
+
+
+def test_a_recipe_describes_teachers_and_what_scores_no_pair_is_refused(
+    tiny_collection, tiny_path, tiny_model, pairs, tmp_path, monkeypatch
+):
+    text = """\
+collection: {path: COLLECTION}
+tokens: {query: 8, passage: 12}
+student: {from: MODEL, layers: 1}
+teachers:
+  de: {kind: dual-encoder, from: MODEL, scale: 3}
+  trained: {kind: cross-encoder, from: MODEL, train: {steps: 1}}
+  hosted: {kind: http, url: "http://localhost:1/rerank", logit: true}
+  both: {kind: mean, of: [de, hosted]}
+ladder:
+  - {teacher: de, loss: embedding, steps: 2}
+"""
+    recipe = write_recipe(tmp_path / "recipe.yaml", tiny_path, tiny_model, text)
+    file, queries, passages = pairs
+    encoder = Encoder.open(tiny_model, 3)
+    q = encoder.encode(encoder.tokenise(queries, "query", 8), "query")
+    p = encoder.encode(encoder.tokenise(passages, "document", 12), "document")
+    assert scored(tiny_collection, file, "de", recipe)[0] == pytest.approx((3 * (q * p).sum(1)).tolist(), abs=1e-4)
+
+    def half(server, queries, passages, advance):
+        return np.full(len(queries), 0.5, np.float32)
+
+    monkeypatch.setattr("stepwell.models.hosted.HostedReranker.scores", half)
+    assert scored(tiny_collection, file, "hosted", recipe) == ([0, 0, 0, 0], 3)  # ln(0.5 / 0.5)
+    for name, words in (("trained", r"results\.json"), ("both", "of the kind mean"), ("nobody", "de, trained")):
+        with pytest.raises(StepwellError, match=words):
+            scored(tiny_collection, file, name, recipe)
+    place = str(tiny_collection.path)
+    with pytest.raises(StepwellError, match="only cross-encoders"):
+        score_pairs(place, file, tmp_path / "x.parquet", str(tiny_model), 48, Cluster("local"))
 
 
 def test_an_encoded_collection_is_what_the_model_gives(tiny_collection, tiny_model, tmp_path):

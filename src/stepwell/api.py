@@ -266,12 +266,15 @@ def score(
     teacher: str | Path,
     tokens: int = 176,
     cluster: Cluster | None = None,
+    recipe: str | Path | None = None,
 ) -> Table | None:
-    """Score pairs with a cross-encoder into a Parquet file, here or on a Ray cluster; say what the scores look like.
+    """Score pairs with a teacher into a Parquet file; say what the scores look like.
 
-    What the teacher's store has is not scored again.
+    The teacher is a model of any kind, or one that a recipe describes by that name; what its store has is not scored
+    again. A cluster takes cross-encoders.
     """
-    return score_pairs(str(collection), Path(pairs), Path(target), str(teacher), tokens, cluster)
+    described = Path(recipe) if recipe is not None else None
+    return score_pairs(str(collection), Path(pairs), Path(target), str(teacher), tokens, cluster, described)
 
 
 def export(

@@ -20,12 +20,14 @@ from stepwell.collection.store import default_cache
 from stepwell.display import Cell, Table, progress
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
-from stepwell.models.reranker import Reranker
+from stepwell.models.teacher import LogOdds, Teacher
 from stepwell.negatives import Candidates
+from stepwell.pair_teachers import open_pair_teacher
 from stepwell.retrieval.vectors import Draft, write_vectors
+from stepwell.score_file import FileTeacher
 from stepwell.score_spread import spread
 from stepwell.scores import ScoreStore
-from stepwell.scoring import block_scorer, missing, score_into
+from stepwell.scoring import missing, score_into
 
 
 def write_tuples(candidates: Candidates, collection: Collection, target: Path) -> None:
@@ -77,9 +79,22 @@ def _pair(line: str, path: Path, number: int, collection: Collection) -> tuple[i
 
 
 def score_pairs(
-    place: str, pairs: Path, target: Path, teacher: str, tokens: int, cluster: Cluster | None = None
+    place: str,
+    pairs: Path,
+    target: Path,
+    teacher: str,
+    tokens: int,
+    cluster: Cluster | None = None,
+    recipe: Path | None = None,
 ) -> Table | None:
     """Score pairs through the teacher's store, here or on a cluster, and write them as Parquet.
+
+    Parameters
+    ----------
+    teacher, tokens, recipe
+        See :func:`stepwell.pair_teachers.open_pair_teacher`.
+    cluster
+        For cross-encoders alone.
 
     Returns
     -------
@@ -88,17 +103,24 @@ def score_pairs(
     """
     collection = open_collection(place)
     queries, passages = read_pairs(pairs, collection)
-    reranker = Reranker.open(teacher, tokens)
-    store = ScoreStore.open(default_cache() / "scores", reranker.fingerprint, collection.fingerprint)
+    opened = open_pair_teacher(teacher, tokens, recipe)
+    if cluster is not None and (opened.reranker is None or recipe is not None):
+        raise StepwellError(
+            "on a Ray cluster only cross-encoders score, each named by its directory or hub name: leave out --engine, "
+            "and --recipe with it."
+        )
+    store = ScoreStore.open(default_cache() / "scores", opened.fingerprint, collection.fingerprint)
     todo = missing(store, queries, passages)
     with progress(len(todo[0]), "scoring") as bar:
-        if cluster is None:
-            score_into(store, block_scorer(reranker, collection), *todo, bar.advance)
-        else:
-            score_on(cluster, teacher, reranker, collection, store, *todo, bar.advance)
+        if cluster is not None and opened.reranker is not None:
+            score_on(cluster, teacher, opened.reranker, collection, store, *todo, bar.advance)
+        elif len(todo[0]):
+            score_into(store, opened.scorer(collection), *todo, bar.advance, opened.block)
     if not distributed.is_main():
         return None
-    scores = store.lookup(queries, passages)
+    known: Teacher = FileTeacher(store)
+    known = LogOdds(known, teacher) if opened.logit else known
+    scores = known.score(queries, passages[:, None])[:, 0]
     draft = target.with_name(f"{target.name}.draft")
     ids = _ids(queries, collection.query_ids), _ids(passages, collection.passage_ids)
     pq.write_table(pa.table({"query-id": ids[0], "corpus-id": ids[1], "score": scores}), draft)
@@ -112,7 +134,7 @@ def score_pairs(
     lists = _lists(queries, scores)
     if lists.shape[1] > 1:
         rows.append(["standard deviation within a query, mean", spread(lists).mean_std])
-    return Table(f"Raw logits of {teacher}", ["", "value"], rows, (f"Written to {target}.",))
+    return Table(f"Raw logits of {teacher} ({opened.kind})", ["", "value"], rows, (f"Written to {target}.",))
 
 
 def _ids(rows: NDArray[np.int32], ids: Sequence[str]) -> pa.Array:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.errors import StepwellError
+from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.models.teacher import Advance as Told
 from stepwell.models.teacher import silent
@@ -35,17 +36,18 @@ def blocks(queries: Rows, passages: Rows, size: int | None = None) -> Iterator[t
         yield queries[start : start + size], passages[start : start + size]
 
 
-def block_scorer(reranker: Reranker, collection: Collection) -> Scorer:
+def block_scorer(model: Reranker | LateInteraction, collection: Collection) -> Scorer:
     """Return a scorer that tokenises the texts of a block and no others: for a few pairs of a large collection."""
 
     def score(queries: Rows, passages: Rows, advance: Advance = lambda n: None) -> NDArray[np.float32]:
         query_rows, query_places = np.unique(queries, return_inverse=True)
         passage_rows, passage_places = np.unique(passages, return_inverse=True)
-        tokens = (
-            reranker.tokenise(collection.query_texts(query_rows)),
-            reranker.tokenise(collection.passage_texts(passage_rows)),
-        )
-        return reranker.score(*tokens, query_places, passage_places, advance)
+        texts = collection.query_texts(query_rows), collection.passage_texts(passage_rows)
+        if isinstance(model, Reranker):
+            tokens = model.tokenise(texts[0]), model.tokenise(texts[1])
+        else:
+            tokens = model.tokenise(texts[0], "query"), model.tokenise(texts[1], "document")
+        return model.score(*tokens, query_places, passage_places, advance)
 
     return score
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stepwell.collection import check_directory, open_collection
+from stepwell.collection import check_directory, html_page, open_collection
 from stepwell.collection import folder as reading
 from stepwell.collection.folder import Folder, text_files
 from stepwell.collection.markdown import sections
@@ -85,6 +85,40 @@ def test_markdown_is_cut_at_headings_and_loses_its_markup(tmp_path):
 )
 def test_the_path_of_headings(text, path):
     assert [section.path for section in sections(text.split("\n"))][-1] == path
+
+
+PAGE = """<!doctype html><html><head><title>Pumps &amp; valves</title><style>p {}</style></head>
+<body><nav><ul><li>Home<nav>deeper</nav></ul></nav>
+<p>Before any <b>head</b>ing,
+on two lines<br>and more
+<h1>Pumps<a class="headerlink" href="#x">P</a></h1>
+<div role="navigation"><div>up</div></div>
+<p>One<!-- not seen --> word.<ul><li>first<li>second</ul>
+<h2><span>On</span> <code>Linux</code></h2>
+<pre>if x:
+    y = "&lt;"
+</pre><table><tr><th>name<th>size</tr><tr><td>a</td><td>1</td></tr></table>
+<script>if (a < b) "<p>no</p>"</script>
+<h2>Empty</h2><h1>Next</h1>last
+</body></html>
+"""
+
+
+def test_html_is_cut_at_headings_without_what_stands_on_every_page(tmp_path):
+    found, problems = passages(tmp_path, a_html=PAGE)
+    assert not problems
+    assert [(text.line, text.id, text.title, text.text) for text in found] == [
+        (3, "a.html#1", "Pumps & valves", "Before any heading, on two lines and more"),
+        (7, "a.html#2", "Pumps", "One word.\n\nfirst\n\nsecond"),
+        (9, "a.html#3", "Pumps > On Linux", 'if x:\n    y = "<"\n\nname | size\n\na | 1'),
+        (13, "a.html#4", "Next", "last"),
+    ]
+
+
+@pytest.mark.parametrize("page", ["", "<", "<p", "</p></nav></h1>", "<nav>a", "<h1>a", "<!--", "&#xFFFFFFFF;<a b='"])
+def test_broken_html_is_no_error(page):
+    for section in html_page.sections([(1, page)]):
+        assert all(block.text.strip() for block in section.blocks)
 
 
 def test_headings_of_restructured_text_are_told_by_their_underlines(tmp_path):

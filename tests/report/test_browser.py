@@ -68,3 +68,13 @@ def test_the_queries_filter(open_page, hostile_page, hostile_facts):
     assert shown() == 1
     page.fill("input[name=words]", "nothing has these words")
     assert shown() == 0 and re.match("0 of", page.inner_text("output"))
+
+
+def test_on_paper_it_fits_and_has_no_controls(open_page, hostile_page):
+    page = open_page(hostile_page.as_uri(), width=718, dark=True)  # A4 within Chromium's margins
+    page.emulate_media(media="print")
+    assert overflow(page) == 0
+    assert not page.is_visible("nav") and not page.is_visible("form.filter")
+    assert page.locator(".wide:visible svg").count() == 3 and page.locator(".narrow:visible").count() == 0
+    assert page.locator(".split").first.is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

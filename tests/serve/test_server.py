@@ -1,5 +1,6 @@
 """Starting and ending a server: tokens, addresses, signals, a kill."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,9 +12,13 @@ import urllib.request
 import pytest
 from typer.testing import CliRunner
 
+from stepwell import api
 from stepwell.cli import app
 from stepwell.errors import StepwellError
+from stepwell.index.settings import IndexSettings
+from stepwell.retrieval.searcher import Searcher
 from stepwell.serve.server import is_loopback, listen, read_token, serve
+from stepwell.serve.systems import open_systems
 
 
 def test_other_machines_need_a_token(tiny_run, monkeypatch):
@@ -74,8 +79,8 @@ def start(run):
     raise AssertionError("the server ended at once")
 
 
-def ask(address, query):
-    body = json.dumps({"query": query, "k": 3}).encode()
+def ask(address, query, system="student"):
+    body = json.dumps({"query": query, "k": 3, "system": system}).encode()
     request = urllib.request.Request(f"{address}/search", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)["answers"]
@@ -92,3 +97,34 @@ def test_killed_and_started_again_it_gives_the_same_and_a_signal_ends_it_well(ti
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 0 and "every request that had come in was answered" in said
+
+
+@pytest.mark.slow
+def test_an_index_is_served_by_itself(tiny_model, tiny_path, tmp_path):
+    made, moved = tmp_path / "made", tmp_path / "elsewhere"
+    api.index(tiny_model, made, IndexSettings(precision="binary"), str(tiny_path))
+    made.rename(moved)
+    process, address = start(moved)
+    try:
+        with urllib.request.urlopen(f"{address}/systems", timeout=30) as answer:
+            offer = json.load(answer)
+        assert [system["name"] for system in offer["systems"]] == ["student", "bm25", "fused"]
+        assert offer["passages"] == 60 and offer["examples"] == []  # an index has no queries
+        for mode in ("student", "bm25", "fused"):
+            (found,) = ask(address, "the old river", mode)
+            with contextlib.closing(Searcher.open(moved, mode)) as searcher:
+                hits = searcher.search("the old river", 3)
+            assert [(hit.rank, hit.passage_id, hit.title) for hit in hits] == [
+                (passage["rank"], passage["id"], passage["title"]) for passage in found["passages"]
+            ]
+            assert [passage["score"] for passage in found["passages"]] == pytest.approx([h.score for h in hits])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_an_index_has_its_own_collection(tiny_model, tiny_path, tmp_path):
+    api.index(tiny_model, tmp_path / "index", collection=str(tiny_path))
+    with pytest.raises(StepwellError, match="has its model and its passages"):
+        open_systems(tmp_path / "index", str(tiny_path))

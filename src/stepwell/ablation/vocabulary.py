@@ -20,8 +20,8 @@ def settled(recipe: Recipe) -> Recipe:
         if recipe.teachers[rung.teacher].embeds:
             miner = rung.teacher
         rungs.append(rung.model_copy(update={"negatives": miner}) if rung.negatives == "auto" else rung)
-    refine = recipe.refine.model_copy(update={"teacher": recipe.refine.teacher or recipe.ladder[-1].teacher})
-    return recipe.model_copy(update={"ladder": rungs, "refine": refine})
+    settled_ = recipe.model_copy(update={"ladder": rungs})
+    return with_refine(settled_, teacher=recipe.refine.teacher or recipe.ladder[-1].teacher)
 
 
 def climbing(recipe: Recipe, order: Sequence[int]) -> Recipe:
@@ -44,12 +44,19 @@ def climbing(recipe: Recipe, order: Sequence[int]) -> Recipe:
     return settled_.model_copy(update={"ladder": rungs})
 
 
+def with_rungs(recipe: Recipe, **changes: object) -> Recipe:
+    """Return the recipe with some fields changed in every rung."""
+    return recipe.model_copy(update={"ladder": [rung.model_copy(update=changes) for rung in recipe.ladder]})
+
+
+def with_refine(recipe: Recipe, **changes: object) -> Recipe:
+    """Return the recipe with some fields of refine changed."""
+    return recipe.model_copy(update={"refine": recipe.refine.model_copy(update=changes)})
+
+
 def straight(recipe: Recipe, order: Sequence[int]) -> Recipe:
     """Return plain distillation by some rungs alone: nobody teaches beside them, and there is no refine."""
-    alone = climbing(recipe, order)
-    return without_refine(
-        alone.model_copy(update={"ladder": [rung.model_copy(update={"beside": None}) for rung in alone.ladder]})
-    )
+    return with_refine(with_rungs(climbing(recipe, order), beside=None), rounds=0)
 
 
 def together(recipe: Recipe, order: Sequence[int]) -> Recipe:
@@ -72,29 +79,15 @@ def together(recipe: Recipe, order: Sequence[int]) -> Recipe:
     return Recipe.model_validate(content)
 
 
-def without_refine(recipe: Recipe) -> Recipe:
-    """Return the recipe with no round of refine."""
-    return recipe.model_copy(update={"refine": recipe.refine.model_copy(update={"rounds": 0})})
-
-
 def without_keep(recipe: Recipe) -> Recipe:
     """Return the recipe with gamma 0 in every rung and in refine."""
-    return recipe.model_copy(
-        update={
-            "ladder": [rung.model_copy(update={"gamma": 0.0}) for rung in recipe.ladder],
-            "refine": recipe.refine.model_copy(update={"gamma": 0.0}),
-        }
-    )
+    return with_refine(with_rungs(recipe, gamma=0.0), gamma=0.0)
 
 
 def forced(recipe: Recipe) -> Recipe:
     """Return the recipe with every rung climbed and promoted, whatever dev says."""
-    return recipe.model_copy(
-        update={
-            "ladder": [rung.model_copy(update={"force": True}) for rung in recipe.ladder],
-            "judging": recipe.judging.model_copy(update={"level": 0.0}),
-        }
-    )
+    judging = recipe.judging.model_copy(update={"level": 0.0})
+    return with_rungs(recipe, force=True).model_copy(update={"judging": judging})
 
 
 def ladder_steps(recipe: Recipe, passages: int, queries: int) -> list[int]:

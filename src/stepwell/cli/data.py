@@ -118,19 +118,24 @@ def score(
     collection: Annotated[str, typer.Argument(help="A directory, demo, irds:ID or hf:NAME.")],
     pairs: Annotated[Path, typer.Argument(help="Pairs: a TREC run file, or JSONL with query-id and corpus-id.")],
     target: Annotated[Path, typer.Argument(help="Parquet to write: query-id, corpus-id, score.")],
-    teacher: Annotated[str, typer.Option("--teacher", help="A cross-encoder: directory or hub name.")],
-    tokens: Annotated[int, typer.Option("--tokens", min=8, help="Longest pair, in tokens.")] = 176,
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="A model of any kind: directory or hub name; or a name in --recipe.")
+    ],
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe that describes the teacher.")] = None,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=8, help="Longest pair (late interaction: text); a recipe says it itself.")
+    ] = 176,
     engine: EngineOption = "processes",
     ray_address: RayAddress = "auto",
     ray_workers: RayWorkers = None,
     ray_cpus: RayCpus = 1.0,
     ray_gpus: RayGpus = None,
 ) -> None:
-    """Score pairs with a cross-encoder, as raw logits; what its store has is not scored again."""
+    """Score pairs with a teacher of any kind, as raw logits; what its store has is not scored again."""
     from stepwell.cluster import Cluster
     from stepwell.exchange import score_pairs
 
     if target.exists():
         raise StepwellError(f"{target} is there already and would be overwritten: choose another name or move it away.")
     cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
-    show_table(score_pairs(collection, pairs, target, teacher, tokens, cluster))
+    show_table(score_pairs(collection, pairs, target, teacher, tokens, cluster, recipe))

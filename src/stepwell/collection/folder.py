@@ -1,4 +1,4 @@
-"""Read a folder of text files as passages: Markdown, reStructuredText and plain text, cut where headings stand.
+"""Read a folder of text files as passages: Markdown, HTML, reStructuredText and plain text, cut at headings.
 
 A passage's title is its path of headings ("Guide > Install"), its id the file and a number ("guide.md#3"). There are
 no queries: ``stepwell init`` makes some.
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stepwell.collection import markdown
+from stepwell.collection import html_page, markdown
 from stepwell.collection.cutting import Block, pack
 from stepwell.collection.lines import read_all_lines
 from stepwell.collection.source import (
@@ -30,7 +30,8 @@ from stepwell.collection.source import (
 )
 
 MARKDOWN = (".md", ".markdown")
-ENDINGS = (*MARKDOWN, ".rst", ".txt")
+HTML = (".html", ".htm")
+ENDINGS = (*MARKDOWN, *HTML, ".rst", ".txt")
 BETWEEN = " > "
 """What stands between the headings of a title."""
 
@@ -107,7 +108,10 @@ class Folder(Source):
     def _sections(
         self, file: Path, name: str, lines: Iterator[Located], report: Report
     ) -> Iterator[tuple[str, Iterable[Block]]]:
-        if file.suffix.lower() not in MARKDOWN:
+        if file.suffix.lower() in HTML:
+            for section in html_page.sections(lines):
+                yield BETWEEN.join(section.path), section.blocks
+        elif file.suffix.lower() not in MARKDOWN:
             yield from _underlined(lines) if file.suffix.lower() == ".rst" else [("", _paragraphs(lines))]
         elif file.stat().st_size > LARGEST:
             message = f"has more than {LARGEST >> 20} MB and is read as plain text; its headings are not seen."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,8 @@ from stepwell.models.build import (
     transformer_of,
 )
 
+Kind = Literal["dual-encoder", "cross-encoder", "late-interaction"]
+
 
 def is_multi_vector(base: str) -> bool:
     """Return whether a directory or hub name is a late-interaction model and no plain encoder.
@@ -35,6 +37,17 @@ def is_multi_vector(base: str) -> bool:
     named = _facts(base, "config_sentence_transformers.json").get("model_type")
     kinds = _facts(base, "config.json").get("architectures") or [""]
     return named in ("MultiVectorEncoder", "ColBERT") or str(kinds[0]) == "HF_ColBERT"
+
+
+def model_kind(base: str) -> Kind:
+    """Return the kind of a directory or hub name by its own files; cross-encoder where they don't tell."""
+    if is_multi_vector(base):
+        return "late-interaction"
+    own = _facts(base, "config_sentence_transformers.json")
+    kinds = _facts(base, "config.json").get("architectures") or [""]
+    scores = str(kinds[0]).endswith("ForSequenceClassification")
+    saved_before_kinds = bool(own) and "model_type" not in own and not scores
+    return "dual-encoder" if saved_before_kinds or own.get("model_type") == "SentenceTransformer" else "cross-encoder"
 
 
 def _facts(base: str, name: str) -> dict[str, Any]:
