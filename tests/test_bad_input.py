@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
+from processes import Program, stepwell
 from stepwell import cli, display
 
 
@@ -379,23 +379,9 @@ def test_wrong_options(kind, refused, tiny_path, tiny_run, tmp_path):
 # -- as a user runs it ------------------------------------------------------------------------------------
 
 
-def outside(*arguments, limit=None, **environment):
-    """Run a command as a process; ``limit``: no file may grow beyond so many bytes, as on a full disk."""
-
-    def bound():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.run(
-        [sys.executable, "-m", "stepwell", "-q", *map(str, arguments)],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
-        preexec_fn=bound if limit else None,
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
-    done = outside("run", tmp_path / "nowhere.yaml")
+    command = [sys.executable, "-m", "stepwell", "-q", "run", str(tmp_path / "nowhere.yaml")]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     one_paragraph(done.stderr, tmp_path / "nowhere.yaml")
 
@@ -404,12 +390,8 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
 def test_a_disk_that_is_full(tiny_recipe, tmp_path, kilobytes):
     """At the first model, and at the first checkpoint (three times a model's size)."""
     out, cache = tmp_path / "run", tmp_path / "cache"
-    done = outside(
-        *("run", tiny_recipe, "--out", out),
-        limit=kilobytes * 1024,
-        STEPWELL_CACHE=str(cache),
-        STEPWELL_CHECKPOINT_SECONDS="0",
-    )
+    settings = {"STEPWELL_CACHE": str(cache), "STEPWELL_CHECKPOINT_SECONDS": "0"}
+    done = Program(stepwell, "-q", "run", tiny_recipe, "--out", out, limit=kilobytes * 1024, **settings).wait()
     assert done.returncode == 2 and done.stdout == ""
     one_paragraph(done.stderr, (out, "partial/model" if kilobytes == 30 else "checkpoint"))
     assert not (out / "results.json").exists() and not (out / "model").exists()

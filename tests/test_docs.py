@@ -2,12 +2,15 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from processes import Done, Program, stepwell
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))] if page.is_file()]
@@ -57,6 +60,15 @@ def commands(block: Block) -> str:
     return "\n".join(kept)
 
 
+def run_commands(text: str) -> subprocess.CompletedProcess[str] | Done:
+    """Run the lines of a block in a shell; one that is a call of stepwell alone needs none, and no import."""
+    words = shlex.split(text)
+    if words[0] == "stepwell" and "\n" not in text.strip() and not set(text) & set("|&;<>()$`\\*?[]#~%"):
+        return Program(stepwell, *words[1:]).wait()
+    shell = ["bash", "-euo", "pipefail", "-c", text]
+    return subprocess.run(shell, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+
+
 def run_page(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     names: dict[str, object] = {"__name__": "__docs__"}
@@ -73,8 +85,7 @@ def run_page(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             code = compile("\n" * block.line + block.text, str(page), "exec")
             exec(code, names)
         else:
-            shell = ["bash", "-euo", "pipefail", "-c", commands(block)]
-            done = subprocess.run(shell, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
+            done = run_commands(commands(block))
             assert done.returncode == 0, f"{where} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
 
 

@@ -1,20 +1,15 @@
 """Scoring block by block: what is missing and nothing else, the same for any number of processes and through kills."""
 
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import blocks_in_processes
 from blocks_in_processes import PAIRS, work
+from processes import Program
 from stepwell import distributed, scoring
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.reranker import Reranker
@@ -138,33 +133,32 @@ def calm(places, tmp_path_factory):
 
 
 def start(places, folder, processes, seconds=0.0):
-    script = [str(Path(blocks_in_processes.__file__)), *places, str(folder), str(seconds)]
-    launch = []
+    """Start what ``torchrun`` and ``accelerate launch`` start: processes that know their number and where to meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"STEPWELL_PRECISION": "fp32"}
     if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        launch += ["--main_process_port", port]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "STEPWELL_PRECISION": "fp32"}
-    return subprocess.Popen(
-        [sys.executable, *launch, *script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        size = str(processes)
+        shared |= {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    given = (*places, folder, seconds)
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {} for rank in range(processes)]
+    return [Program(work, *given, **shared, **rank) for rank in own]
 
 
-def finish(process):
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said[-3000:]
+def finish(processes):
+    for process in processes:
+        done = process.wait(timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
-def kill_when(process, ready):
+def kill_when(processes, ready):
     """Send SIGKILL as soon as ``ready`` says so."""
+    [process] = processes
     while not ready():
-        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert process.poll() is None, process.wait().stderr[-3000:]
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
 
 
 def assert_same(folder, calm):

@@ -4,33 +4,25 @@
 """
 
 import hashlib
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+
+from processes import Program, stepwell
 
 STAGES = 28  # finished ones of the ladder below, without its proof
 
 
 def start(recipe, out):
     settings = {"STEPWELL_CACHE": str(out.with_suffix(".cache")), "STEPWELL_CHECKPOINT_SECONDS": "0"}
-    command = [sys.executable, "-m", "stepwell", "-q", "run", str(recipe), "--out", str(out)]
-    return subprocess.Popen(
-        command,
-        env={**os.environ, **settings, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Program(stepwell, "-q", "run", str(recipe), "--out", str(out), **settings)
 
 
 def finish(process):
-    _, said = process.communicate()
-    assert process.returncode == 0, said
+    done = process.wait()
+    assert done.returncode == 0, done.stderr
 
 
 def stages(out):
@@ -48,13 +40,12 @@ def weights(out):
 
 
 def kill_after(process, out, finished, wait):
-    """Send SIGKILL when so many stages are finished and a moment has passed."""
+    """Send SIGKILL when so many stages are finished and a moment has passed; return the status."""
     while stages(out)[0] < finished:
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, process.wait().stderr
         time.sleep(0.002)
     time.sleep(wait)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    return process.kill().returncode
 
 
 @pytest.mark.slow
@@ -66,8 +57,7 @@ def test_three_kills_in_one_run_change_no_weight(tmp_path, variant):
     for third in range(3):
         process = start(recipe, troubled)
         finished = chance.randrange(third * STAGES // 3, (third + 1) * STAGES // 3)
-        kill_after(process, troubled, finished, chance.uniform(0.0, 0.3))
-        assert process.returncode == -signal.SIGKILL
+        assert kill_after(process, troubled, finished, chance.uniform(0.0, 0.3)) == -signal.SIGKILL
         assert finished <= stages(troubled)[0] < stages(calm)[0]  # it was at work
         assert not (troubled / "results.json").exists()
     finish(start(recipe, troubled))

@@ -1,0 +1,92 @@
+"""Processes of their own that need no import: a server imports what they share once, and forks each of them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from multiprocessing import forkserver, get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SHARED = ("torch", "sentence_transformers", "stepwell.cli", "stepwell.api", "stepwell.ladder.run", "stepwell.report")
+APART = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # both are read when something is imported
+
+
+class Done(NamedTuple):
+    """A process that has ended; the status of a killed one is minus the signal."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Program:
+    """A function at work in a process of its own, with this one's environment and working directory.
+
+    ``limit``: no file may grow beyond so many bytes, as on a full disk. The other keywords are variables of its
+    environment. It is not measured by coverage.
+    """
+
+    def __init__(self, work: Callable[..., object], *arguments: object, limit: int | None = None, **environment: str):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in APART.items():
+                patch.setenv(name, value)
+            context = get_context("forkserver")
+            context.set_forkserver_preload(list(SHARED))
+            forkserver.ensure_running()
+            given = {**os.environ, **environment}
+        self._folder = tempfile.TemporaryDirectory()
+        files = [str(Path(self._folder.name) / name) for name in ("stdout", "stderr")]
+        self._process = context.Process(target=_begin, args=(work, arguments, given, limit, files))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """Return its status, or None while it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> Done:
+        """Send SIGKILL."""
+        self._process.kill()
+        return self.wait()
+
+    def wait(self, timeout: float = 600) -> Done:
+        """Wait for its end."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        files = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        said = [file.read_text(encoding="utf-8", errors="replace") if file.exists() else "" for file in files]
+        return Done(int(self._process.exitcode or 0), *said)
+
+
+def stepwell(*arguments: object) -> None:
+    """Do what the command line does."""
+    from stepwell import cli
+
+    sys.argv = ["stepwell", *map(str, arguments)]
+    cli.main()
+
+
+def _begin(
+    work: Callable[..., object],
+    arguments: tuple[object, ...],
+    environment: Mapping[str, str],
+    limit: int | None,
+    files: list[str],
+) -> None:
+    import torch
+
+    for path, descriptor in zip(files, (1, 2), strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    torch.set_num_threads(1)
+    work(*arguments)
