@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.errors import StepwellError
@@ -285,6 +285,7 @@ def test_an_override_that_cannot_be_read_is_refused(text):
         parse_override(text)
 
 
+@settings(max_examples=40)
 @given(
     name=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=20),
     lr=st.floats(min_value=1e-300, max_value=1e300),

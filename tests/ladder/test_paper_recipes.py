@@ -95,6 +95,8 @@ def climbed(request, records, tiny_model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEPWELL_CACHE", str(folder / "cache"))
         patch.setattr("stepwell.ladder.plan.probe", lambda base: Speed(1e9, 1e9))  # which takes seconds
+        if request.param != "natural-questions":  # one report is enough; its own tests are in tests/report
+            patch.setattr("stepwell.api._report_at_the_end", lambda folder: None)
         api.run(scaled(recipe, "tiny"), folder / "run")
     return Climbed(request.param, home, folder / "run")
 

@@ -57,6 +57,7 @@ def test_without_a_test_the_table_is_over_dev_and_says_so(run, tmp_path):
     assert "synthetic dev nDCG@10" in said and "on synthetic dev" in said
 
 
+@pytest.mark.usefixtures("without_report")
 def test_with_real_queries_the_test_is_theirs(run, tmp_path, capfd):
     facts, _, home = run(test=True)
     assert (facts["synthetic"], facts["tested"], facts["comparison"]["queries"]) == (True, True, 6)
