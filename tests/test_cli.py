@@ -98,14 +98,25 @@ def test_set_changes_the_recipe(stepwell, tiny_recipe, tiny_run):
     assert done["rung-1"] and not done["rung-2"]
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Say that there is a report and don't draw it again, which takes seconds."""
+    monkeypatch.setattr("stepwell.api._report_at_the_end", lambda folder: display.say(f"The report is {folder}."))
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_run_prints_the_table_and_nothing_else_on_standard_output(stepwell, tiny_recipe, tiny_run):
     status, out, said = stepwell("run", tiny_recipe, "--out", tiny_run)
     assert status == 0 and out.startswith("Comparison\n") and "ladder + refine" in out
     assert "[1/" in said and "sentence-transformers" in said
+
+
+def test_a_quiet_run_prints_the_table_alone(stepwell, tiny_recipe, tiny_run):
     status, out, said = stepwell("-q", "run", tiny_recipe, "--out", tiny_run)
     assert status == 0 and out.startswith("Comparison\n") and said == ""
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_run_as_json_is_json_alone(stepwell, tiny_recipe, tiny_run):
     status, out, _ = stepwell("run", tiny_recipe, "--out", tiny_run, "--json")
     assert status == 0 and json.loads(out)["final"]
