@@ -10,7 +10,7 @@ import pyarrow as pa
 from filelock import FileLock
 
 from stepwell.collection.beir import read_field, read_record
-from stepwell.collection.collection import Mapped, Strings
+from stepwell.collection.collection import Mapped, Strings, hash_text
 from stepwell.collection.lines import read_lines
 from stepwell.collection.source import BadLineError, Problem
 from stepwell.collection.store import default_cache
@@ -97,7 +97,7 @@ def _write(path: Path, objects: bool, cached: Path) -> None:
     seen, block = set[int](), list[str]()
     with pa.ipc.new_file(str(draft), _SCHEMA) as writer:
         for text in _texts(path, objects):
-            key = hash(text)
+            key = hash_text(text)
             if key not in seen:
                 seen.add(key)
                 block.append(text)
