@@ -112,13 +112,14 @@ def test_a_client_is_not_looked_for_before_it_has_waited():
 def test_those_answered_together_are_waited_for_while_they_come():
     async def scenario(batcher, recorder):
         await held(batcher, recorder, [1], [2], [3])  # the last batch has three
+        await asyncio.sleep(0.4)  # their answers are out
         asked = [asyncio.create_task(batcher.ask([number])) for number in (4, 5)]
         await asyncio.sleep(0.02)  # the batcher waits for the third
         before = [list(batch) for batch in recorder.batches]
         asked.append(asyncio.create_task(batcher.ask([6])))
         return before, await asyncio.gather(*asked)
 
-    (before, answers), recorder = run(scenario, linger=0.1)
+    (before, answers), recorder = run(scenario, linger=0.3)
     assert before == [[0], [1, 2, 3]] and answers == [[8], [10], [12]]
     assert recorder.batches == [[0], [1, 2, 3], [4, 5, 6]]
 
