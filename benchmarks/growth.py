@@ -1,7 +1,7 @@
 """What a unit of work costs as work grows: python benchmarks/growth.py --collection DIR [--passages N] [--out FILE].
 
 Tokenise, encode, search, mine and one epoch of a rung, over collections of 1, 4 and 16 times as many passages
-(mixtures of the given ones), and with 1 and 4 times as many candidates a query. Each size runs in a
+(mixtures of the given ones), and with 1, 4 and 16 times as many candidates a query. Each size runs in a
 process of its own. A cost that grows with the work has one time a unit, at every size; memory should not grow.
 """
 
@@ -32,7 +32,7 @@ from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import Vectors, write_vectors
 from stepwell.training import train
 
-PASSAGES, CANDIDATES = (1, 4, 16), (1, 4)
+PASSAGES, CANDIDATES = (1, 4, 16), (1, 4, 16)
 UNITS = {
     "tokenise": "passage",
     "encode": "passage",

@@ -242,7 +242,7 @@ def main(argv: list[str]) -> None:
     size = round(options.epochs * len(task.queries) * options.candidates)
     notes = (
         f"{len(task.queries):,} queries with {options.candidates} candidates, batches of {options.batch} queries, "
-        f"{options.epochs:g} epochs. Each line's time is divided by that of stepwell with the same loss.",
+        f"epochs: {options.epochs:g}. Each line's time is divided by that of stepwell with the same loss.",
         "Largest difference: of any step's loss, to that of stepwell with the same loss.",
         f"With the teacher in every step it takes {middle:.2f} [{low:.2f}, {high:.2f}] times as long as stepwell with "
         "its scoring counted: in one epoch both score each pair once.",
