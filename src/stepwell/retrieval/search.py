@@ -32,6 +32,8 @@ PAIRS = 4_096
 """Pairs that are scored again at a time."""
 HALF_FROM = 32
 """Queries from which on turning the passages into bf16 pays."""
+FEW = 32
+"""Queries up to which the passages stand on the left of the product."""
 SAMPLE = 4_096
 """Passages whose mean stands for that of all."""
 HALF = 2.0**-8
@@ -191,7 +193,7 @@ def _scan(
         if center is not None:
             part = part - center
             longest = max(longest, part.norm(dim=1).max().item())
-        scores = (left @ part.to(left.dtype).T).float()  # (q, n)
+        scores = _products(left, part.to(left.dtype))  # (q, n)
         values, rows = _largest(scores, k) if offset < k else _reaching(scores, floor)
         best, where = torch.cat([best, values], 1), torch.cat([where, torch.where(rows < 0, -1, rows + offset)], 1)
         if best.shape[1] >= (k if offset < k else 2 * k):
@@ -200,6 +202,19 @@ def _scan(
     best, where = _keep(best, where, k)
     best, order = best.sort(dim=1, descending=True, stable=True)
     return where.gather(1, order), best, longest
+
+
+def _products(queries: Tensor, passages: Tensor) -> Tensor:
+    """Return all inner products (q, n) in fp32, in the order of multiplying that is fast for so many queries.
+
+    On a CPU: for one query the matrix-vector product of numpy's BLAS took a quarter to half the time of torch's; for a
+    few, passages times queries took half the time of queries times passages (at 15,000 and 100,000 passages of 384).
+    """
+    if queries.device.type == "cpu" and len(queries) <= FEW:
+        if len(queries) == 1 and queries.dtype is torch.float32:
+            return torch.from_numpy(passages.numpy() @ queries[0].numpy())[None]
+        return (passages @ queries.T).T.float().contiguous()
+    return (queries @ passages.T).float()
 
 
 def _blocks(passages: NDArray[Any], n_queries: int, k: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
