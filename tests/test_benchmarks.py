@@ -257,8 +257,9 @@ def test_growth(measured: Callable[..., dict[str, Any]]) -> None:
         "4,1": 96,
         "16,1": 384,
         "1,4": 24,
+        "1,16": 24,
     }
-    assert (runs["1,1"]["rung"]["units"], runs["1,4"]["rung"]["units"]) == (64, 256)
+    assert [runs[size]["rung"]["units"] for size in ("1,1", "1,4", "1,16")] == [64, 256, 1024]
 
 
 def test_search_finds_the_same_passages(
