@@ -366,3 +366,23 @@ def test_chunks_of_a_separable_loss_give_the_gradient_of_the_whole_batch(reranke
         assert value == pytest.approx(whole_value, abs=1e-5)
         assert parts == pytest.approx(whole_parts, abs=1e-5)
         assert max((a - b).abs().max() for a, b in zip(cut, whole, strict=True)) <= 1e-5 * largest
+
+
+def test_sparse_gradients_of_words_are_added_up_to_those_of_dense_ones(student, monkeypatch):
+    def gradients():
+        objective = student()
+        words = [p for name, p in objective.module.named_parameters() if "word_embeddings" in name]
+        with training.sparse_words(objective.module):
+            for examples in ([0, 1, 2], [2, 3]):  # as the chunks of a batch: the second adds to the first
+                torch.autograd.backward(objective.loss(np.array(examples), 0)[0])
+                assert all(p.grad is not None and not p.grad.is_sparse for p in words)
+        assert words
+        assert not any(getattr(part, "sparse", False) for part in objective.module.modules())
+        return {name: p.grad for name, p in objective.module.named_parameters() if p.grad is not None}
+
+    dense = gradients()
+    monkeypatch.setattr(training, "VOCABULARY", 1)
+    sparse = gradients()
+    assert dense.keys() == sparse.keys()
+    for name, gradient in dense.items():
+        assert torch.allclose(gradient, sparse[name], atol=1e-6), name

@@ -7,6 +7,7 @@ ends with the very weights of one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -25,12 +26,16 @@ from torch import Tensor, nn
 
 from stepwell import distributed
 from stepwell.errors import StepwellError
+from stepwell.models.attention import for_training
 from stepwell.models.build import cannot_write, head_parameters
 from stepwell.models.engine import Work, work
 from stepwell.recipe import Optimiser, RerankTraining
 
 CHUNK = 8
 """Examples (queries with their candidates) that go through backward at a time where the loss is separable."""
+
+VOCABULARY = 4_096
+"""Rows from which on an embedding is one of words, not of positions or types."""
 
 
 class Objective(Protocol):
@@ -179,27 +184,28 @@ def train(
     advance(log.steps, "")
     module.train()
     began = time.monotonic() - log.seconds
-    for epoch, examples in batches(objective.size, settings.batch, seed, log.steps, total):
-        step = log.steps
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, distributed.rank()]).generate_state(1)[0]))
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * learning_rate(step, total, settings.warmup)
-        before = replace(work)
-        value, parts = _backward(objective, examples, epoch)
-        if not math.isfinite(value):
-            raise StepwellError(
-                f"the loss became {value} at step {step + 1} of {total} (lr {settings.lr}): training has diverged. "
-                "Lower `lr`, raise `tau`, or check the teacher's scores (stepwell prints their spread)."
-            )
-        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-        distributed.sum_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, settings.clip)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        log.add(value, parts, work.since(before))
-        log.seconds = time.monotonic() - began
-        checkpoint.save_now_and_then(log)
-        advance(1, f"loss {np.mean(log.losses[-20:]):.3f}")
+    with for_training(module), sparse_words(module):
+        for epoch, examples in batches(objective.size, settings.batch, seed, log.steps, total):
+            step = log.steps
+            torch.manual_seed(int(np.random.SeedSequence([seed, step, distributed.rank()]).generate_state(1)[0]))
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * learning_rate(step, total, settings.warmup)
+            before = replace(work)
+            value, parts = _backward(objective, examples, epoch)
+            if not math.isfinite(value):
+                raise StepwellError(
+                    f"the loss became {value} at step {step + 1} of {total} (lr {settings.lr}): training has diverged. "
+                    "Lower `lr`, raise `tau`, or check the teacher's scores (stepwell prints their spread)."
+                )
+            parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+            distributed.sum_gradients(parameters)
+            nn.utils.clip_grad_norm_(parameters, settings.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            log.add(value, parts, work.since(before))
+            log.seconds = time.monotonic() - began
+            checkpoint.save_now_and_then(log)
+            advance(1, f"loss {np.mean(log.losses[-20:]):.3f}")
     module.eval()
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -219,6 +225,38 @@ def _backward(objective: Objective, examples: NDArray[np.int64], epoch: int) -> 
         for name, part in its.items():
             parts[name] = parts.get(name, 0.0) + share * part
     return value, parts
+
+
+@contextlib.contextmanager
+def sparse_words(module: nn.Module) -> Iterator[None]:
+    """Let the vocabularies in ``module`` that learn on a CPU have sparse gradients until those of a batch are added up.
+
+    A step goes through the model in several micro-batches. Each would otherwise write a gradient of the whole
+    vocabulary, for the few words that it has.
+    """
+    found = [
+        part
+        for part in module.modules()
+        if isinstance(part, nn.Embedding)
+        and part.weight.requires_grad
+        and part.weight.device.type == "cpu"
+        and part.num_embeddings >= VOCABULARY
+        and not part.sparse
+    ]
+    hooks = [part.weight.register_post_accumulate_grad_hook(_densify) for part in found]  # type: ignore[no-untyped-call]
+    for part in found:
+        part.sparse = True
+    try:
+        yield
+    finally:
+        for part, hook in zip(found, hooks, strict=True):
+            part.sparse = False
+            hook.remove()
+
+
+def _densify(parameter: Tensor) -> None:
+    if parameter.grad is not None:
+        parameter.grad = parameter.grad.to_dense()
 
 
 def _optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:

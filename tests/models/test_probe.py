@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nets import encoder_net, reranker_net
 from stepwell.errors import StepwellError
-from stepwell.models import probe
+from stepwell.models import engine, probe
 from stepwell.models.backends import WAYS, missing
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
@@ -46,7 +46,7 @@ def net(tiny_model, tmp_path, monkeypatch):
 def peaks(monkeypatch):
     """Return the operations a second that each number type is said to reach; bf16 is the faster one."""
     found = {torch.float32: 1e9, torch.bfloat16: 2e9}
-    monkeypatch.setattr(probe, "matmul_peak", lambda dtype, products, seconds: found[dtype])
+    monkeypatch.setattr(engine, "bf16_gain", lambda: found[torch.bfloat16] / found[torch.float32])
     return found
 
 

@@ -26,10 +26,9 @@ from filelock import FileLock
 from stepwell import display, distributed
 from stepwell.collection.store import default_cache
 from stepwell.errors import StepwellError
+from stepwell.models import engine
 from stepwell.models.backends import WAYS, Net, Runner, disparity, missing, open_way, parts, unfit
 from stepwell.models.build import transformer_of
-from stepwell.models.engine import token_budget
-from stepwell.models.flops import layer_products, matmul_peak
 from stepwell.models.graphs import PACKAGES
 from stepwell.models.tokens import Features
 
@@ -202,7 +201,7 @@ def _architecture(net: Net) -> list[Any]:
 
 
 def _probe(net: Net, ways: Sequence[str], budget: int | None) -> Choice:
-    size = budget or token_budget()
+    size = budget or engine.token_budget()
     slow = bf16_is_slow(net) if ("torch", "bf16") in map(parts, ways) else None
     if slow and "torch-fp32" not in ways and parts(ways[0]) == ("torch", "bf16"):
         return Choice(ways[0], size)  # the user wants it, and a race would take minutes
@@ -224,9 +223,9 @@ def _probe(net: Net, ways: Sequence[str], budget: int | None) -> Choice:
 
 def bf16_is_slow(net: Net) -> str | None:
     """Return by how much torch's bf16 products are slower than fp32 here, or None when they are not."""
-    shape = layer_products(transformer_of(net.model).auto_model.config, 64)[-1:]
-    full, half = (matmul_peak(dtype, shape, seconds=0.02) for dtype in (torch.float32, torch.bfloat16))
-    return None if half > full else f"its products are {full / half:,.1f} times slower here than in fp32"
+    if net.device.type != "cpu" or (gain := engine.bf16_gain()) > 1:
+        return None
+    return f"its products are {1 / gain:,.1f} times slower here than in fp32"
 
 
 def _open_all(net: Net, ways: Sequence[str], slow: str | None) -> tuple[dict[str, Runner], dict[str, str]]:
