@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from stepwell.models import backends, graphs
 from stepwell.models.backends import WAYS, Runner, disparity, distance, missing, open_way, pack, unfit
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
+from stepwell.models.graphs import Source, write_onnx, write_openvino
 from stepwell.models.reranker import Reranker
 
 ENGINES = [
@@ -180,6 +182,24 @@ class TestWhatIsThere:
         assert unfit("onnx-fp32", torch.device("cuda")) == "runs on CPUs"
         assert unfit("torch-fp32", CPU) is None
 
+    @pytest.mark.parametrize(
+        ("version", "fit"), [("5.3.0", True), ("5.4.0", False), ("5.9.2", False), ("5.10.0", True)]
+    )
+    def test_a_transformers_that_no_tracer_gets_through_is_named(self, tiny_model, tmp_path, monkeypatch, version, fit):
+        found = importlib.metadata.version
+        monkeypatch.setattr(
+            importlib.metadata, "version", lambda name: version if name == "transformers" else found(name)
+        )
+        said = None if fit else f"transformers {version} can't be traced: install one from 5.10 on, or below 5.4"
+        assert unfit("onnx-fp32", CPU) == said
+        assert unfit("torch-fp32", CPU) is None
+        if not fit:
+            net = student(tiny_model)
+            source = Source(lambda features: net.apply(net.model, features), net.model, net.samples, "name")
+            for write in (write_onnx, write_openvino):
+                with pytest.raises(StepwellError, match=f"transformers {version} can't be traced"):
+                    write(source, tmp_path / "graph")
+
 
 @pytest.mark.parametrize("way", ENGINES)
 class TestEngines:
@@ -191,6 +211,30 @@ class TestEngines:
         assert disparity(runner) is None
         for batch in other_batches(net):
             assert runner(batch).numpy() == pytest.approx(plain(batch).numpy(), abs=1e-4)
+
+    def test_many_batches_come_back_in_their_order(self, tiny_model, way):
+        net = student(tiny_model)
+        runner, plain = open_way(net, way), open_way(net, "torch-fp32")
+        batches = [batch for _ in range(4) for batch in other_batches(net)]  # more than run at a time
+        outs = list(runner.each(iter(batches)))
+        assert len(outs) == len(batches)
+        for out, batch in zip(outs, batches, strict=True):
+            assert out.numpy() == pytest.approx(plain(batch).numpy(), abs=1e-4)
+        next(runner.each(iter(batches)))  # given up with others under way: the next job starts from nothing
+        assert [out.tolist() for out in runner.each(batches)] == [out.tolist() for out in outs]
+
+    def test_a_failing_input_ends_the_job_and_not_the_runner(self, tiny_model, way):
+        net = student(tiny_model)
+        runner = open_way(net, way)
+        batch = net.samples[0]
+
+        def broken():
+            yield batch
+            raise ValueError("no more")
+
+        with pytest.raises(ValueError, match="no more"):
+            list(runner.each(broken()))
+        assert runner(batch).shape[0] == len(batch["input_ids"])
 
     @pytest.mark.parametrize("family", ["bert", "roberta"])
     def test_logits_agree_with_torch_in_any_shape(self, tiny_models, way, family):

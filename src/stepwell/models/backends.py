@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from stepwell.errors import StepwellError
 from stepwell.models.build import most_tokens
-from stepwell.models.graphs import PACKAGES, Run, Source, open_onnx, open_openvino, openvino
+from stepwell.models.graphs import PACKAGES, Run, Source, Streams, open_onnx, open_openvino, openvino, untraceable
 from stepwell.models.tokens import Features, Template, Tokens
 
 Tokenise = Callable[[Sequence[str]], Tokens]
@@ -139,9 +139,23 @@ class Runner:
     @torch.inference_mode()
     def __call__(self, features: Features) -> Tensor:
         """Run a padded batch."""
-        out = self.run(features).float()
+        return self._told(self.run(features))
+
+    @torch.inference_mode()
+    def each(self, batches: Iterable[Features]) -> Iterator[Tensor]:
+        """Run padded batches, several at a time where the engine does that; yield the outputs in their order."""
+        outs = self.run.each(batches) if isinstance(self.run, Streams) else map(self.run, batches)
+        yield from map(self._told, outs)
+
+    @property
+    def at_once(self) -> int:
+        """Batches that are under way at a time."""
+        return len(self.run.requests) if isinstance(self.run, Streams) else 1
+
+    def _told(self, out: Tensor) -> Tensor:
+        out = out.float()
         if self.net.output == "scores":
-            out = out.reshape(len(features["input_ids"]))
+            out = out.reshape(len(out))
         elif self.net.cosine:
             out = nn.functional.normalize(out, dim=1)
         return out.cpu()
@@ -181,6 +195,8 @@ def unfit(way: str, device: torch.device) -> str | None:
     engine, number = parts(way)
     if engine != "torch" and device.type != "cpu":
         return "runs on CPUs"
+    if engine != "torch" and (reason := untraceable()):
+        return reason
     if way == "torch-bf16-flash" and (device.type != "cuda" or importlib.util.find_spec("flash_attn") is None):
         return "needs a GPU and the package flash_attn"  # without it transformers would fetch code from the hub
     if (engine, number) == ("openvino", "bf16"):

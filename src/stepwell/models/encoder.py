@@ -132,7 +132,9 @@ class Encoder:
         out = np.empty((len(rows), self.dimension), dtype=np.float32)
         few = len(rows) <= FEW
         budget = opened.token_budget
-        for batch in cheapest_batches(lengths, budget, BATCH_COST) if few else batches_by_length(lengths, budget):
-            out[batch] = opened.runner(self.template.texts(tokens, rows[batch], self.limit)).numpy()
+        batches = cheapest_batches(lengths, budget, BATCH_COST) if few else list(batches_by_length(lengths, budget))
+        padded = (self.template.texts(tokens, rows[batch], self.limit) for batch in batches)
+        for batch, vectors in zip(batches, opened.runner.each(padded), strict=True):
+            out[batch] = vectors.numpy()
             advance(len(batch))
         return out

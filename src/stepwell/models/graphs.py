@@ -16,7 +16,8 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from stepwell.collection.store import default_cache
+from stepwell.errors import StepwellError
 from stepwell.models.build import quiet
 from stepwell.models.tokens import Features
 
@@ -34,6 +36,9 @@ PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxruntime"), "int8": 
 
 GRAPHS_KEPT = 16
 """Exported graphs that stay in the cache: those used last."""
+
+UNTRACEABLE = ((5, 4), (5, 10))
+"""Releases of transformers, the last one left out, whose attention masks no tracer gets through."""
 
 AXES = ("batch", "tokens")
 """Names of the axes that vary."""
@@ -91,6 +96,21 @@ def openvino() -> Any:
     return importlib.import_module("openvino")
 
 
+def untraceable() -> str | None:
+    """Return why no model becomes a graph with the transformers that is installed, or None when it does."""
+    version = importlib.metadata.version("transformers")
+    first, last = UNTRACEABLE
+    if not first <= tuple(map(int, version.split(".")[:2])) < last:
+        return None
+    known = [".".join(map(str, border)) for border in UNTRACEABLE]
+    return f"transformers {version} can't be traced: install one from {known[1]} on, or below {known[0]}"
+
+
+def _check_traceable() -> None:
+    if reason := untraceable():
+        raise StepwellError(f"no graph of the model can be made: {reason}.")
+
+
 def open_openvino(source: Source, number: str) -> Run:
     """Open a model in OpenVINO on the CPU, in ``fp32``, ``bf16`` or ``int8``."""
 
@@ -105,6 +125,7 @@ def open_openvino(source: Source, number: str) -> Run:
 
 def write_openvino(source: Source, path: Path, int8: bool = False) -> None:
     """Write a model as a graph of OpenVINO: ``path`` (.xml), and its weights beside it."""
+    _check_traceable()
     ov = openvino()
     graph = ov.convert_model(_Positional(source), example_input=tuple(source.example.values()))
     for places, names in ((graph.inputs, source.example), (graph.outputs, source.outputs)):
@@ -113,20 +134,63 @@ def write_openvino(source: Source, path: Path, int8: bool = False) -> None:
     ov.save_model(_quantise(graph, source) if int8 else graph, path, compress_to_fp16=False)
 
 
-def load_openvino(path: Path, names: Sequence[str], number: str = "fp32") -> Run:
+class Streams:
+    """A graph of OpenVINO on the CPU, its threads shared out to streams that each run a batch of their own.
+
+    Two threads that run a batch each wait for one another less often than two that share every product.
+
+    Parameters
+    ----------
+    compiled
+        The compiled graph.
+    names
+        Of its inputs, in their order.
+    """
+
+    def __init__(self, compiled: Any, names: Sequence[str]) -> None:
+        self.names = names
+        wanted = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        # One more than run at once, so that a stream has its next batch while the results of the last are taken.
+        self.requests = [compiled.create_infer_request() for _ in range(wanted + 1)]
+
+    def __call__(self, features: Features) -> Tensor:
+        """Run one batch."""
+        return next(self.each([features]))
+
+    def each(self, batches: Iterable[Features]) -> Iterator[Tensor]:
+        """Run batches side by side; yield the outputs in their order."""
+        idle = list(self.requests)
+        running: deque[tuple[Any, list[Any]]] = deque()
+        try:
+            for features in batches:
+                if not idle:
+                    yield self._finish(running, idle)
+                arrays = [features[name].numpy() for name in self.names]
+                idle[-1].start_async(arrays, share_inputs=True)
+                running.append((idle.pop(), arrays))  # the arrays are read until the end
+            while running:
+                yield self._finish(running, idle)
+        finally:  # of one that was not asked to the end too
+            for request, _ in running:
+                request.wait()
+
+    def _finish(self, running: deque[tuple[Any, list[Any]]], idle: list[Any]) -> Tensor:
+        request, _ = running.popleft()
+        request.wait()
+        out = torch.from_numpy(request.get_output_tensor(0).data.copy())
+        idle.append(request)
+        return out
+
+
+def load_openvino(path: Path, names: Sequence[str], number: str = "fp32") -> Streams:
     """Load a graph of OpenVINO on the CPU: features, given in the order of ``names``, to its first output."""
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "bf16" if number == "bf16" else "f32",
-        "PERFORMANCE_HINT": "LATENCY",
+        "PERFORMANCE_HINT": "THROUGHPUT",
         "ENABLE_CPU_PINNING": False,  # the processes of a machine would all be pinned to the same cores
     }
-    compiled = openvino().Core().compile_model(path, "CPU", settings)
-
-    def run(features: Features) -> Tensor:
-        return torch.from_numpy(compiled([features[name].numpy() for name in names], share_inputs=True)[0])
-
-    return run
+    return Streams(openvino().Core().compile_model(path, "CPU", settings), names)
 
 
 def _quantise(graph: Any, source: Source) -> Any:
@@ -143,6 +207,7 @@ def open_onnx(source: Source) -> Run:
 
 def write_onnx(source: Source, path: Path) -> None:
     """Write a model as a graph of ONNX, in fp32."""
+    _check_traceable()
     axes = {name: dict(enumerate(AXES)) for name in source.example}
     axes |= {name: dict(enumerate(AXES[:varying])) for name, varying in source.outputs.items()}
     # The exporter over torch.export takes six times as long, needs onnxscript, and its graphs run slower.

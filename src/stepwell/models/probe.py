@@ -32,7 +32,7 @@ from stepwell.models.build import transformer_of
 from stepwell.models.graphs import PACKAGES
 from stepwell.models.tokens import Features
 
-FORMAT = 1
+FORMAT = 2
 """Of a kept choice; a change makes every machine probe again."""
 
 MARGIN = 1.1
@@ -301,14 +301,16 @@ def fastest(
 
 
 def _rate(runner: Runner, tokens: int) -> float:
-    """Return tokens a second (padding not counted) of a batch of about so many."""
+    """Return tokens a second (padding not counted) of batches of about so many."""
     batch = _tiled(runner.net.samples[-1], tokens)
+    batches = [batch] * runner.at_once
     start = time.perf_counter()
     try:
-        runner(batch)
+        for _ in runner.each(batches):
+            pass
     except torch.cuda.OutOfMemoryError:
         return 0.0
-    return int(batch["attention_mask"].sum()) / (time.perf_counter() - start)
+    return len(batches) * int(batch["attention_mask"].sum()) / (time.perf_counter() - start)
 
 
 def _tiled(features: Features, tokens: int) -> Features:

@@ -103,8 +103,12 @@ class Reranker:
         lengths = self.lengths(queries, passages, query_rows, passage_rows)
         opened = self.inference.open(int(lengths.sum()))
         out = np.empty(len(query_rows), dtype=np.float32)
-        for batch in batches_by_length(lengths, opened.token_budget):
-            pairs = self.template.pairs(queries, passages, query_rows[batch], passage_rows[batch], self.limit)
-            out[batch] = opened.runner(pairs).numpy()
+        batches = list(batches_by_length(lengths, opened.token_budget))
+        padded = (
+            self.template.pairs(queries, passages, query_rows[batch], passage_rows[batch], self.limit)
+            for batch in batches
+        )
+        for batch, logits in zip(batches, opened.runner.each(padded), strict=True):
+            out[batch] = logits.numpy()
             advance(len(batch))
         return out
