@@ -14,7 +14,7 @@ from typing import Any
 
 from stepwell.errors import StepwellError
 
-ORDER = ("embed", "score", "rung", "mine", "search", "growth")
+ORDER = ("embed", "score", "rung", "breakdown", "mine", "search", "growth")
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
 
 

@@ -238,6 +238,16 @@ def test_rung_has_one_loss_curve_for_one_loss(measured: Callable[..., dict[str, 
     assert losses["stepwell, three losses and scoring"] == pytest.approx(three, abs=1e-3)
 
 
+def test_breakdown_accounts_for_the_time(measured: Callable[..., dict[str, Any]]) -> None:
+    figures = measured("breakdown", "--texts", "24", "--queries", "16", "--layers", "1")
+    for job in figures["shares"].values():
+        assert sum(job.values()) == pytest.approx(1, abs=0.1)  # two threads may both be at work
+        assert all(
+            job[kind] > 0 for kind in ("matrix products", "attention", "activation", "norms", "outside of torch")
+        )
+    assert figures["shares"]["rung"]["optimiser"] > 0 == figures["shares"]["embed"]["optimiser"]
+
+
 def test_mine_finds_the_same_negatives(measured: Callable[..., dict[str, Any]]) -> None:
     figures = measured("mine", "--depth", "10", "--negatives", "3")
     lines = by_name(figures)

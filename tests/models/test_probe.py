@@ -82,10 +82,15 @@ class TestRace:
         (best, tokens), _ = fastest(lambda way, tokens: rates[way], list(rates), 1024, (1024, 1024))
         assert (best, tokens) == (winner, 1024)
 
-    def test_a_rival_that_loses_one_round_is_out(self):
-        measured = {"a": iter([100.0] * 9), "b": iter([300.0] * (ROUNDS - 1) + [105.0] * 9)}
+    @pytest.mark.parametrize(
+        ("rival", "winner"),
+        [([105, 300, 300, 300], "b"), ([300, 105, 300, 105, 300], "b"), ([300, 105, 300, 105, 105], "a")],
+    )
+    def test_a_rival_has_to_win_most_rounds(self, rival, winner):
+        measured = {"a": iter([100.0] * (ROUNDS + 1)), "b": iter(rival)}
         (best, _), rates = fastest(lambda way, tokens: next(measured[way]), ["a", "b"], 8, (8, 8))
-        assert (best, rates["b", 8]) == ("a", 300.0)
+        assert (best, rates["b", 8]) == (winner, np.median(rival))
+        assert next(measured["b"], None) is None  # and what is decided ends
 
     def test_the_third_has_to_beat_the_second_when_that_won(self):
         rates = {"a": 100.0, "b": 200.0, "c": 210.0}

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -36,10 +37,10 @@ FORMAT = 2
 """Of a kept choice; a change makes every machine probe again."""
 
 MARGIN = 1.1
-"""How many times faster a rival has to be, in each round."""
+"""How many times faster a rival has to be, in the median of the rounds."""
 
-ROUNDS = 3
-"""Rounds that a rival has to win: on a busy machine, chance alone should not."""
+ROUNDS = 5
+"""Rounds of a race, or fewer where most of them are won or lost: on a busy machine, chance alone should not decide."""
 
 PATIENCE = 0.5
 """Longest time, in seconds, that one forward of the probe should take; larger batches are not tried."""
@@ -259,7 +260,7 @@ def _try(net: Net, way: str) -> Runner | str:
 def fastest(
     rate: Callable[[str, int], float], ways: Sequence[str], start: int, limits: tuple[int, int]
 ) -> tuple[tuple[str, int], dict[tuple[str, int], float]]:
-    """Race ways, and then token budgets of the winner; who wins every round by :data:`MARGIN` goes on.
+    """Race ways, and then token budgets of the winner; who wins most rounds by :data:`MARGIN` goes on.
 
     Parameters
     ----------
@@ -275,19 +276,19 @@ def fastest(
     Returns
     -------
     tuple
-        The best way and budget, and the best rate of each that was tried: all ways at ``start``, and some budgets.
+        The best way and budget, and the median rate of each that was tried: all ways at ``start``, and some budgets.
     """
     holder = ways[0], start
-    rates = {holder: rate(*holder)}
+    rates = {holder: [rate(*holder)]}
 
     def wins(rival: tuple[str, int]) -> bool:
-        for _ in range(ROUNDS):
+        most, outcomes = ROUNDS // 2 + 1, [0, 0]  # rounds lost and won
+        while max(outcomes) < most:
             own, other = rate(*holder), rate(*rival)
-            rates[holder] = max(rates[holder], own)
-            rates[rival] = max(rates.get(rival, 0.0), other)
-            if other < MARGIN * own:
-                return False
-        return True
+            rates[holder].append(own)
+            rates.setdefault(rival, []).append(other)
+            outcomes[other >= MARGIN * own] += 1
+        return outcomes[1] == most
 
     for way in ways[1:]:
         if wins((way, start)):
@@ -297,17 +298,18 @@ def fastest(
             holder = holder[0], tokens
         if holder[1] != start:
             break
-    return holder, rates
+    return holder, {tried: median(measured) for tried, measured in rates.items()}
 
 
 def _rate(runner: Runner, tokens: int) -> float:
     """Return tokens a second (padding not counted) of batches of about so many."""
     batch = _tiled(runner.net.samples[-1], tokens)
     batches = [batch] * runner.at_once
-    start = time.perf_counter()
     try:
-        for _ in runner.each(batches):
-            pass
+        for _ in range(2):  # an engine makes ready for a shape when it first meets it
+            start = time.perf_counter()
+            for _ in runner.each(batches):
+                pass
     except torch.cuda.OutOfMemoryError:
         return 0.0
     return len(batches) * int(batch["attention_mask"].sum()) / (time.perf_counter() - start)
