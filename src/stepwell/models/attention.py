@@ -19,8 +19,9 @@ from transformers.masking_utils import sdpa_mask
 NAME = "stepwell_short"
 """The attention, as transformers is told to name it."""
 
-SHORT = 128
-"""Longest text, in tokens, whose attention weights are written out; they take about what the wide layer takes then."""
+SHORT = 256
+"""Longest text, in tokens, whose attention weights are written out: for a small model they take then about twice the
+memory of the wide layer's outputs."""
 
 
 def short_attention(
