@@ -66,7 +66,9 @@ def test_other_cases_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert short_attention(plain, *qkv(12, torch.float32), None)[0] == "theirs"
     assert short_attention(plain, *qkv(SHORT + 1), None)[0] == "theirs"
     assert short_attention(causal, *qkv(12), None)[0] == "theirs"
-    assert short_attention(plain, *qkv(12), None, is_causal=True)[0] == "theirs"
+    for special in ({"is_causal": True}, {"softcap": 30.0}, {"position_bias": torch.zeros(1, 4, 12, 12)}):
+        assert short_attention(plain, *qkv(12), None, **special)[0] == "theirs"
+    assert not isinstance(short_attention(plain, *qkv(12), None, is_causal=False, position_bias=None)[0], str)
     query, key, value = qkv(12)
     assert short_attention(plain, query, key[:, :2], value[:, :2], None)[0] == "theirs"
     with torch.no_grad():

@@ -23,6 +23,9 @@ SHORT = 256
 """Longest text, in tokens, whose attention weights are written out: for a small model they take then about twice the
 memory of the wide layer's outputs."""
 
+SPECIAL = ("is_causal", "position_bias", "softcap", "s_aux", "cache")
+"""What some architectures ask of attention besides; torch's own gets those."""
+
 
 def short_attention(
     module: nn.Module,
@@ -60,8 +63,7 @@ def short_attention(
         and query.shape[2] <= SHORT
         and query.shape == key.shape
         and (attention_mask is not None or not getattr(module, "is_causal", False))
-        and not more.get("is_causal")
-        and more.get("position_bias") is None
+        and all(value is None or value is False for value in map(more.get, SPECIAL))
     )
     if not plain:
         return sdpa_attention_forward(
