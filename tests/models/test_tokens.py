@@ -86,6 +86,18 @@ class TestTemplate:
         ids = template.texts(tokens, np.array([2, 0, 2]), 64)["input_ids"]
         assert ids[0].tolist() == ids[2].tolist() != ids[1].tolist()
 
+    @pytest.mark.parametrize("limit", [64, 13])
+    def test_a_width_is_a_multiple_where_the_limit_leaves_room(self, tokenizer, limit):
+        template, tokens = Template.of(tokenizer), Tokens.build(tokenizer, PASSAGES, 64)
+        for row in range(len(PASSAGES)):
+            plain = template.texts(tokens, np.array([row]), limit)
+            wide = template.texts(tokens, np.array([row]), limit, multiple=8)
+            length, width = plain["input_ids"].shape[1], wide["input_ids"].shape[1]
+            assert width == min(-(-length // 8) * 8, limit)
+            for name, tensor in plain.items():
+                assert (wide[name][:, :length] == tensor).all()
+            assert wide["attention_mask"][:, length:].sum() == 0
+
     def test_only_bert_has_token_types(self, tiny_models):
         types = {name: Template.of(AutoTokenizer.from_pretrained(tiny_models[name])).types for name in FAMILIES}
         assert types == {"bert": (0, 1), "roberta": None, "distilbert": None}

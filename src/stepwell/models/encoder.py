@@ -17,7 +17,7 @@ from stepwell.models.backends import Net, text_samples
 from stepwell.models.build import fingerprint, open_sentence_transformer, save_model
 from stepwell.models.engine import BATCH_COST, forward_all
 from stepwell.models.inference import Inference, Opened
-from stepwell.models.tokens import Features, Template, Tokens, batches_by_length, cheapest_batches
+from stepwell.models.tokens import MULTIPLE, Features, Template, Tokens, batches_by_length, cheapest_batches
 
 Side = Literal["query", "document"]
 
@@ -133,7 +133,8 @@ class Encoder:
         few = len(rows) <= FEW
         budget = opened.token_budget
         batches = cheapest_batches(lengths, budget, BATCH_COST) if few else list(batches_by_length(lengths, budget))
-        padded = (self.template.texts(tokens, rows[batch], self.limit) for batch in batches)
+        multiple = 1 if few else MULTIPLE
+        padded = (self.template.texts(tokens, rows[batch], self.limit, multiple) for batch in batches)
         for batch, vectors in zip(batches, opened.runner.each(padded), strict=True):
             out[batch] = vectors.numpy()
             advance(len(batch))

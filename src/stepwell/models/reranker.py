@@ -16,7 +16,7 @@ from stepwell.models.backends import Net, pair_samples
 from stepwell.models.build import fingerprint, most_tokens, open_cross_encoder, save_model, transformer_of
 from stepwell.models.engine import forward_all
 from stepwell.models.inference import Inference
-from stepwell.models.tokens import Features, Template, Tokens, batches_by_length
+from stepwell.models.tokens import MULTIPLE, Features, Template, Tokens, batches_by_length
 
 Rows = NDArray[np.int64]
 
@@ -105,7 +105,7 @@ class Reranker:
         out = np.empty(len(query_rows), dtype=np.float32)
         batches = list(batches_by_length(lengths, opened.token_budget))
         padded = (
-            self.template.pairs(queries, passages, query_rows[batch], passage_rows[batch], self.limit)
+            self.template.pairs(queries, passages, query_rows[batch], passage_rows[batch], self.limit, MULTIPLE)
             for batch in batches
         )
         for batch, logits in zip(batches, opened.runner.each(padded), strict=True):

@@ -17,6 +17,9 @@ Features = dict[str, Tensor]
 BLOCK = 4_096
 """Texts that are tokenised at a time."""
 
+MULTIPLE = 8
+"""Of which a batch of a long job has a length: engines make code for each new shape, and keep it."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -137,11 +140,14 @@ class Template:
         """Special tokens that a text and a pair carry."""
         return sum(map(len, self.single)), sum(map(len, self.pair))
 
-    def texts(self, tokens: Tokens, rows: NDArray[Any], limit: int) -> Features:
-        """Pad the texts ``rows`` to one batch, each of at most ``limit`` tokens, specials included: (B, L)."""
+    def texts(self, tokens: Tokens, rows: NDArray[Any], limit: int, multiple: int = 1) -> Features:
+        """Pad the texts ``rows`` to one batch, each of at most ``limit`` tokens, specials included: (B, L).
+
+        L is the longest text's length, or the next ``multiple`` of a number where the limit leaves room.
+        """
         before, after = self.single
         kept = np.minimum(tokens.lengths_of(rows), limit - self.overhead[0])
-        return self._pad([before, (tokens, rows, kept), after], None)
+        return self._pad([before, (tokens, rows, kept), after], None, limit, multiple)
 
     def pairs(
         self,
@@ -150,8 +156,9 @@ class Template:
         query_rows: NDArray[Any],
         passage_rows: NDArray[Any],
         limit: int,
+        multiple: int = 1,
     ) -> Features:
-        """Pad pairs to one batch of at most ``limit`` tokens each: (B, L).
+        """Pad pairs to one batch of at most ``limit`` tokens each: (B, L), L as for :meth:`texts`.
 
         The passage is cut; a query loses only what goes beyond half of the pair.
         """
@@ -160,13 +167,15 @@ class Template:
         left = np.minimum(queries.lengths_of(query_rows), room // 2)
         right = np.minimum(passages.lengths_of(passage_rows), room - left)
         parts: list[Part] = [before, (queries, query_rows, left), between, (passages, passage_rows, right), after]
-        return self._pad(parts, len(before) + left + len(between))  # the separator has the first text's type
+        borders = len(before) + left + len(between)  # the separator has the first text's type
+        return self._pad(parts, borders, limit, multiple)
 
-    def _pad(self, parts: Sequence[Part], borders: NDArray[np.int64] | None) -> Features:
+    def _pad(self, parts: Sequence[Part], borders: NDArray[np.int64] | None, limit: int, multiple: int) -> Features:
         """Write the parts of every sequence behind one another; ``borders`` is where the second text begins."""
         sizes = [np.array([len(part)]) if isinstance(part, list) else part[2] for part in parts]
         total = np.sum(np.broadcast_arrays(*sizes), axis=0)  # (B,)
-        width = int(total.max())
+        longest = int(total.max())
+        width = max(longest, min(-(-longest // multiple) * multiple, limit))
         begin = width - total if self.left else np.zeros_like(total)
         ids = np.full((len(total), width), self.pad, dtype=np.int64)
         column = begin.copy()
