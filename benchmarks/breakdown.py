@@ -10,24 +10,23 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import machine
 import numpy as np
-from rung import SCALE, SEED, SOFT
+from rung import SOFT, Ours
 from rung_task import make_task
 from samples import EVALUATION, part
 from side_by_side import count_tokens, finish, parser, publish
 from torch.profiler import ProfilerActivity, profile
 
-from stepwell.ladder.prices import operations_a_token
+from stepwell.ladder.prices import BACKWARD, operations_a_token
 from stepwell.models import engine
 from stepwell.models.backends import open_way
 from stepwell.models.encoder import Encoder
 from stepwell.models.inference import Opened
-from stepwell.objectives import Draw, StudentObjective
 from stepwell.recipe import Optimiser
-from stepwell.training import train
 
 KINDS = {
     "matrix products": ("mm", "addmm", "linear", "mkldnn_linear"),
@@ -55,8 +54,6 @@ KINDS = {
 
 REST = "other operations"
 OUTSIDE = "outside of torch"
-BACKWARD = 3
-"""Operations of a training step over those of its forward pass."""
 
 
 def kind_of(operation: str) -> str:
@@ -96,7 +93,7 @@ def main(argv: list[str]) -> None:
         task = make_task(
             options.collection, options.model, options.model, Path(place), options.queries, 8, options.layers, 144, 176
         )
-        encoder, student = Encoder.open(options.model), Encoder.open(task.student, SCALE)
+        encoder = Encoder.open(options.model)
         peak = machine.matmul_peaks(task.student)[number]
         texts = collection.passage_texts()
         way = open_way(encoder.inference.net, "torch-bf16-weights" if number == "bf16" else "torch-fp32")
@@ -105,26 +102,14 @@ def main(argv: list[str]) -> None:
         def embed() -> None:
             encoder.encode_by(opened, encoder.tokenise(texts, "document"))
 
-        def rung() -> int:
-            tokens = student.tokenise(task.queries, "query"), student.tokenise(task.passages, "document")
-            objective = StudentObjective(
-                student,
-                *tokens,
-                task.mined(),
-                task.qrels(),
-                SOFT,
-                Draw(task.labels.shape[1], SEED),
-                teacher_scores=task.labels.astype(np.float32),
-            )
-            with tempfile.TemporaryDirectory() as folder:
-                return train(objective, Optimiser(epochs=1, batch=16), Path(folder), SEED).tokens
-
+        rung = Ours(task, Optimiser(epochs=1, batch=16), SOFT, scoring=False)
+        rung.before()
         jobs, rows = {}, {}
-        tokens = count_tokens(encoder, texts), rung()
         embed()  # what only the first call costs
+        tokens = count_tokens(encoder, texts), rung(None)["tokens"]
         for name, do, operations in (
             ("embed", embed, tokens[0] * operations_a_token(options.model, None)),
-            ("rung", rung, tokens[1] * BACKWARD * operations_a_token(task.student, None)),
+            ("rung", partial(rung, None), tokens[1] * BACKWARD * operations_a_token(task.student, None)),
         ):
             rounds = [shares(do) for _ in range(options.rounds)]
             jobs[name] = {

@@ -1,3 +1,5 @@
+"""Attention by plain products is attention: values, gradients, and what is left to torch."""
+
 import pytest
 import torch
 from torch import Tensor, nn
