@@ -10,10 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers import PreTrainedModel
 
 from stepwell import training
 from stepwell.errors import StepwellError
 from stepwell.imitation import EmbeddingObjective
+from stepwell.models import attention
 from stepwell.models.build import build_cross_encoder, build_student, fingerprint, head_parameters
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
@@ -386,3 +388,20 @@ def test_sparse_gradients_of_words_are_added_up_to_those_of_dense_ones(student, 
     assert dense.keys() == sparse.keys()
     for name, gradient in dense.items():
         assert torch.allclose(gradient, sparse[name], atol=1e-6), name
+
+
+def test_within_a_training_alone_attention_is_plain_and_words_are_sparse(student, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "VOCABULARY", 1)
+    objective, seen = student(), []
+
+    def state():
+        inner = [part for part in objective.module.modules() if isinstance(part, PreTrainedModel)]
+        words = [part for part in objective.module.modules() if isinstance(part, nn.Embedding)]
+        return {part.config._attn_implementation for part in inner}, any(part.sparse for part in words)
+
+    loss = objective.loss
+    monkeypatch.setattr(objective, "loss", lambda examples, epoch: (seen.append(state()), loss(examples, epoch))[1])
+    before = state()
+    train(objective, Optimiser(steps=2, batch=4), tmp_path, 1)
+    assert seen == [({attention.NAME}, True)] * 2
+    assert state() == before == ({"sdpa"}, False)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
 from stepwell.models.build import build_student, open_sentence_transformer, save_model
-from stepwell.models.encoder import Encoder
+from stepwell.models.encoder import FEW, Encoder
+from stepwell.models.inference import Opened
+from stepwell.models.tokens import MULTIPLE
 
 TEXTS = [
     "the river was old and deep , with a slow side to it",
@@ -106,3 +110,23 @@ def test_no_texts_are_no_vectors(tiny_model):
 
 def test_the_fingerprint_knows_the_scale(tiny_model):
     assert Encoder.open(tiny_model).fingerprint != Encoder.open(tiny_model, scale=30).fingerprint
+
+
+def test_a_long_job_has_few_shapes_and_the_same_vectors(tiny_model):
+    encoder = Encoder(build(tiny_model))
+    texts = [" ".join(["river"] * (1 + n % 19)) for n in range(FEW + 1)]
+    tokens = encoder.tokenise(texts, "document")
+    opened = encoder.inference.open(1, "document")
+    shapes = []
+
+    def run(features):
+        shapes.append(tuple(features["input_ids"].shape))
+        return opened.runner(features)
+
+    spy = Opened(replace(opened.runner, run=run), opened.token_budget)
+    few, many = np.arange(FEW), np.arange(FEW + 1)
+    vectors = encoder.encode_by(spy, tokens, few)
+    assert any(width % MULTIPLE for _, width in shapes)
+    shapes.clear()
+    assert encoder.encode_by(spy, tokens, many)[:FEW] == pytest.approx(vectors, abs=1e-5)
+    assert {width for _, width in shapes} == {8, 16, 24}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from stepwell.models.build import build_cross_encoder
+from stepwell.models.inference import Opened
 from stepwell.models.reranker import Reranker
+from stepwell.models.tokens import MULTIPLE
 
 QUERIES = ["which river is old", "engine", "a bright castle"]
 PASSAGES = ["the river was old and deep", "sail", "the comet was thin and the market was warm and large " * 8]
@@ -81,3 +85,18 @@ def test_saved_and_opened_it_is_the_same_to_the_bit(tiny_model, tmp_path):
     assert (again.fingerprint, again.limit) == (reranker.fingerprint, 40)
     assert np.array_equal(scores_of(again), scores_of(reranker))
     assert Reranker.open(tmp_path / "teacher", 30).fingerprint != again.fingerprint
+
+
+def test_batches_have_lengths_in_multiples(tiny_model, monkeypatch):
+    reranker = Reranker(build_cross_encoder(str(tiny_model), 2, 64, 1))
+    expected, widths = scores_of(reranker), set()
+    runner = reranker.inference.open(1).runner
+
+    def run(features):
+        widths.add(features["input_ids"].shape[1])
+        return runner(features)
+
+    monkeypatch.setattr(reranker.inference, "open", lambda tokens: Opened(replace(runner, run=run), 64))
+    assert scores_of(reranker) == pytest.approx(expected, abs=1e-5)
+    assert len(widths) > 1
+    assert not any(width % MULTIPLE for width in widths)

@@ -124,6 +124,19 @@ def test_batches_hold_each_row_once_within_the_budget(lengths, budget):
     assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches)
 
 
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 120), st.sampled_from([2, 4, 8]))
+def test_all_batches_of_a_width_but_one_have_as_many_rows(lengths, budget, multiple):
+    lengths = np.array(lengths)
+    batches = list(batches_by_length(lengths, budget, multiple))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    widths = [int(-(-lengths[batch].max() // multiple) * multiple) for batch in batches]
+    assert widths == sorted(widths)
+    assert all(len(batch) == 1 or len(batch) * width <= budget for batch, width in zip(batches, widths, strict=True))
+    for width in set(widths):
+        full = max(1, budget // width)
+        assert sum(len(batch) != full for batch, w in zip(batches, widths, strict=True) if w == width) <= 2
+
+
 @given(st.lists(st.integers(1, 12), max_size=7), st.integers(1, 40), st.integers(0, 9))
 def test_no_other_cut_of_the_sorted_lengths_is_cheaper(lengths, budget, overhead):
     lengths = np.array(lengths, dtype=np.int64)

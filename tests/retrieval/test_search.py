@@ -57,6 +57,7 @@ SMALL = st.fixed_dictionaries(
     {
         "QUERY_BLOCK": st.integers(3, 7),
         "PASSAGE_BLOCK": st.integers(8, 60),
+        "HALF_BLOCK": st.integers(8, 60),
         "SCORES": st.integers(20, 200),
         "CHUNK": st.integers(1, 7),
         "PAIRS": st.sampled_from([40, 100, 4_096]),

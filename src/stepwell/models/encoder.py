@@ -130,10 +130,13 @@ class Encoder:
         rows = np.arange(len(tokens)) if rows is None else rows
         lengths = tokens.lengths_of(rows) + self.template.overhead[0]
         out = np.empty((len(rows), self.dimension), dtype=np.float32)
-        few = len(rows) <= FEW
         budget = opened.token_budget
-        batches = cheapest_batches(lengths, budget, BATCH_COST) if few else list(batches_by_length(lengths, budget))
-        multiple = 1 if few else MULTIPLE
+        multiple = 1 if len(rows) <= FEW else MULTIPLE
+        batches = (
+            cheapest_batches(lengths, budget, BATCH_COST)
+            if len(rows) <= FEW
+            else list(batches_by_length(lengths, budget, multiple))
+        )
         padded = (self.template.texts(tokens, rows[batch], self.limit, multiple) for batch in batches)
         for batch, vectors in zip(batches, opened.runner.each(padded), strict=True):
             out[batch] = vectors.numpy()

@@ -103,7 +103,7 @@ class Reranker:
         lengths = self.lengths(queries, passages, query_rows, passage_rows)
         opened = self.inference.open(int(lengths.sum()))
         out = np.empty(len(query_rows), dtype=np.float32)
-        batches = list(batches_by_length(lengths, opened.token_budget))
+        batches = list(batches_by_length(lengths, opened.token_budget, MULTIPLE))
         padded = (
             self.template.pairs(queries, passages, query_rows[batch], passage_rows[batch], self.limit, MULTIPLE)
             for batch in batches

@@ -24,7 +24,9 @@ from stepwell.retrieval.run import Run
 from stepwell.retrieval.vectors import Vectors
 
 QUERY_BLOCK, PASSAGE_BLOCK = 1_024, 65_536
-SCORES = 1 << 21
+HALF_BLOCK = 16_384
+"""Passages that are turned into bf16 at a time: few enough for a CPU's cache."""
+SCORES = 1 << 20
 """Scores of a block on a CPU: few enough for its cache. A GPU gets 64 times as many."""
 CHUNK = 64
 """Columns that are looked into together."""
@@ -103,7 +105,13 @@ def retrieve(
     side = passages or vectors
 
     def search(share: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        return top_k(vectors.of_queries(query_rows[share]), side.passages, depth, advance)
+        rows = np.empty((len(share), min(depth, len(side.passages))), dtype=np.int32)
+        scores = np.empty(rows.shape, dtype=np.float32)
+        for start in range(0, len(share), QUERY_BLOCK):  # their vectors may be mapped from a file: not all at once
+            block = slice(start, start + QUERY_BLOCK)
+            queries = vectors.of_queries(query_rows[share[block]])
+            rows[block], scores[block] = top_k(queries, side.passages, depth, advance)
+        return rows, scores
 
     rows, scores = distributed.in_shares(len(query_rows), search)
     return Run(query_rows.astype(np.int32), rows, scores * np.float32(vectors.scale))
@@ -189,7 +197,8 @@ def _scan(
         (len(queries), 1), torch.finfo(torch.float32).min, device=queries.device
     )  # only scores from here on count
     left, longest = queries if center is None else queries.bfloat16(), 0.0
-    for offset, part in _blocks(passages, len(queries), k, queries.device):
+    most = PASSAGE_BLOCK if center is None else HALF_BLOCK
+    for offset, part in _blocks(passages, len(queries), k, most, queries.device):
         if center is not None:
             part = part - center
             longest = max(longest, part.norm(dim=1).max().item())
@@ -217,10 +226,12 @@ def _products(queries: Tensor, passages: Tensor) -> Tensor:
     return (queries @ passages.T).float()
 
 
-def _blocks(passages: NDArray[Any], n_queries: int, k: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+def _blocks(
+    passages: NDArray[Any], n_queries: int, k: int, most: int, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
     """Yield blocks of passages (n, D), with their first row; large ones for long lists, which are costly to keep."""
     size = SCORES * (1 if device.type == "cpu" else 64) // n_queries
-    size = max(CHUNK, min(max(size, 8 * k), PASSAGE_BLOCK) // CHUNK * CHUNK)
+    size = max(CHUNK, min(max(size, 8 * k), most) // CHUNK * CHUNK)
     for offset in range(0, len(passages), size):
         yield offset, _tensor(passages[offset : offset + size]).to(device)
 

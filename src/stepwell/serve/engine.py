@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from stepwell.models.encoder import Side
+from stepwell.models.engine import trim
 from stepwell.retrieval.searcher import Hit
 from stepwell.serve.batching import Batcher, Gone, stays
 from stepwell.serve.limits import Limits
@@ -124,11 +124,3 @@ class Engine:
 
 def _rerank(items: Sequence[Reranking]) -> list[list[Hit] | Exception]:
     return [item.system.rerank(item.text, item.hits, item.k) for item in items]
-
-
-def trim() -> None:
-    """Give freed memory back where the C library can: batches of ever other shapes leave holes that would pile up."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return  # not glibc
