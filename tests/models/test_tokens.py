@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from stepwell.models.tokens import Template, Tokens, batches_by_length, cheapest_batches
+from stepwell.models.tokens import Template, Tokens, batches_by_length, cheapest_batches, round_up
 
 QUERIES = ["which river is old", "engine", "", "a bright and quiet castle with a warm side"]
 PASSAGES = [
@@ -127,9 +127,9 @@ def test_batches_hold_each_row_once_within_the_budget(lengths, budget):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 120), st.sampled_from([2, 4, 8]))
 def test_all_batches_of_a_width_but_one_have_as_many_rows(lengths, budget, multiple):
     lengths = np.array(lengths)
-    batches = list(batches_by_length(lengths, budget, multiple))
+    batches = list(batches_by_length(round_up(lengths, multiple), budget))
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    widths = [int(-(-lengths[batch].max() // multiple) * multiple) for batch in batches]
+    widths = [int(round_up(lengths[batch].max(), multiple)) for batch in batches]
     assert widths == sorted(widths)
     assert all(len(batch) == 1 or len(batch) * width <= budget for batch, width in zip(batches, widths, strict=True))
     for width in set(widths):

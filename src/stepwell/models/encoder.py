@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from stepwell import distributed
 from stepwell.models.backends import Net, text_samples
 from stepwell.models.build import fingerprint, open_sentence_transformer, save_model
-from stepwell.models.engine import BATCH_COST, forward_all
+from stepwell.models.engine import BATCH_COST, forward_all, width_multiple
 from stepwell.models.inference import Inference, Opened
-from stepwell.models.tokens import MULTIPLE, Features, Template, Tokens, batches_by_length, cheapest_batches
+from stepwell.models.tokens import MULTIPLE, Features, Template, Tokens, batches_by_length, cheapest_batches, round_up
 
 Side = Literal["query", "document"]
 
@@ -91,7 +91,7 @@ class Encoder:
 
     def _forward(self, tokens: Tokens, rows: NDArray[np.int64], side: Side) -> Tensor:
         device = distributed.state().device
-        features: dict[str, Any] = self.template.texts(tokens, rows, self.limit)
+        features: dict[str, Any] = self.template.texts(tokens, rows, self.limit, width_multiple())
         features = {name: tensor.to(device) for name, tensor in features.items()}
         vectors: Tensor = self.model(features, task=side)["sentence_embedding"]
         return nn.functional.normalize(vectors.float(), dim=1) if self.cosine else vectors
@@ -130,13 +130,10 @@ class Encoder:
         rows = np.arange(len(tokens)) if rows is None else rows
         lengths = tokens.lengths_of(rows) + self.template.overhead[0]
         out = np.empty((len(rows), self.dimension), dtype=np.float32)
-        budget = opened.token_budget
-        multiple = 1 if len(rows) <= FEW else MULTIPLE
-        batches = (
-            cheapest_batches(lengths, budget, BATCH_COST)
-            if len(rows) <= FEW
-            else list(batches_by_length(lengths, budget, multiple))
-        )
+        few = len(rows) <= FEW
+        multiple = width_multiple() if few else MULTIPLE
+        widths, budget = round_up(lengths, multiple), opened.token_budget
+        batches = cheapest_batches(widths, budget, BATCH_COST) if few else list(batches_by_length(widths, budget))
         padded = (self.template.texts(tokens, rows[batch], self.limit, multiple) for batch in batches)
         for batch, vectors in zip(batches, opened.runner.each(padded), strict=True):
             out[batch] = vectors.numpy()

@@ -18,7 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 from stepwell import distributed
 from stepwell.errors import StepwellError
-from stepwell.models.tokens import cheapest_batches
+from stepwell.models.tokens import MULTIPLE, cheapest_batches, round_up
+
+for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's, and oneDNN's behind it
+    os.environ.setdefault(_cache, "512")  # not 1,024 shapes of bf16 products: each holds a buffer of megabytes
 
 BATCH_COST = 64
 """What a micro-batch of a training costs besides its tokens, in tokens: about what it is on a CPU with two layers."""
@@ -101,6 +104,15 @@ def trim() -> None:
         return  # not glibc
 
 
+def width_multiple() -> int:
+    """Return of what the length of a batch is a multiple where shapes that come again pay: in bf16 on a CPU.
+
+    There each new shape of a product costs a millisecond, and memory as long as it is remembered.
+    """
+    bf16_on_cpu = precision() is torch.bfloat16 and distributed.state().device.type == "cpu"
+    return MULTIPLE if bf16_on_cpu else 1
+
+
 @dataclass
 class Work:
     """What went through models on this process, with a gradient: to be logged.
@@ -152,7 +164,8 @@ def forward_all(lengths: NDArray[np.int64], forward: Forward, gradient_cache: bo
     places: list[NDArray[np.int64]] = []
     # Larger batches than in inference: each backward writes a gradient of the whole vocabulary, and the graph of all
     # batches is kept anyhow.
-    for batch in cheapest_batches(lengths[mine], 4 * token_budget(), BATCH_COST):
+    widths = round_up(lengths[mine], width_multiple())
+    for batch in cheapest_batches(widths, 4 * token_budget(), BATCH_COST):
         items = mine[batch]
         with autocast():
             out = checkpoint(forward, items, use_reentrant=False) if gradient_cache else forward(items)
@@ -161,7 +174,7 @@ def forward_all(lengths: NDArray[np.int64], forward: Forward, gradient_cache: bo
         work.texts += len(items)
         work.tokens += int(lengths[items].sum())
         work.squares += int(np.square(lengths[items]).sum())
-        work.padded += len(items) * int(lengths[items].max())
+        work.padded += len(items) * int(widths[batch].max())
     back = np.argsort(np.concatenate(places), kind="stable")
     local = torch.cat(outputs)[torch.from_numpy(back)]
     everything = distributed.gather_rows(local)  # rank r's j-th row is item padded[j * world + r]

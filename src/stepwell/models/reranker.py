@@ -14,9 +14,9 @@ from torch import Tensor
 from stepwell import distributed
 from stepwell.models.backends import Net, pair_samples
 from stepwell.models.build import fingerprint, most_tokens, open_cross_encoder, save_model, transformer_of
-from stepwell.models.engine import forward_all
+from stepwell.models.engine import forward_all, width_multiple
 from stepwell.models.inference import Inference
-from stepwell.models.tokens import MULTIPLE, Features, Template, Tokens, batches_by_length
+from stepwell.models.tokens import MULTIPLE, Features, Template, Tokens, batches_by_length, round_up
 
 Rows = NDArray[np.int64]
 
@@ -83,7 +83,9 @@ class Reranker:
 
     def _forward(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> Tensor:
         device = distributed.state().device
-        features: dict[str, Any] = self.template.pairs(queries, passages, query_rows, passage_rows, self.limit)
+        features: dict[str, Any] = self.template.pairs(
+            queries, passages, query_rows, passage_rows, self.limit, width_multiple()
+        )
         features = {name: tensor.to(device) for name, tensor in features.items()}
         scores: Tensor = self.model(features)["scores"]
         return scores.reshape(len(query_rows))
@@ -103,7 +105,7 @@ class Reranker:
         lengths = self.lengths(queries, passages, query_rows, passage_rows)
         opened = self.inference.open(int(lengths.sum()))
         out = np.empty(len(query_rows), dtype=np.float32)
-        batches = list(batches_by_length(lengths, opened.token_budget, MULTIPLE))
+        batches = list(batches_by_length(round_up(lengths, MULTIPLE), opened.token_budget))
         padded = (
             self.template.pairs(queries, passages, query_rows[batch], passage_rows[batch], self.limit, MULTIPLE)
             for batch in batches

@@ -204,19 +204,22 @@ def _copy_spans(
     out[lines, columns[lines] + within] = tokens.ids[tokens.offsets[rows][lines] + within]
 
 
-def batches_by_length(lengths: NDArray[np.int64], budget: int, multiple: int = 1) -> Iterator[NDArray[np.int64]]:
-    """Yield rows in batches of similar length, shortest first, each of at most ``budget`` padded tokens.
-
-    Every row comes exactly once; a row longer than the budget is a batch of its own. Where batches are padded to a
-    ``multiple``, lengths count as the next one, so that all batches of a width but the last have as many rows: a
-    corpus has few shapes.
+def round_up(lengths: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
+    """Return the next multiple of each length: batched by these, a corpus has few shapes.
 
     Examples
     --------
-    >>> [batch.tolist() for batch in batches_by_length(np.array([5, 7, 8, 5, 6]), 16, multiple=8)]
-    [[0, 1], [2, 3], [4]]
+    >>> round_up(np.array([5, 8, 9]), 8).tolist()
+    [8, 8, 16]
     """
-    lengths = -(-lengths // multiple) * multiple
+    return -(-lengths // multiple) * multiple
+
+
+def batches_by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Yield rows in batches of similar length, shortest first, each of at most ``budget`` padded tokens.
+
+    Every row comes exactly once; a row longer than the budget is a batch of its own.
+    """
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):
