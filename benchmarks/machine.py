@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from stepwell import distributed
 from stepwell.ladder.prices import config_of
+from stepwell.models.engine import bf16_gain
 
 PACKAGES = (
     "stepwell",
@@ -69,7 +70,9 @@ def wait() -> None:
 @lru_cache(maxsize=1)
 def bf16_pays() -> bool:
     """Whether this machine multiplies bf16 matrices faster than fp32 ones; emulation is far slower."""
-    shape = (384, 1536, 64 if distributed.state().device.type == "cpu" else 16_384)
+    if distributed.state().device.type == "cpu":
+        return bf16_gain() > 1.3
+    shape = (384, 1536, 16_384)
     return _products(*shape, torch.bfloat16, 0.05) > 1.3 * _products(*shape, torch.float32, 0.05)
 
 

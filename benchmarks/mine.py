@@ -137,10 +137,12 @@ def main(argv: list[str]) -> None:
     for outcome in outcomes:
         if outcome.against is not None and outcome.seconds:
             outcome.facts["same negatives"] = f"{agreement(mined[OURS], mined[outcome.name]):.2%}"
+    ours = next(outcome for outcome in outcomes if outcome.name == OURS)
     notes = (
         f"{collection.n_passages:,} passages, {len(rows):,} queries, depth {options.depth}, {options.negatives} "
         f"negatives a query. The best torch setting found: {best}.",
-        "Peak: all resident memory of the process; own: without pages that are mapped from files.",
+        "Peak: all resident memory of the process; own: without pages that are mapped from files; medians of rounds. "
+        f"The largest of stepwell's rounds, with the probe of this machine in it, had {max(ours.peaks) / 1e6:,.0f} MB.",
     )
     figures = report("mine", "Mining hard negatives", len(rows), "queries", outcomes, notes)
     publish(figures, options.out)

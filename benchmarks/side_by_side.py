@@ -82,7 +82,10 @@ class Contender:
 
 @dataclass
 class Outcome:
-    """What a contender did: seconds of each round, the last result, memory, further columns of the table."""
+    """What a contender did: seconds of each round, the last result, memory, further columns of the table.
+
+    ``peaks`` is the peak memory of each round, where each had a process of its own.
+    """
 
     name: str
     against: str | None
@@ -90,6 +93,7 @@ class Outcome:
     result: Any = None
     do: Any = None
     memory: dict[str, int] = field(default_factory=dict)
+    peaks: list[int] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     skipped: str = ""
 
@@ -167,8 +171,9 @@ def add_memory(outcomes: Sequence[Outcome], script: str, argv: Sequence[str], *m
 def in_turn_apart(
     contenders: Sequence[Contender], rounds: int, script: str, argv: Sequence[str], *more: str
 ) -> list[Outcome]:
-    """Time all contenders round by round, each run in a process of its own; memory is the largest of a round."""
+    """Time all contenders round by round, each run in a process of its own; memory too is the median of the rounds."""
     outcomes = [Outcome(contender.name, contender.against) for contender in contenders]
+    memories: dict[str, list[dict[str, int]]] = {outcome.name: [] for outcome in outcomes}
     for number in range(rounds):
         for outcome in outcomes:
             if outcome.skipped:
@@ -179,9 +184,13 @@ def in_turn_apart(
                 continue
             outcome.seconds.append(note["seconds"])
             outcome.result = note["result"]
-            for kind, size in note["memory"].items():
-                outcome.memory[kind] = max(outcome.memory.get(kind, 0), size)
-            say(f"round {number + 1} of {rounds}: {outcome.name}, {note['seconds']:.2f} s")
+            memories[outcome.name].append(note["memory"])
+            peak = note["memory"]["peak"] / 1e6
+            say(f"round {number + 1} of {rounds}: {outcome.name}, {note['seconds']:.2f} s, {peak:,.0f} MB")
+    for outcome in outcomes:
+        if rows := memories[outcome.name]:
+            outcome.memory = {kind: round(statistics.median(row[kind] for row in rows)) for kind in rows[0]}
+            outcome.peaks = [row["peak"] for row in rows]
     return outcomes
 
 
@@ -223,7 +232,7 @@ def report(
         median = statistics.median(outcome.seconds)
         base = known.get(outcome.against or "")
         line: dict[str, Any] = {"name": outcome.name, "seconds": outcome.seconds, "median": median}
-        line |= {"per_second": size / median, "memory": outcome.memory, "facts": outcome.facts}
+        line |= {"per_second": size / median, "memory": outcome.memory, "peaks": outcome.peaks, "facts": outcome.facts}
         told = None
         if base is not None and base.seconds:
             of = ratio(outcome.seconds, base.seconds)

@@ -164,6 +164,8 @@ def test_mine_writes_tuples_and_reports(stepwell, tiny_path, tiny_model, tmp_pat
         lines = [json.loads(line) for line in target.read_text().splitlines()]
         assert status == 0 and len(lines) == 28 and "a positive of the query" in out
         assert all(set(line) == {"query", "positive", "negative_1", "negative_2", "negative_3"} for line in lines)
+    status, out, _ = stepwell("mine", tiny_path, tmp_path / "again.jsonl", "-k", "4", "--json")
+    assert status == 0 and json.loads(out)["queries"] == 28
 
 
 def test_mine_asks_a_teacher_what_is_no_negative(stepwell, tiny_path, tiny_run, tmp_path):
@@ -187,11 +189,17 @@ def test_score_writes_parquet(stepwell, tiny_path, tiny_run, tmp_path):
     pairs = tiny_run / "runs" / "bm25.trec"
     status, out, _ = stepwell("score", tiny_path, pairs, target, "--teacher", teacher, "--tokens", "56")
     assert status == 0 and target.is_file() and "Raw logits" in out
+    again = tmp_path / "again.parquet"
+    status, out, _ = stepwell("score", tiny_path, pairs, again, "--teacher", teacher, "--tokens", "56", "--json")
+    facts = json.loads(out)
+    assert status == 0 and facts["pairs"] > 0 and again.read_bytes() == target.read_bytes()
 
 
 def test_encode_writes_vectors(stepwell, tiny_path, tiny_model, tmp_path):
     status, out, _ = stepwell("encode", tiny_path, tmp_path / "vectors", "--model", tiny_model)
     assert status == 0 and "Vectors of" in out and (tmp_path / "vectors" / "passages.npy").is_file()
+    status, out, _ = stepwell("encode", tiny_path, tmp_path / "vectors", "--model", tiny_model, "--json")
+    assert status == 0 and json.loads(out)["passages"] == 60
 
 
 def test_ctrl_c_says_that_it_goes_on(stepwell, monkeypatch, tiny_recipe):
@@ -209,6 +217,8 @@ def test_demo_can_be_priced_without_running(stepwell, monkeypatch, tiny_recipe, 
     monkeypatch.setattr("stepwell.demo.demo_recipe", lambda: load_recipe(tiny_recipe))
     status, out, _ = stepwell("demo", "--plan", "--out", tmp_path / "demo")
     assert status == 0 and "stage by stage" in out and not list(tmp_path.iterdir())
+    status, out, _ = stepwell("demo", "--plan", "--json", "--out", tmp_path / "demo")
+    assert status == 0 and json.loads(out)["stages"] and not list(tmp_path.iterdir())
 
 
 def test_export_writes_a_folder_and_says_where(stepwell, tiny_model, tmp_path):

@@ -130,3 +130,23 @@ def test_a_long_job_has_few_shapes_and_the_same_vectors(tiny_model):
     shapes.clear()
     assert encoder.encode_by(spy, tokens, many)[:FEW] == pytest.approx(vectors, abs=1e-5)
     assert {width for _, width in shapes} == {8, 16, 24}
+
+
+def test_where_shapes_cost_a_step_has_few_of_them_and_the_same_vectors(tiny_model, monkeypatch):
+    encoder = Encoder(build(tiny_model))
+    encoder.model.eval()
+    tokens = encoder.tokenise([" ".join(["river"] * n) for n in range(1, 20)], "document")
+    rows, shapes, transformer = np.arange(19), [], encoder.model[0]
+    expected = encoder.embed(tokens, rows, "document")
+    forward = transformer.forward
+
+    def spy(features, **options):
+        shapes.append(tuple(features["input_ids"].shape))
+        return forward(features, **options)
+
+    monkeypatch.setattr(transformer, "forward", spy)
+    for module in ("engine", "encoder"):
+        monkeypatch.setattr(f"stepwell.models.{module}.width_multiple", lambda: MULTIPLE)
+    assert torch.allclose(encoder.embed(tokens, rows, "document"), expected, atol=1e-5)
+    assert sum(rows for rows, _ in shapes) == 19
+    assert not any(width % MULTIPLE for _, width in shapes)

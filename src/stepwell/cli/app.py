@@ -59,10 +59,10 @@ def options(
         raise typer.Exit
 
 
-def show_table(table: Table | None) -> None:
-    """Show a table; only the main process has one."""
+def show_facts(table: Table | None, as_json: bool) -> None:
+    """Show a table of names and values, or print it as JSON; only the main process has one."""
     if table is not None:
-        show(table)
+        print_json({str(name): value for name, value in table.rows}) if as_json else show(table)
 
 
 def read_recipe(path: Path, changes: list[str] | None, scale: str | None = None) -> Any:

@@ -15,15 +15,18 @@ from stepwell.display import say, show
 def demo(
     out: Annotated[Path, typer.Option("--out", help="The run's folder.")] = Path("runs/demo"),
     plan_only: Annotated[bool, typer.Option("--plan", help="Only show what it will take.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Climb a small ladder on the documentation of the installed Python packages, in minutes on a CPU."""
     from stepwell import api
     from stepwell.demo import demo_recipe
 
     if plan_only:
-        show(api.plan(demo_recipe(), out).table())
+        made = api.plan(demo_recipe(), out)
+        print_json(made.to_json()) if as_json else show(made.table())
         return
-    _show_results(api.demo(out))
+    results = api.demo(out)
+    print_json(results) if as_json else _show_results(results)
     say(f'Try it: stepwell search {out} "how do I open a zip file"')
 
 

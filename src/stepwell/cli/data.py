@@ -16,7 +16,7 @@ from stepwell.cli.app import (
     RayWorkers,
     app,
     print_json,
-    show_table,
+    show_facts,
 )
 from stepwell.display import say, show
 from stepwell.errors import StepwellError
@@ -69,6 +69,7 @@ def mine(
     first: Annotated[int, typer.Option("--first", min=1, help="Best rank of a negative.")] = 1,
     last: Annotated[int, typer.Option("--last", min=1, help="Worst rank of a negative.")] = 50,
     seed: Annotated[int, typer.Option("--seed", help="Decides the draws.")] = 13,
+    as_json: JsonOption = False,
 ) -> None:
     """Mine hard negatives, and say what was dropped and why."""
     from pydantic import ValidationError
@@ -90,7 +91,7 @@ def mine(
         ) from None
     candidates, report, opened = api.mine(collection, miner, split, k, settings, seed, teacher)
     write_tuples(candidates, opened, target)
-    show(report.table())
+    print_json(report.to_json()) if as_json else show(report.table())
     say(f"{target}: {len(candidates):,} queries with {k} candidates each.")
 
 
@@ -104,13 +105,14 @@ def encode(
     ray_workers: RayWorkers = None,
     ray_cpus: RayCpus = 1.0,
     ray_gpus: RayGpus = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Encode all passages and queries; started again after a stop or a crash it goes on where it was."""
     from stepwell.cluster import Cluster
     from stepwell.exchange import encode_collection
 
     cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
-    show_table(encode_collection(collection, out, model, cluster))
+    show_facts(encode_collection(collection, out, model, cluster), as_json)
 
 
 @app.command()
@@ -130,6 +132,7 @@ def score(
     ray_workers: RayWorkers = None,
     ray_cpus: RayCpus = 1.0,
     ray_gpus: RayGpus = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Score pairs with a teacher of any kind, as raw logits; what its store has is not scored again."""
     from stepwell.cluster import Cluster
@@ -138,4 +141,4 @@ def score(
     if target.exists():
         raise StepwellError(f"{target} is there already and would be overwritten: choose another name or move it away.")
     cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
-    show_table(score_pairs(collection, pairs, target, teacher, tokens, cluster, recipe))
+    show_facts(score_pairs(collection, pairs, target, teacher, tokens, cluster, recipe), as_json)
