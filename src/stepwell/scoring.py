@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.errors import StepwellError
-from stepwell.models import engine
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.models.teacher import Advance as Told
@@ -100,7 +99,6 @@ def score_into(
         if distributed.rank() < len(now):
             own = len(now[distributed.rank()][0])
             scores[:own] = scorer(*now[distributed.rank()], advance)
-            engine.trim()
         everyone = distributed.gather_rows(torch.from_numpy(scores).to(distributed.state().device)).cpu().numpy()
         q, p = (np.concatenate(rows) for rows in zip(*now, strict=True))
         if distributed.is_main():

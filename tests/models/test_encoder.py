@@ -12,7 +12,6 @@ from sentence_transformers import SentenceTransformer
 from stepwell.models.build import build_student, open_sentence_transformer, save_model
 from stepwell.models.encoder import FEW, Encoder
 from stepwell.models.inference import Opened
-from stepwell.models.tokens import MULTIPLE
 
 TEXTS = [
     "the river was old and deep , with a slow side to it",
@@ -126,7 +125,7 @@ def test_a_long_job_has_few_shapes_and_the_same_vectors(tiny_model):
     spy = Opened(replace(opened.runner, run=run), opened.token_budget)
     few, many = np.arange(FEW), np.arange(FEW + 1)
     vectors = encoder.encode_by(spy, tokens, few)
-    assert any(width % MULTIPLE for _, width in shapes)
+    assert any(width % 8 for _, width in shapes)
     shapes.clear()
     assert encoder.encode_by(spy, tokens, many)[:FEW] == pytest.approx(vectors, abs=1e-5)
     assert {width for _, width in shapes} == {8, 16, 24}
@@ -146,7 +145,7 @@ def test_where_shapes_cost_a_step_has_few_of_them_and_the_same_vectors(tiny_mode
 
     monkeypatch.setattr(transformer, "forward", spy)
     for module in ("engine", "encoder"):
-        monkeypatch.setattr(f"stepwell.models.{module}.width_multiple", lambda: MULTIPLE)
+        monkeypatch.setattr(f"stepwell.models.{module}.few_shapes", lambda: True)
     assert torch.allclose(encoder.embed(tokens, rows, "document"), expected, atol=1e-5)
     assert sum(rows for rows, _ in shapes) == 19
-    assert not any(width % MULTIPLE for _, width in shapes)
+    assert not any(width % 8 for _, width in shapes)

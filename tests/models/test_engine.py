@@ -155,3 +155,23 @@ def test_outputs_are_fp32_in_bf16_too(of_precision, tiny_model):
     vectors = encoder.embed(encoder.tokenise(TEXTS, "query"), np.arange(6), "query")
     assert vectors.dtype == torch.float32
     assert vectors.norm(dim=1).detach().numpy() == pytest.approx(np.ones(6), abs=1e-5)
+
+
+def test_freed_memory_is_given_back_at_most_every_so_many_seconds(monkeypatch):
+    calls = []
+
+    class Library:
+        def malloc_trim(self, pad):
+            calls.append(pad)
+
+    monkeypatch.setattr(engine.ctypes, "CDLL", lambda name: Library())
+    engine.trim(0.0)
+    engine.trim(3600.0)
+    assert calls == [0]
+    engine.trim(0.0)
+    assert calls == [0, 0]
+
+
+def test_a_c_library_that_keeps_freed_memory_is_no_error(monkeypatch):
+    monkeypatch.setattr(engine.ctypes, "CDLL", lambda name: object())
+    engine.trim(0.0)

@@ -14,7 +14,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.inference import Opened
 from stepwell.models.reranker import Reranker
-from stepwell.models.tokens import MULTIPLE
 
 QUERIES = ["which river is old", "engine", "a bright castle"]
 PASSAGES = ["the river was old and deep", "sail", "the comet was thin and the market was warm and large " * 8]
@@ -87,7 +86,7 @@ def test_saved_and_opened_it_is_the_same_to_the_bit(tiny_model, tmp_path):
     assert Reranker.open(tmp_path / "teacher", 30).fingerprint != again.fingerprint
 
 
-def test_batches_have_lengths_in_multiples(tiny_model, monkeypatch):
+def test_batches_have_rounded_lengths(tiny_model, monkeypatch):
     reranker = Reranker(build_cross_encoder(str(tiny_model), 2, 64, 1))
     expected, widths = scores_of(reranker), set()
     runner = reranker.inference.open(1).runner
@@ -99,4 +98,4 @@ def test_batches_have_lengths_in_multiples(tiny_model, monkeypatch):
     monkeypatch.setattr(reranker.inference, "open", lambda tokens: Opened(replace(runner, run=run), 64))
     assert scores_of(reranker) == pytest.approx(expected, abs=1e-5)
     assert len(widths) > 1
-    assert not any(width % MULTIPLE for width in widths)
+    assert not any(width % 8 for width in widths)

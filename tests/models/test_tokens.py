@@ -91,7 +91,7 @@ class TestTemplate:
         template, tokens = Template.of(tokenizer), Tokens.build(tokenizer, PASSAGES, 64)
         for row in range(len(PASSAGES)):
             plain = template.texts(tokens, np.array([row]), limit)
-            wide = template.texts(tokens, np.array([row]), limit, multiple=8)
+            wide = template.texts(tokens, np.array([row]), limit, rounded=True)
             length, width = plain["input_ids"].shape[1], wide["input_ids"].shape[1]
             assert width == min(-(-length // 8) * 8, limit)
             for name, tensor in plain.items():
@@ -124,17 +124,17 @@ def test_batches_hold_each_row_once_within_the_budget(lengths, budget):
     assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= budget for batch in batches)
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 120), st.sampled_from([2, 4, 8]))
-def test_all_batches_of_a_width_but_one_have_as_many_rows(lengths, budget, multiple):
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=60), st.integers(1, 500))
+def test_batches_of_rounded_lengths_fit_and_have_few_shapes(lengths, budget):
     lengths = np.array(lengths)
-    batches = list(batches_by_length(round_up(lengths, multiple), budget))
+    widths = round_up(lengths)
+    assert all(0 <= width - length < (8 if width <= 64 else 16) for width, length in zip(widths, lengths, strict=True))
+    batches = list(batches_by_length(widths, budget))
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    widths = [int(round_up(lengths[batch].max(), multiple)) for batch in batches]
-    assert widths == sorted(widths)
-    assert all(len(batch) == 1 or len(batch) * width <= budget for batch, width in zip(batches, widths, strict=True))
-    for width in set(widths):
-        full = max(1, budget // width)
-        assert sum(len(batch) != full for batch, w in zip(batches, widths, strict=True) if w == width) <= 2
+    shapes = [(len(batch), int(widths[batch].max())) for batch in batches]
+    assert all(rows == 1 or rows * width <= budget for rows, width in shapes)
+    for width in set(widths.tolist()):  # as many rows as fit, but where longer texts begin and at the end
+        assert sum(rows != max(1, budget // width) for rows, w in shapes if w == width) <= 2
 
 
 @given(st.lists(st.integers(1, 12), max_size=7), st.integers(1, 40), st.integers(0, 9))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from stepwell.errors import StepwellError
 from stepwell.models.build import most_tokens
+from stepwell.models.fused import can_fuse, fuse
 from stepwell.models.graphs import PACKAGES, Run, Source, Streams, open_onnx, open_openvino, openvino, untraceable
 from stepwell.models.tokens import Features, Template, Tokens
 
@@ -273,6 +274,8 @@ def _open_torch(net: Net, way: str) -> Run:
     model, device, packed = net.model, net.device, way == "torch-bf16-flash"
     if way in ("torch-bf16-weights", "torch-bf16-flash"):
         model = copy.deepcopy(model).to(torch.bfloat16)
+        if can_fuse(model):
+            fuse(model)
     first = _use_flash(model) if packed else 0
 
     def run(features: Features) -> Tensor:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from stepwell import distributed
 from stepwell.models.backends import Net, text_samples
 from stepwell.models.build import fingerprint, open_sentence_transformer, save_model
-from stepwell.models.engine import BATCH_COST, forward_all, width_multiple
+from stepwell.models.engine import BATCH_COST, TRIM, few_shapes, forward_all, trim
 from stepwell.models.inference import Inference, Opened
-from stepwell.models.tokens import MULTIPLE, Features, Template, Tokens, batches_by_length, cheapest_batches, round_up
+from stepwell.models.tokens import Features, Template, Tokens, batches_by_length, cheapest_batches, filled, round_up
 
 Side = Literal["query", "document"]
 
@@ -91,7 +91,7 @@ class Encoder:
 
     def _forward(self, tokens: Tokens, rows: NDArray[np.int64], side: Side) -> Tensor:
         device = distributed.state().device
-        features: dict[str, Any] = self.template.texts(tokens, rows, self.limit, width_multiple())
+        features: dict[str, Any] = self.template.texts(tokens, rows, self.limit, few_shapes())
         features = {name: tensor.to(device) for name, tensor in features.items()}
         vectors: Tensor = self.model(features, task=side)["sentence_embedding"]
         return nn.functional.normalize(vectors.float(), dim=1) if self.cosine else vectors
@@ -131,11 +131,14 @@ class Encoder:
         lengths = tokens.lengths_of(rows) + self.template.overhead[0]
         out = np.empty((len(rows), self.dimension), dtype=np.float32)
         few = len(rows) <= FEW
-        multiple = width_multiple() if few else MULTIPLE
-        widths, budget = round_up(lengths, multiple), opened.token_budget
+        rounded = few_shapes() or not few
+        widths, budget = round_up(lengths) if rounded else lengths, opened.token_budget
         batches = cheapest_batches(widths, budget, BATCH_COST) if few else list(batches_by_length(widths, budget))
-        padded = (self.template.texts(tokens, rows[batch], self.limit, multiple) for batch in batches)
+        shapes = batches if few else [filled(batch, widths, budget) for batch in batches]
+        padded = (self.template.texts(tokens, rows[batch], self.limit, rounded) for batch in shapes)
         for batch, vectors in zip(batches, opened.runner.each(padded), strict=True):
-            out[batch] = vectors.numpy()
+            out[batch] = vectors[: len(batch)].numpy()
             advance(len(batch))
+            if not few:
+                trim(TRIM)
         return out

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stepwell import distributed
 from stepwell.errors import StepwellError
-from stepwell.models.tokens import MULTIPLE, cheapest_batches, round_up
+from stepwell.models.tokens import cheapest_batches, round_up
 
 for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's, and oneDNN's behind it
     os.environ.setdefault(_cache, "512")  # not 1,024 shapes of bf16 products: each holds a buffer of megabytes
@@ -28,6 +28,9 @@ BATCH_COST = 64
 
 GAIN_ROUNDS = 40
 """Rounds that fp32 and bf16 are timed for; each takes about a millisecond."""
+
+TRIM = 0.5
+"""Seconds of a long job between two times that freed memory is given back."""
 
 Forward = Callable[[NDArray[np.int64]], Tensor]
 """Gives the outputs (B, ...) of the items (B,), padded to one batch."""
@@ -93,24 +96,28 @@ def token_budget() -> int:
     return 32_768 if distributed.state().device.type == "cuda" else 1_024
 
 
-def trim() -> None:
-    """Give freed memory back where the C library can: batches of ever other shapes leave holes that would pile up.
+def trim(every: float) -> None:
+    """Give freed memory back where the C library can, unless that was done less than ``every`` seconds ago.
 
-    It takes a few milliseconds.
+    Batches of ever other shapes leave holes that would pile up. It takes a few milliseconds.
     """
-    try:
+    global _trimmed
+    if time.monotonic() - _trimmed < every:
+        return
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return  # not glibc
+    _trimmed = time.monotonic()
 
 
-def width_multiple() -> int:
-    """Return of what the length of a batch is a multiple where shapes that come again pay: in bf16 on a CPU.
+_trimmed = time.monotonic()
 
-    There each new shape of a product costs a millisecond, and memory as long as it is remembered.
+
+def few_shapes() -> bool:
+    """Return whether batches should have few shapes even where few texts are run: in bf16 on a CPU.
+
+    There each new shape of a product costs milliseconds, and memory as long as it is remembered.
     """
-    bf16_on_cpu = precision() is torch.bfloat16 and distributed.state().device.type == "cpu"
-    return MULTIPLE if bf16_on_cpu else 1
+    return precision() is torch.bfloat16 and distributed.state().device.type == "cpu"
 
 
 @dataclass
@@ -164,7 +171,7 @@ def forward_all(lengths: NDArray[np.int64], forward: Forward, gradient_cache: bo
     places: list[NDArray[np.int64]] = []
     # Larger batches than in inference: each backward writes a gradient of the whole vocabulary, and the graph of all
     # batches is kept anyhow.
-    widths = round_up(lengths[mine], width_multiple())
+    widths = round_up(lengths[mine]) if few_shapes() else lengths[mine]
     for batch in cheapest_batches(widths, 4 * token_budget(), BATCH_COST):
         items = mine[batch]
         with autocast():

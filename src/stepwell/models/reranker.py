@@ -14,9 +14,9 @@ from torch import Tensor
 from stepwell import distributed
 from stepwell.models.backends import Net, pair_samples
 from stepwell.models.build import fingerprint, most_tokens, open_cross_encoder, save_model, transformer_of
-from stepwell.models.engine import forward_all, width_multiple
+from stepwell.models.engine import TRIM, few_shapes, forward_all, trim
 from stepwell.models.inference import Inference
-from stepwell.models.tokens import MULTIPLE, Features, Template, Tokens, batches_by_length, round_up
+from stepwell.models.tokens import Features, Template, Tokens, batches_by_length, filled, round_up
 
 Rows = NDArray[np.int64]
 
@@ -84,7 +84,7 @@ class Reranker:
     def _forward(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> Tensor:
         device = distributed.state().device
         features: dict[str, Any] = self.template.pairs(
-            queries, passages, query_rows, passage_rows, self.limit, width_multiple()
+            queries, passages, query_rows, passage_rows, self.limit, few_shapes()
         )
         features = {name: tensor.to(device) for name, tensor in features.items()}
         scores: Tensor = self.model(features)["scores"]
@@ -105,12 +105,15 @@ class Reranker:
         lengths = self.lengths(queries, passages, query_rows, passage_rows)
         opened = self.inference.open(int(lengths.sum()))
         out = np.empty(len(query_rows), dtype=np.float32)
-        batches = list(batches_by_length(round_up(lengths, MULTIPLE), opened.token_budget))
+        widths, budget = round_up(lengths), opened.token_budget
+        batches = list(batches_by_length(widths, budget))
+        shapes = (filled(batch, widths, budget) for batch in batches)
         padded = (
-            self.template.pairs(queries, passages, query_rows[batch], passage_rows[batch], self.limit, MULTIPLE)
-            for batch in batches
+            self.template.pairs(queries, passages, query_rows[rows], passage_rows[rows], self.limit, rounded=True)
+            for rows in shapes
         )
         for batch, logits in zip(batches, opened.runner.each(padded), strict=True):
-            out[batch] = logits.numpy()
+            out[batch] = logits[: len(batch)].numpy()
             advance(len(batch))
+            trim(TRIM)
         return out

@@ -17,8 +17,8 @@ Features = dict[str, Tensor]
 BLOCK = 4_096
 """Texts that are tokenised at a time."""
 
-MULTIPLE = 8
-"""Of which a batch of a long job has a length: engines make code for each new shape, and keep it."""
+WIDTHS = (8, 16, 64)
+"""Of what a rounded length is a multiple: of 8, and from 64 on of 16."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,14 @@ class Template:
         """Special tokens that a text and a pair carry."""
         return sum(map(len, self.single)), sum(map(len, self.pair))
 
-    def texts(self, tokens: Tokens, rows: NDArray[Any], limit: int, multiple: int = 1) -> Features:
+    def texts(self, tokens: Tokens, rows: NDArray[Any], limit: int, rounded: bool = False) -> Features:
         """Pad the texts ``rows`` to one batch, each of at most ``limit`` tokens, specials included: (B, L).
 
-        L is the longest text's length, or the next ``multiple`` of a number where the limit leaves room.
+        L is the longest text's length, ``rounded`` up where the limit leaves room (:func:`round_up`).
         """
         before, after = self.single
         kept = np.minimum(tokens.lengths_of(rows), limit - self.overhead[0])
-        return self._pad([before, (tokens, rows, kept), after], None, limit, multiple)
+        return self._pad([before, (tokens, rows, kept), after], None, limit, rounded)
 
     def pairs(
         self,
@@ -156,7 +156,7 @@ class Template:
         query_rows: NDArray[Any],
         passage_rows: NDArray[Any],
         limit: int,
-        multiple: int = 1,
+        rounded: bool = False,
     ) -> Features:
         """Pad pairs to one batch of at most ``limit`` tokens each: (B, L), L as for :meth:`texts`.
 
@@ -168,14 +168,14 @@ class Template:
         right = np.minimum(passages.lengths_of(passage_rows), room - left)
         parts: list[Part] = [before, (queries, query_rows, left), between, (passages, passage_rows, right), after]
         borders = len(before) + left + len(between)  # the separator has the first text's type
-        return self._pad(parts, borders, limit, multiple)
+        return self._pad(parts, borders, limit, rounded)
 
-    def _pad(self, parts: Sequence[Part], borders: NDArray[np.int64] | None, limit: int, multiple: int) -> Features:
+    def _pad(self, parts: Sequence[Part], borders: NDArray[np.int64] | None, limit: int, rounded: bool) -> Features:
         """Write the parts of every sequence behind one another; ``borders`` is where the second text begins."""
         sizes = [np.array([len(part)]) if isinstance(part, list) else part[2] for part in parts]
         total = np.sum(np.broadcast_arrays(*sizes), axis=0)  # (B,)
         longest = int(total.max())
-        width = max(longest, min(-(-longest // multiple) * multiple, limit))
+        width = max(longest, min(int(round_up(total).max()), limit)) if rounded else longest
         begin = width - total if self.left else np.zeros_like(total)
         ids = np.full((len(total), width), self.pad, dtype=np.int64)
         column = begin.copy()
@@ -204,15 +204,34 @@ def _copy_spans(
     out[lines, columns[lines] + within] = tokens.ids[tokens.offsets[rows][lines] + within]
 
 
-def round_up(lengths: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
-    """Return the next multiple of each length: batched by these, a corpus has few shapes.
+def round_up(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return lengths as few others that are no smaller: batches that are cut and padded by these have few shapes.
+
+    An engine makes code for each new shape, and keeps it.
 
     Examples
     --------
-    >>> round_up(np.array([5, 8, 9]), 8).tolist()
-    [8, 8, 16]
+    >>> round_up(np.array([5, 8, 9, 63, 65, 80, 81])).tolist()
+    [8, 8, 16, 64, 80, 80, 96]
     """
-    return -(-lengths // multiple) * multiple
+    fine, coarse, border = WIDTHS
+    step = np.where(lengths > border, coarse, fine)
+    return -(-lengths // step) * step
+
+
+def filled(batch: NDArray[np.int64], widths: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+    """Return the rows of a batch, and some of them again where others of its width have more rows: fewer shapes.
+
+    A batch is filled up to the next quarter of the rows that ``budget`` padded tokens allow.
+
+    Examples
+    --------
+    >>> widths = np.full(99, 16)
+    >>> [len(filled(np.arange(n), widths, 1024)) for n in (1, 16, 17, 63, 64)]
+    [16, 16, 32, 64, 64]
+    """
+    quarter = max(1, budget // int(widths[batch].max()) // 4)
+    return np.resize(batch, -(-len(batch) // quarter) * quarter)
 
 
 def batches_by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:

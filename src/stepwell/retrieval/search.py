@@ -86,6 +86,8 @@ def top_k(
         found = _by_half(block, passages, k) if _half_pays(block, passages, k) else _scan(block, passages, k)[:2]
         rows[start : start + len(block)], scores[start : start + len(block)] = (part.cpu().numpy() for part in found)
         advance(len(block))
+        if start:
+            engine.trim(engine.TRIM)
     return rows, scores
 
 
@@ -111,6 +113,7 @@ def retrieve(
             block = slice(start, start + QUERY_BLOCK)
             queries = vectors.of_queries(query_rows[share[block]])
             rows[block], scores[block] = top_k(queries, side.passages, depth, advance)
+            engine.trim(engine.TRIM)
         return rows, scores
 
     rows, scores = distributed.in_shares(len(query_rows), search)

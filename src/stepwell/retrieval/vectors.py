@@ -16,7 +16,6 @@ from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.collection.unlabelled import Unlabelled
 from stepwell.errors import StepwellError
-from stepwell.models import engine
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.token_store import side_tokens, unlabelled_tokens
 from stepwell.retrieval.shards import Shards, write_array
@@ -196,7 +195,6 @@ def write_vectors(
         mine = number % distributed.world_size() == distributed.rank()  # its owner alone looks whether it is there
         if mine and not draft.has(block):
             draft.keep(block, encode(block))
-            engine.trim()
         advance(block.stop - block.start)
     distributed.barrier()
     if distributed.is_main():
@@ -214,7 +212,6 @@ def write_unlabelled(
         start, stop = shards.bounds(number)
         if number % distributed.world_size() == distributed.rank() and not shards.has(number):
             shards.write(number, encoder.encode(tokens, side, np.arange(start, stop)))
-            engine.trim()
         advance(stop - start)
     distributed.barrier()
     if distributed.is_main():

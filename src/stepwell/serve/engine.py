@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -62,7 +61,7 @@ class Engine:
     """
 
     def __init__(self, systems: Systems, limits: Limits, told: Told = lambda items, waited: None) -> None:
-        self.systems, self._trimmed = systems, time.monotonic()
+        self.systems = systems
         self.quick: Batcher[Question | Embedding, Any] = Batcher(self._answer, limits.at_once, limits.queue, told=told)
         self.slow: Batcher[Reranking, list[Hit]] = Batcher(_rerank, 1, limits.queue, told=told)
 
@@ -109,9 +108,7 @@ class Engine:
                 found = [error] * len(places)
             for at, answer in zip(places, found, strict=True):
                 answers[at] = answer
-        if time.monotonic() - self._trimmed > TRIM:
-            trim()
-            self._trimmed = time.monotonic()
+        trim(TRIM)
         return answers
 
     def _together(self, kind: Question | Embedding, texts: list[str]) -> Sequence[Any]:
