@@ -134,7 +134,8 @@ class Encoder:
         rounded = few_shapes() or not few
         widths, budget = round_up(lengths) if rounded else lengths, opened.token_budget
         batches = cheapest_batches(widths, budget, BATCH_COST) if few else list(batches_by_length(widths, budget))
-        shapes = batches if few else [filled(batch, widths, budget) for batch in batches]
+        steps = [_row_step(len(batch), int(widths[batch].max()), budget, few) if rounded else 1 for batch in batches]
+        shapes = map(filled, batches, steps)
         padded = (self.template.texts(tokens, rows[batch], self.limit, rounded) for batch in shapes)
         for batch, vectors in zip(batches, opened.runner.each(padded), strict=True):
             out[batch] = vectors[: len(batch)].numpy()
@@ -142,3 +143,10 @@ class Encoder:
             if not few:
                 trim(TRIM)
         return out
+
+
+def _row_step(rows: int, width: int, budget: int, few: bool) -> int:
+    """Return of what the rows of a batch are to be a multiple: a quarter of a whole batch's in a long job."""
+    if few:
+        return 4 if rows > 4 else 1
+    return max(1, budget // width // 4)

@@ -107,7 +107,7 @@ class Reranker:
         out = np.empty(len(query_rows), dtype=np.float32)
         widths, budget = round_up(lengths), opened.token_budget
         batches = list(batches_by_length(widths, budget))
-        shapes = (filled(batch, widths, budget) for batch in batches)
+        shapes = (filled(batch, max(1, budget // int(widths[batch].max()) // 4)) for batch in batches)
         padded = (
             self.template.pairs(queries, passages, query_rows[rows], passage_rows[rows], self.limit, rounded=True)
             for rows in shapes

@@ -219,19 +219,15 @@ def round_up(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return -(-lengths // step) * step
 
 
-def filled(batch: NDArray[np.int64], widths: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
-    """Return the rows of a batch, and some of them again where others of its width have more rows: fewer shapes.
-
-    A batch is filled up to the next quarter of the rows that ``budget`` padded tokens allow.
+def filled(batch: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+    """Return the rows of a batch, and some of them again up to a multiple of ``step``: batches have fewer shapes.
 
     Examples
     --------
-    >>> widths = np.full(99, 16)
-    >>> [len(filled(np.arange(n), widths, 1024)) for n in (1, 16, 17, 63, 64)]
-    [16, 16, 32, 64, 64]
+    >>> filled(np.array([7, 3, 5]), 2).tolist()
+    [7, 3, 5, 7]
     """
-    quarter = max(1, budget // int(widths[batch].max()) // 4)
-    return np.resize(batch, -(-len(batch) // quarter) * quarter)
+    return np.resize(batch, -(-len(batch) // step) * step)
 
 
 def batches_by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
