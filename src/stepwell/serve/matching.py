@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from stepwell.retrieval.bm25 import singular, words_of
 
+_WORD = re.compile(r"[^\W_]+")
+
 Spans = list[tuple[int, int]]
 """Characters (Unicode code points) from the first to behind the last of each match, in order."""
 
@@ -22,17 +24,20 @@ def matcher(query: str) -> Callable[[str], Spans]:
     wanted = set(words_of(query))
     if not wanted:
         return lambda text: []
-    stems = sorted({word[:-1] if word.endswith("y") else word for word in wanted}, key=len, reverse=True)
-    word = re.compile(rf"(?:{'|'.join(map(re.escape, stems))})[^\W_]*")
+    stems = {word[:-1] if word.endswith("y") and word != "y" else word for word in wanted}
 
     def find(text: str) -> Spans:
         lowered = text.lower()
         if len(lowered) != len(text):  # a few letters become two
             lowered = "".join(letter.lower()[0] for letter in text)
-        return [
-            match.span()
-            for match in word.finditer(lowered)
-            if singular(match[0]) in wanted and not (match.start() and lowered[match.start() - 1].isalnum())
-        ]
+        spans = dict[int, int]()
+        for stem in stems:
+            start = lowered.find(stem)
+            while start >= 0:
+                word = _WORD.match(lowered, start)
+                if word and not (start and lowered[start - 1].isalnum()) and singular(word[0]) in wanted:
+                    spans[start] = word.end()
+                start = lowered.find(stem, start + 1)
+        return sorted(spans.items())
 
     return find
