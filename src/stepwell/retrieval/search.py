@@ -220,8 +220,8 @@ def _products(queries: Tensor, passages: Tensor) -> Tensor:
     """Return all inner products (q, n) in fp32, in the order of multiplying that is fast for so many queries.
 
     On a CPU, for a few, passages times queries took half the time of queries times passages (at 15,000 and 100,000
-    passages of 384). numpy's BLAS is faster still for one query, but its threads and torch's, which embed the query, hold
-    each other up.
+    passages of 384). For one query numpy's BLAS is faster still; but its threads and torch's, which embed the query,
+    hold each other up.
     """
     if queries.device.type == "cpu" and len(queries) <= FEW:
         return (passages @ queries.T).T.float().contiguous()
