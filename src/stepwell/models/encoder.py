@@ -17,7 +17,16 @@ from stepwell.models.backends import Net, text_samples
 from stepwell.models.build import fingerprint, open_sentence_transformer, save_model
 from stepwell.models.engine import BATCH_COST, TRIM, few_shapes, forward_all, trim
 from stepwell.models.inference import Inference, Opened
-from stepwell.models.tokens import Features, Template, Tokens, batches_by_length, cheapest_batches, filled, round_up
+from stepwell.models.tokens import (
+    Features,
+    Template,
+    Tokens,
+    batches_by_length,
+    cheapest_batches,
+    filled,
+    round_up,
+    row_step,
+)
 
 Side = Literal["query", "document"]
 
@@ -134,7 +143,7 @@ class Encoder:
         rounded = few_shapes() or not few
         widths, budget = round_up(lengths) if rounded else lengths, opened.token_budget
         batches = cheapest_batches(widths, budget, BATCH_COST) if few else list(batches_by_length(widths, budget))
-        steps = [_row_step(len(batch), int(widths[batch].max()), budget, few) if rounded else 1 for batch in batches]
+        steps = [self._row_step(len(batch), int(widths[batch].max()), budget, rounded, few) for batch in batches]
         shapes = map(filled, batches, steps)
         padded = (self.template.texts(tokens, rows[batch], self.limit, rounded) for batch in shapes)
         for batch, vectors in zip(batches, opened.runner.each(padded), strict=True):
@@ -144,9 +153,9 @@ class Encoder:
                 trim(TRIM)
         return out
 
-
-def _row_step(rows: int, width: int, budget: int, few: bool) -> int:
-    """Return of what the rows of a batch are to be a multiple: a quarter of a whole batch's in a long job."""
-    if few:
-        return 4 if rows > 4 else 1
-    return max(1, budget // width // 4)
+    @staticmethod
+    def _row_step(rows: int, width: int, budget: int, rounded: bool, few: bool) -> int:
+        """Return of what the rows of a batch are to be a multiple."""
+        if not rounded:
+            return 1
+        return row_step(width, budget) if not few else 4 if rows > 4 else 1

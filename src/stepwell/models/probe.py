@@ -33,7 +33,7 @@ from stepwell.models.build import transformer_of
 from stepwell.models.graphs import PACKAGES
 from stepwell.models.tokens import Features
 
-FORMAT = 2
+FORMAT = 3
 """Of a kept choice; a change makes every machine probe again."""
 
 MARGIN = 1.1

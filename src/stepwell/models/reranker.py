@@ -16,7 +16,7 @@ from stepwell.models.backends import Net, pair_samples
 from stepwell.models.build import fingerprint, most_tokens, open_cross_encoder, save_model, transformer_of
 from stepwell.models.engine import TRIM, few_shapes, forward_all, trim
 from stepwell.models.inference import Inference
-from stepwell.models.tokens import Features, Template, Tokens, batches_by_length, filled, round_up
+from stepwell.models.tokens import Features, Template, Tokens, batches_by_length, filled, round_up, row_step
 
 Rows = NDArray[np.int64]
 
@@ -107,7 +107,7 @@ class Reranker:
         out = np.empty(len(query_rows), dtype=np.float32)
         widths, budget = round_up(lengths), opened.token_budget
         batches = list(batches_by_length(widths, budget))
-        shapes = (filled(batch, max(1, budget // int(widths[batch].max()) // 4)) for batch in batches)
+        shapes = (filled(batch, row_step(int(widths[batch].max()), budget)) for batch in batches)
         padded = (
             self.template.pairs(queries, passages, query_rows[rows], passage_rows[rows], self.limit, rounded=True)
             for rows in shapes

@@ -230,6 +230,17 @@ def filled(batch: NDArray[np.int64], step: int) -> NDArray[np.int64]:
     return np.resize(batch, -(-len(batch) // step) * step)
 
 
+def row_step(width: int, budget: int) -> int:
+    """Return of what the rows of a long job's batches are a multiple: a quarter of those that a whole one has.
+
+    Examples
+    --------
+    >>> row_step(16, 1024), row_step(512, 1024)
+    (16, 1)
+    """
+    return max(1, budget // width // 4)
+
+
 def batches_by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
     """Yield rows in batches of similar length, shortest first, each of at most ``budget`` padded tokens.
 

@@ -86,8 +86,6 @@ def top_k(
         found = _by_half(block, passages, k) if _half_pays(block, passages, k) else _scan(block, passages, k)[:2]
         rows[start : start + len(block)], scores[start : start + len(block)] = (part.cpu().numpy() for part in found)
         advance(len(block))
-        if start:
-            engine.trim(engine.TRIM)
     return rows, scores
 
 
