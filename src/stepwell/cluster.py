@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -83,10 +83,12 @@ def encode_on(
         else:
             todo.append(block)
     source = (collection.place, _absolute(model), collection.fingerprint, encoder.fingerprint)
-    for found in _stream(cluster, _open_encoder, (*source, draft.query_rows), [block._asdict() for block in todo]):
-        block = _block(found)
-        draft.keep(block, found["vectors"])
-        advance(block.stop - block.start)
+    items = [block._asdict() for block in todo]
+    with contextlib.closing(_stream(cluster, _open_encoder, (*source, draft.query_rows), items)) as stream:
+        for found in stream:
+            block = _block(found)
+            draft.keep(block, found["vectors"])
+            advance(block.stop - block.start)
     draft.finish()
 
 
@@ -127,9 +129,10 @@ def score_on(
     """
     source = (collection.place, _absolute(teacher), collection.fingerprint, reranker.fingerprint)
     items = [{"queries": q, "passages": p} for q, p in blocks(queries, passages)]
-    for found in _stream(cluster, _open_reranker, (*source, reranker.limit), items):
-        store.add(found["queries"], found["passages"], found["scores"])
-        advance(len(found["scores"]))
+    with contextlib.closing(_stream(cluster, _open_reranker, (*source, reranker.limit), items)) as stream:
+        for found in stream:
+            store.add(found["queries"], found["passages"], found["scores"])
+            advance(len(found["scores"]))
 
 
 def _open_reranker(
@@ -168,7 +171,7 @@ class _Worker:
 
 def _stream(
     cluster: Cluster, opened: Callable[..., Work], arguments: tuple[Any, ...], items: Sequence[Item]
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Yield what workers make of the items, as it comes."""
     if not items:
         return
@@ -186,8 +189,9 @@ def _stream(
             compute=data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(int(room), most))),
             **({"num_gpus": gpus} if gpus else {"num_cpus": cluster.cpus}),
         )
+        batches = iter(dataset.iter_batches(batch_size=None, batch_format="numpy"))
         try:
-            for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
+            for batch in batches:
                 if "mistake" in batch:
                     raise StepwellError(str(batch["mistake"][0]))
                 yield {name: rows[0] for name, rows in batch.items()}
@@ -199,6 +203,8 @@ def _stream(
                 f"the work on the Ray cluster {cluster.address} failed: {reason} What came back before is kept, and "
                 "the same command goes on from there; Ray's own logs tell more."
             ) from error
+        finally:  # ends Ray Data's threads: one that asks for something after the connection is gone ends the process
+            batches.close()
 
 
 @contextlib.contextmanager
