@@ -3,7 +3,8 @@
     python benchmarks/serve.py RUN --clients 32 --seconds 60
 
 Starts ``stepwell serve`` on a finished run, an index or a model in a process of its own. One client asks one query at
-a time; then many ask, each again as soon as it is answered (closed loop). Queries are the collection's own, in a fixed
+a time; then many ask, each again as soon as it is answered (closed loop); then one again, and its figures are the means
+of both times, since the speed of a machine changes within a minute. Queries are the collection's own, in a fixed
 order that repeats as rarely as there are queries. Memory is the server's resident set.
 """
 
@@ -17,6 +18,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -61,12 +63,16 @@ async def client(
     writer.close()
 
 
-async def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> dict[str, float]:
-    """Keep so many clients asking for so long."""
+async def load(
+    port: int, bodies: list[bytes], clients: int, seconds: float, watch: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Keep so many clients asking for so long; ``watch`` is called ten times while they do."""
     note, errors, turns = list[float](), list[str](), count()
     began = time.perf_counter()
     each = (client(port, bodies, turns, began + seconds, note, errors) for _ in range(clients))
+    watching = asyncio.create_task(_watch(watch, seconds / 10))
     failed = [str(one) for one in await asyncio.gather(*each, return_exceptions=True) if one is not None]
+    watching.cancel()
     took = np.array(note)
     return {
         "clients": clients,
@@ -78,12 +84,20 @@ async def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> 
     }
 
 
+async def _watch(watch: Callable[[], None], every: float) -> None:
+    while True:
+        await asyncio.sleep(every)
+        watch()
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("place", help="a finished run, an index or a model")
     parser.add_argument("--collection", help="what a model searches; another place of a run's collection")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the load; one client asks for a third of it")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="of the load; one client asks for a sixth of it, twice"
+    )
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--threads", type=int, help="of the server's forward")
     parser.add_argument("--out", type=Path, help="JSON for the figures")
@@ -96,11 +110,18 @@ def main(argv: list[str] | None = None) -> None:
     try:
         asyncio.run(load(port, bodies, 1, min(3.0, args.seconds / 3)))  # warm
         asyncio.run(load(port, bodies, args.clients, min(3.0, args.seconds / 3)))
-        memory = [psutil.Process(process.pid).memory_info().rss / 1e6]
-        alone = asyncio.run(load(port, bodies, 1, args.seconds / 3))
-        say(f"one client: {alone['p50 ms']:.1f} ms; now {args.clients} for {args.seconds:g} s")
-        many = asyncio.run(load(port, bodies, args.clients, args.seconds))
-        memory.append(psutil.Process(process.pid).memory_info().rss / 1e6)
+        memory = list[float]()
+
+        def weigh() -> None:
+            memory.append(psutil.Process(process.pid).memory_info().rss / 1e6)
+
+        weigh()
+        halves = [asyncio.run(load(port, bodies, 1, args.seconds / 6))]
+        say(f"one client: {halves[0]['p50 ms']:.1f} ms; now {args.clients} for {args.seconds:g} s")
+        many = asyncio.run(load(port, bodies, args.clients, args.seconds, weigh))
+        halves.append(asyncio.run(load(port, bodies, 1, args.seconds / 6)))
+        alone = {name: sum(half[name] for half in halves) / 2 for name in halves[0]}
+        alone |= {name: sum(int(half[name]) for half in halves) for name in ("answers", "errors")} | {"clients": 1}
     finally:
         process.terminate()
         process.wait(30)
@@ -109,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         "Serving", list(alone), [list(alone.values()), list(many.values())],
         (
             f"Throughput {ratios[0]:.2f} times that of one client; p99 {ratios[1]:.1f} times its median.",
-            f"Listening after {ready:.1f} s. Resident memory {memory[0]:.0f} MB, then {memory[1]:.0f} MB.",
+            f"Listening after {ready:.1f} s. Resident memory, MB: {', '.join(f'{one:.0f}' for one in memory)}.",
             f"Server ended with {process.returncode}.",
         ),
     )  # fmt: skip

@@ -47,6 +47,22 @@ def test_a_small_job_goes_through_torch_at_once(encoder, monkeypatch):
     assert (opened.runner.way, opened.token_budget) == ("torch-fp32", 1024)
 
 
+def test_a_small_job_of_a_settled_model_goes_through_a_kept_copy_in_bf16(encoder, monkeypatch):
+    monkeypatch.setattr(inference, "choose", lambda net, kind: pytest.fail("it probes"))
+    monkeypatch.setattr(inference.engine, "precision", lambda: torch.bfloat16)
+    engine = Inference(encoder_net(encoder), "embedding")
+    assert engine.open(10).runner.way == "torch-bf16-autocast"  # its weights may change before the next
+    engine.settle()
+    opened = engine.open(10)
+    assert opened.runner.way == "torch-bf16-weights" and engine.open(20) is opened
+
+
+def test_in_fp32_a_settled_model_takes_no_copy(encoder):
+    engine = Inference(encoder_net(encoder), "embedding")
+    engine.settle()
+    assert engine.open(10).runner.way == "torch-fp32"
+
+
 def test_a_large_job_takes_the_chosen_way(encoder, chosen):
     chosen("torch-bf16-weights")
     engine = Inference(encoder_net(encoder), "embedding")

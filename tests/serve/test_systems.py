@@ -44,6 +44,11 @@ def test_a_teacher_that_is_no_cross_encoder_does_not_re_rank(tiny_run, cache, tm
     assert set(open_systems(tiny_run).by_name) - set(open_systems(run).by_name) == {"reranked"}
 
 
+def test_what_is_served_is_settled(systems):
+    assert systems.by_name["student"].searcher.encoder.inference._settled
+    assert systems.by_name["reranked"].reranker.inference._settled
+
+
 def test_a_model_offers_itself_and_bm25(hostile_systems):
     assert list(hostile_systems.by_name) == ["student", "bm25", "fused"]
     assert hostile_systems.measure is None

@@ -51,6 +51,12 @@ class Inference:
     def __init__(self, net: Net, kind: str) -> None:
         self.net, self.kind = net, kind
         self._opened: dict[str | None, tuple[Any, Opened]] = {}
+        self._small: dict[str | None, Opened] = {}
+        self._settled = False
+
+    def settle(self) -> None:
+        """Say that the weights stay as they are: small jobs then go through a copy in bf16, where that is faster."""
+        self._settled = True
 
     def open(self, tokens: int, task: str | None = None) -> Opened:
         """Return what runs a job of so many tokens.
@@ -67,8 +73,7 @@ class Inference:
         routed = any(isinstance(module, Router) for module in self.net.model.modules())
         net = replace(self.net, task=task if routed else None)
         if tokens < LEAST:
-            way = "torch-fp32" if engine.precision() is torch.float32 else "torch-bf16-autocast"
-            return Opened(open_way(net, way), engine.token_budget())
+            return self._open_small(net)
         weights = state_of(net.model)
         known = self._opened.get(net.task)
         if known is None or known[0] != weights:
@@ -76,15 +81,28 @@ class Inference:
             self._opened[net.task] = weights, self._open(net)
         return self._opened[net.task][1]
 
+    def _open_small(self, net: Net) -> Opened:
+        if engine.precision() is torch.float32:
+            return Opened(open_way(net, "torch-fp32"), engine.token_budget())
+        if not self._settled:
+            return Opened(open_way(net, "torch-bf16-autocast"), engine.token_budget())
+        if net.task not in self._small:
+            self._small[net.task] = self._checked(net, "torch-bf16-weights", engine.token_budget())
+        return self._small[net.task]
+
     def _open(self, net: Net) -> Opened:
         choice = choose(net, self.kind)
-        if choice.way != "torch-fp32":
+        return self._checked(net, choice.way, choice.token_budget)
+
+    def _checked(self, net: Net, way: str, token_budget: int) -> Opened:
+        """Return a way that agrees with torch fp32, or else torch fp32."""
+        if way != "torch-fp32":
             try:
-                runner = open_way(net, choice.way)
+                runner = open_way(net, way)
                 reason = disparity(runner)
             except Exception as error:  # an engine that can't take this model raises what it likes
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             if reason is None:
-                return Opened(runner, choice.token_budget)
-            display.warn(f"{choice.way} is not used for {self.kind} with this model, torch-fp32 is: {reason}.")
-        return Opened(open_way(net, "torch-fp32"), choice.token_budget)
+                return Opened(runner, token_budget)
+            display.warn(f"{way} is not used for {self.kind} with this model, torch-fp32 is: {reason}.")
+        return Opened(open_way(net, "torch-fp32"), token_budget)

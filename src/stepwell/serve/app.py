@@ -1,13 +1,15 @@
 """The HTTP application: routes, and nothing that could be elsewhere."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any
+from typing import Any, get_type_hints
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException as AnyHTTPException
 
@@ -72,8 +74,11 @@ def make_app(systems: Systems, limits: Limits | None = None, token: str | None =
         redirect_slashes=False,
     )
     app.state.systems, app.state.limits, app.state.metrics = systems, limits, metrics
-    app.post("/search", response_model=SearchAnswer, responses=REFUSALS)(search)
-    app.post("/embed", response_model=EmbedAnswer, responses=REFUSALS)(embed)
+    for endpoint, answer in ((search, SearchAnswer), (embed, EmbedAnswer)):
+        path, methods = f"/{endpoint.__name__}", ["POST"]
+        app.router.add_api_route(
+            path, endpoint, methods=methods, response_model=answer, responses=REFUSALS, route_class_override=Direct
+        )
     app.get("/systems", response_model=Offer)(offer)
     app.get("/healthz")(healthz)
     app.get("/metrics", response_class=Response)(read_metrics)
@@ -85,6 +90,26 @@ def make_app(systems: Systems, limits: Limits | None = None, token: str | None =
     app.exception_handler(GoneError)(_gone)
     app.exception_handler(500)(_failed)
     return Guard(app, limits, token, metrics.answered)
+
+
+class Direct(APIRoute):
+    """A route that parses and checks the body in one step of pydantic's: half of what FastAPI adds to a request."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request, of a function of a model and a request."""
+        model: type[BaseModel] = get_type_hints(self.endpoint)["asked"]
+
+        async def handle(request: Request) -> Response:
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                raise HTTPException(422, "Content-Type: application/json is wanted.")
+            try:
+                asked = model.model_validate_json(await request.body())
+            except ValidationError as error:
+                raise RequestValidationError(error.errors(include_url=False)) from None
+            answer: Response = await self.endpoint(asked, request)
+            return answer
+
+        return handle
 
 
 async def search(asked: SearchRequest, request: Request) -> Response:
@@ -186,8 +211,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     """Name what is wrong without repeating what was sent."""
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
-    if any(problem["type"] == "json_invalid" for problem in problems):
-        return _json({"error": "the body is no JSON."}, 400)
+    if problems[0]["type"] == "json_invalid":
+        return _json({"error": f"the body is no JSON: {problems[0]['ctx']['error']}."}, 400)
     told = dict.fromkeys(
         f"{'.'.join(str(part) for part in problem['loc'] if part != 'body') or 'body'}: {problem['msg']}"
         for problem in problems[:5]

@@ -42,7 +42,8 @@ class Batcher(Generic[T, R]):
     """A queue in front of one worker thread.
 
     An idle worker takes what comes at once. While it works, others gather, and it takes them together. Those who were
-    answered together are likely to ask again together: after a batch of several it waits for as many, while they come.
+    answered are likely to ask again: with others waiting it waits for them too, while they come, so that all are
+    answered in one round and nobody has to wait for two.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ class Batcher(Generic[T, R]):
     queue
         Items that may wait, at most.
     linger
-        Seconds to wait for one more after a batch of several.
+        Seconds to wait for one more where several ask.
     told
         Told the items of each batch and the seconds that they waited.
     patience
@@ -115,21 +116,21 @@ class Batcher(Generic[T, R]):
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        answered = 0
+        expected = 0
         while True:
-            if answered > 1:
+            if expected > 1:
                 await asyncio.sleep(self.linger)  # the answers go out
             while not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
-            await self._gather(answered)
+            await self._gather(min(expected, self.most))
             batch = await self._next()
-            answered = len(batch)
             if batch:
                 _settle(batch, await loop.run_in_executor(self._thread, self._answer, [one.item for one in batch]))
+            expected = len(batch) + len(self._waiting)
 
     async def _gather(self, expected: int) -> None:
-        """Wait until as many have come as were answered last, while they keep coming."""
+        """Wait until as many have come as are expected, while they keep coming."""
         before = 0
         while before < len(self._waiting) < expected:
             before = len(self._waiting)

@@ -34,9 +34,10 @@ def matcher(query: str) -> Callable[[str], Spans]:
         for stem in stems:
             start = lowered.find(stem)
             while start >= 0:
-                word = _WORD.match(lowered, start)
-                if word and not (start and lowered[start - 1].isalnum()) and singular(word[0]) in wanted:
-                    spans[start] = word.end()
+                if not start or not lowered[start - 1].isalnum():
+                    word = _WORD.match(lowered, start)
+                    if word and singular(word[0]) in wanted:
+                        spans[start] = word.end()
                 start = lowered.find(stem, start + 1)
         return sorted(spans.items())
 

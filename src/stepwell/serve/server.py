@@ -130,14 +130,14 @@ def serve(
         ) from error
     import torch
 
-    from stepwell.serve.systems import open_systems
+    from stepwell.serve.systems import STUDENT, open_systems
 
     limits = limits or Limits()
     if threads is not None:
         torch.set_num_threads(threads)
     with listen(host, port) as bound:
         opened = open_systems(place, collection, systems)
-        opened.collection.passage_texts([0])  # a collection that can't be read is told now
+        opened.by_name[STUDENT].searcher.search("ready?")  # what can't be read is told now, and the first user is quick
         bound.listen(2048)
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         say(f"{opened.collection.name}: {opened.collection.n_passages:,} passages, {', '.join(opened.by_name)}.")

@@ -51,7 +51,10 @@ class System:
     @cached_property
     def searcher(self) -> Searcher:
         """The searcher, opened once."""
-        return self.open()
+        searcher = self.open()
+        if searcher.encoder is not None:
+            searcher.encoder.inference.settle()
+        return searcher
 
 
 @dataclass
@@ -64,7 +67,9 @@ class Second(System):
     @cached_property
     def reranker(self) -> Reranker:
         """The cross-encoder, opened once."""
-        return self.teacher()
+        reranker = self.teacher()
+        reranker.inference.settle()
+        return reranker
 
     def rerank(self, query: str, hits: Sequence[Hit], k: int) -> list[Hit]:
         """Return the best ``k`` of the student's passages by the cross-encoder's logits."""
