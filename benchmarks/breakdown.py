@@ -50,7 +50,7 @@ KINDS = {
         "div",
     ),
 }
-"""Kinds of work, and what the names of their operations begin with (behind ``aten::`` and underscores)."""
+"""Kinds of work, and what the names of their operations begin with, behind the library's and underscores."""
 
 REST = "other operations"
 OUTSIDE = "outside of torch"
@@ -75,7 +75,7 @@ def shares(do) -> tuple[dict[str, float], float]:
         seconds = time.perf_counter() - start
     taken: dict[str, float] = defaultdict(float)
     for event in told.key_averages():
-        if event.key.startswith("aten::"):
+        if event.key.startswith(("aten::", "mkldnn::")):
             taken[kind_of(event.key)] += event.self_cpu_time_total / 1e6
     taken[OUTSIDE] = max(0.0, seconds - sum(taken.values()))
     return {kind: part / seconds for kind, part in taken.items()}, seconds
@@ -94,7 +94,6 @@ def main(argv: list[str]) -> None:
             options.collection, options.model, options.model, Path(place), options.queries, 8, options.layers, 144, 176
         )
         encoder = Encoder.open(options.model)
-        peak = machine.matmul_peaks(task.student)[number]
         texts = collection.passage_texts()
         way = open_way(encoder.inference.net, "torch-bf16-weights" if number == "bf16" else "torch-fp32")
         opened = Opened(way, 2 * engine.token_budget())
@@ -111,13 +110,17 @@ def main(argv: list[str]) -> None:
             ("embed", embed, tokens[0] * operations_a_token(options.model, None)),
             ("rung", partial(rung, None), tokens[1] * BACKWARD * operations_a_token(task.student, None)),
         ):
-            rounds = [shares(do) for _ in range(options.rounds)]
+            rounds, fractions = [], []
+            for _ in range(options.rounds):  # the speed of a machine changes: its peak is that of the same moment
+                before = machine.matmul_peaks(task.student)[number]
+                of, seconds = shares(do)
+                peak = (before + machine.matmul_peaks(task.student)[number]) / 2
+                rounds.append(of)
+                fractions.append((operations / seconds / peak, operations / seconds / peak / of["matrix products"]))
             jobs[name] = {
-                kind: float(np.median([of.get(kind, 0.0) for of, _ in rounds])) for kind in [*KINDS, REST, OUTSIDE]
+                kind: float(np.median([of.get(kind, 0.0) for of in rounds])) for kind in [*KINDS, REST, OUTSIDE]
             }
-            seconds = float(np.median([taken for _, taken in rounds]))
-            within = jobs[name]["matrix products"] * seconds
-            rows[name] = f"{operations / seconds / peak:.0%}", f"{operations / within / peak:.0%}"
+            rows[name] = [f"{fraction:.0%}" for fraction in np.median(fractions, axis=0)]
     lines = [[kind, *(f"{job[kind]:.0%}" for job in jobs.values())] for kind in [*KINDS, REST, OUTSIDE]]
     lines.append(["share of the matmul peak", *(row[0] for row in rows.values())])
     lines.append(["the same, of the products' own time", *(row[1] for row in rows.values())])
