@@ -124,6 +124,23 @@ def test_those_answered_together_are_waited_for_while_they_come():
     assert recorder.batches == [[0], [1, 2, 3], [4, 5, 6]]
 
 
+def test_who_was_answered_is_taken_with_those_who_waited_meanwhile():
+    async def scenario(batcher, recorder):
+        async def client():
+            return [await batcher.ask([number]) for number in (0, 3)]
+
+        recorder.go.clear()
+        one = asyncio.create_task(client())
+        await asyncio.sleep(0.05)  # 0 is in the worker
+        rest = [asyncio.create_task(batcher.ask([number])) for number in (1, 2)]
+        await asyncio.sleep(0.05)
+        recorder.go.set()
+        return await asyncio.gather(one, *rest)
+
+    answers, recorder = run(scenario, linger=0.3)
+    assert answers == [[[0], [6]], [2], [4]] and recorder.batches == [[0], [1, 2, 3]]
+
+
 def test_who_does_not_come_back_is_not_waited_for():
     async def scenario(batcher, recorder):
         await held(batcher, recorder, [1], [2], [3])
