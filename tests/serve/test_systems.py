@@ -4,8 +4,10 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from stepwell.errors import StepwellError
+from stepwell.models import engine, inference
 from stepwell.retrieval import searcher as searchers
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.searcher import read_results
@@ -44,9 +46,11 @@ def test_a_teacher_that_is_no_cross_encoder_does_not_re_rank(tiny_run, cache, tm
     assert set(open_systems(tiny_run).by_name) - set(open_systems(run).by_name) == {"reranked"}
 
 
-def test_what_is_served_is_settled(systems):
-    assert systems.by_name["student"].searcher.encoder.inference._settled
-    assert systems.by_name["reranked"].reranker.inference._settled
+def test_what_is_served_goes_through_a_copy_in_bf16_where_that_is_faster(systems, monkeypatch):
+    models = systems.by_name["student"].searcher.encoder, systems.by_name["reranked"].reranker
+    monkeypatch.setattr(engine, "precision", lambda: torch.bfloat16)
+    monkeypatch.setattr(inference, "disparity", lambda runner: None)  # random weights are far off in bf16
+    assert [model.inference.open(10).runner.way for model in models] == ["torch-bf16-weights"] * 2
 
 
 def test_a_model_offers_itself_and_bm25(hostile_systems):

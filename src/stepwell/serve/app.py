@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from typing import Any, get_type_hints
 
@@ -74,11 +75,9 @@ def make_app(systems: Systems, limits: Limits | None = None, token: str | None =
         redirect_slashes=False,
     )
     app.state.systems, app.state.limits, app.state.metrics = systems, limits, metrics
-    for endpoint, answer in ((search, SearchAnswer), (embed, EmbedAnswer)):
-        path, methods = f"/{endpoint.__name__}", ["POST"]
-        app.router.add_api_route(
-            path, endpoint, methods=methods, response_model=answer, responses=REFUSALS, route_class_override=Direct
-        )
+    post = partial(app.router.add_api_route, methods=["POST"], responses=REFUSALS, route_class_override=Direct)
+    post("/search", search, response_model=SearchAnswer)
+    post("/embed", embed, response_model=EmbedAnswer)
     app.get("/systems", response_model=Offer)(offer)
     app.get("/healthz")(healthz)
     app.get("/metrics", response_class=Response)(read_metrics)
@@ -214,8 +213,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if problems[0]["type"] == "json_invalid":
         return _json({"error": f"the body is no JSON: {problems[0]['ctx']['error']}."}, 400)
     told = dict.fromkeys(
-        f"{'.'.join(str(part) for part in problem['loc'] if part != 'body') or 'body'}: {problem['msg']}"
-        for problem in problems[:5]
+        f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}" for problem in problems[:5]
     )
     return _json({"error": "; ".join(told)[:500]}, 422)
 
