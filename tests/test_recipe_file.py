@@ -132,6 +132,13 @@ def test_what_is_written_is_read_and_the_rest_has_its_default(recipe):
             "    imitate: ce\n    train:",
             "r.yaml:14: teachers.ce.imitate: teacher 'ce': `imitate` needs",
         ),
+        (
+            "    train:",
+            "    imitate: de\n    train:",
+            "`imitate: de` does nothing without `train.imitate_epochs`; set it",
+        ),
+        ("lr: 1e-4", "imitate_epochs: 1", "`train.imitate_epochs` does nothing without `imitate`; name there the dual"),
+        ("name: tiny", "mining: {last: 101}", "r.yaml:1: mining: `last` (101) is beyond `depth` (100), and nothing is"),
         ("name: tiny", "refine: {teacher: x}", "r.yaml:1: refine.teacher: refine names the teacher 'x'"),
         ("layers: 2", "from: demo", "r.yaml:6: student.from: is given twice (first in line 5); keep one"),
         ("  layers: 2", "\tlayers: 2", "r.yaml:6: this is not the YAML of a recipe: there is a tab"),

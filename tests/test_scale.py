@@ -35,16 +35,16 @@ def recipes(draw):
         {"teacher": "ce", "loss": "candidates", "candidates": draw(several), **draw(lengths)},
     ]
     first = draw(st.integers(1, 60))
-    rerank = {"candidates": draw(several), "imitate_epochs": draw(st.floats(0, 9)), **draw(lengths)}
+    rerank = {"candidates": draw(several), "imitate_epochs": draw(st.floats(0.1, 9)), **draw(lengths)}
     content = {
         "collection": {"path": "demo", "train_queries": draw(maybe), "dev_queries": draw(maybe)},
         "tokens": {"query": draw(st.integers(4, 512))},
         "student": {"from": "demo", "layers": draw(st.none() | st.integers(1, 24))},
         "teachers": {
             "de": {"kind": "dual-encoder", "from": "demo", "train": draw(st.none() | continued)},
-            "ce": {"kind": "cross-encoder", "from": "demo", "layers": draw(maybe), "train": draw(st.just(rerank))},
+            "ce": {"kind": "cross-encoder", "from": "demo", "layers": draw(maybe), "imitate": "de", "train": rerank},
         },
-        "mining": {"first": first, "last": first + draw(st.integers(0, 100)), "pool": draw(maybe)},
+        "mining": {"depth": 160, "first": first, "last": first + draw(st.integers(0, 100)), "pool": draw(maybe)},
         "warmup": draw(continued),
         "ladder": draw(st.lists(st.sampled_from(rungs), min_size=1, max_size=5)),
         "refine": {"rounds": draw(st.integers(0, 4)), "depth": draw(counts), **draw(lengths)},

@@ -211,6 +211,8 @@ class Recipe(Section):
             others = [self._teacher(other, where) for other in teacher.names]
             if isinstance(teacher, ListTeacher) and not all(other.embeds for other in others):
                 raise ValueError(f"{where}: `imitate` needs a dual-encoder teacher, and {teacher.imitate!r} is none")
+            if isinstance(teacher, ListTeacher):
+                _check_imitation(teacher, where)
             for other, inner in zip(teacher.names, others, strict=True):
                 if isinstance(inner, SeveralTeachers):
                     raise ValueError(f"{where}: {other!r} is made of teachers itself; name them one by one in `of`")
@@ -243,3 +245,16 @@ class Recipe(Section):
                 f"{where} names the teacher {name!r}, which is not among the teachers ({', '.join(self.teachers) or 'there are none'})"
             )
         return self.teachers[name]
+
+
+def _check_imitation(teacher: ListTeacher, where: str) -> None:
+    """Refuse a teacher whom to imitate without how long, and the reverse: either alone would do nothing, in silence."""
+    epochs = teacher.train.imitate_epochs if teacher.train else 0
+    if teacher.imitate is not None and not epochs:
+        raise ValueError(
+            f"{where}: `imitate: {teacher.imitate}` does nothing without `train.imitate_epochs`; set it (1 is usual), or leave `imitate` out"
+        )
+    if teacher.imitate is None and epochs:
+        raise ValueError(
+            f"{where}: `train.imitate_epochs` does nothing without `imitate`; name there the dual-encoder teacher to imitate"
+        )

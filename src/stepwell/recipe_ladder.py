@@ -48,6 +48,10 @@ class Mining(Section):
     def _window(self) -> Mining:
         if self.last < self.first:
             raise ValueError(f"`last` ({self.last}) is before `first` ({self.first}): no rank is left for a negative")
+        if self.last > self.depth:
+            raise ValueError(
+                f"`last` ({self.last}) is beyond `depth` ({self.depth}), and nothing is retrieved there; raise `depth` to {self.last}"
+            )
         return self
 
 

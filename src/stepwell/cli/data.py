@@ -84,7 +84,9 @@ def mine(
         raise StepwellError("--denoise compares a teacher's scores: name a cross-encoder with --teacher too.")
     limit = (denoise or 0.0) if teacher is not None else None
     try:
-        settings = Mining(first=first, last=last, margin=margin, denoise=limit, sampling=sampling, positives=1)
+        settings = Mining(
+            depth=max(100, last), first=first, last=last, margin=margin, denoise=limit, sampling=sampling, positives=1
+        )
     except ValidationError as error:
         raise StepwellError(
             f"the mining options don't fit: {error.errors()[0]['msg'].removeprefix('Value error, ')}."
