@@ -1,6 +1,7 @@
 """A whole ladder from one end to the other."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,35 @@ def test_every_stage_is_whole_and_comes_after_its_inputs(tiny_run, tiny_recipe, 
         assert {name for name in stage.inputs if "@" not in name} <= seen
         seen.add(stage.name)
     assert {stage.name for stage in stages if "@" not in stage.name} <= set(facts["stages"])
+
+
+def test_a_model_that_changed_in_its_directory_is_another_one(variant, tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    recipe = load_recipe(variant(("from: MODEL", f"from: {model}")))
+
+    def settings():
+        return {stage.name: stage.settings for stage in stages_of(prepare(recipe))}
+
+    before = settings()
+    (model / "README.md").write_text("words")
+    assert settings() == before
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    after = settings()
+    assert {name for name in before if before[name] != after[name]} == {"start", "teacher.de", "teacher.ce", "base"}
+
+
+def test_a_measure_that_reranking_cant_change_decides_nothing(variant):
+    def build(measure, *changes):
+        judging = ("judging: {", f"judging: {{measure: {measure}, ")
+        return names(load_recipe(variant(judging, *changes)))
+
+    climb = (", candidates: 4, force: true}", ", candidates: 4}")
+    with pytest.raises(StepwellError, match=r"R@10 .* ce only reorders the first 10 .* `rerank` above 10"):
+        build("R@10", climb)
+    assert build("R@9", climb) == build("nDCG@10", climb) == build("R@10")
 
 
 def test_what_a_user_looks_for_lies_in_the_folder(tiny_run, facts):

@@ -221,6 +221,22 @@ def test_two_runs_in_one_folder_are_refused_and_the_lock_ends_with_the_first(tmp
         pass
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "model", "variants"])
+def test_a_folder_with_files_of_the_users_own_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(StepwellError, match=rf"{tmp_path} holds {name} .*--out"), Workspace(tmp_path, SHARED):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_folder_with_other_files_and_a_run_s_own_folder_are_taken(tmp_path):
+    (tmp_path / "run.log").write_text("")
+    for _ in range(2):
+        with Workspace(tmp_path, SHARED):
+            (tmp_path / "recipe.yaml").write_text("")
+
+
 def test_a_folder_that_cant_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StepwellError, match=f"{tmp_path / 'file'}.*--out"), Workspace(tmp_path / "file", SHARED):

@@ -101,6 +101,18 @@ def measure_name(measure: str) -> str:
     return str(_parse(measure))
 
 
+def cutoff_of_set(measure: str) -> int | None:
+    """Return k where a measure looks at the set of the first k passages and not at their order, else None.
+
+    Examples
+    --------
+    >>> cutoff_of_set("R@20"), cutoff_of_set("Success@5"), cutoff_of_set("nDCG@20")
+    (20, 5, None)
+    """
+    parsed = _parse(measure)
+    return int(parsed["cutoff"]) if parsed.NAME in ("R", "P", "Success") and "cutoff" in parsed.params else None
+
+
 def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES) -> Evaluation:
     """Measure a run on every query that has a positive or is asked; queries that the run lacks count 0.
 

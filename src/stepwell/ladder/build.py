@@ -12,6 +12,7 @@ from stepwell.ladder.prices import Prices
 from stepwell.ladder.teacher_stages import add_teacher
 from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Stage, with_candidates
+from stepwell.models.content import content_digest
 from stepwell.recipe import Mining, Rung
 from stepwell.recipe_ladder import MORE
 
@@ -34,7 +35,7 @@ class Builder:
 
     def __init__(self, ctx: Context, prices: Prices | None = None) -> None:
         self.ctx, self.recipe = ctx, ctx.recipe
-        judging.measures_of(ctx)  # so that an unknown measure is told before anything runs
+        judging.check_measures(ctx)
         self.prices = prices or Prices.of(ctx)
         self.stages: dict[str, Stage] = {}
         self.rungs = len(self.recipe.ladder)
@@ -300,6 +301,12 @@ class Builder:
     def proof(self) -> None:
         """Add baselines with the ladder's number of updates, the test of every system, the final table."""
         proof.add_proof(self)
+
+    @staticmethod
+    def content(base: str) -> dict[str, str]:
+        """Return what the stage that opens a local model depends on besides its name: what is in the directory."""
+        digest = content_digest(base)
+        return {} if digest is None else {"content": digest}
 
     def student(self) -> dict[str, Any]:
         """Return the settings that every training of the student depends on."""

@@ -21,6 +21,7 @@ def add_start(builder: Builder) -> None:
         inputs = (builder.candidates("candidates.warmup", "bm25", 1 + warmup.negatives),)
         work = builder.prices.dense(student.base, student.layers, warmup, 1 + warmup.negatives)
     settings = {**builder.student(), "warmup": warmup.model_dump(exclude={"further"}) if inputs else None}
+    settings |= builder.content(student.base)
     title = "build and warm up the student" if inputs else "build the student"
     first = "start" if warmup.further is None else "start.first"
     run = partial(making.start_student, builder.ctx)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.collection import Qrels
-from stepwell.evaluation import DEFAULT_MEASURES, Evaluation, evaluate, measure_name, paired_test
+from stepwell.errors import StepwellError
+from stepwell.evaluation import DEFAULT_MEASURES, Evaluation, cutoff_of_set, evaluate, measure_name, paired_test
 from stepwell.ladder.context import Context
 from stepwell.ladder.teachers import opened
 from stepwell.ladder.workspace import Job
@@ -25,6 +26,27 @@ def measures_of(ctx: Context) -> tuple[str, ...]:
     judging = ctx.recipe.judging
     others = judging.measures or DEFAULT_MEASURES
     return tuple(dict.fromkeys(map(measure_name, (judging.measure, *others))))
+
+
+def check_measures(ctx: Context) -> None:
+    """Refuse, before anything runs, an unknown measure, and a deciding one that reranking can't change.
+
+    Raises
+    ------
+    StepwellError
+        When a rung would be left out whatever its teacher knows.
+    """
+    measures_of(ctx)
+    judging, ladder = ctx.recipe.judging, ctx.recipe.ladder
+    cutoff = cutoff_of_set(judging.measure)
+    gated = [rung.teacher for rung in ladder if not (rung.force or ctx.teacher(rung.teacher).embeds)]
+    if gated and cutoff is not None and cutoff >= judging.rerank:
+        raise StepwellError(
+            f"judging.measure: {judging.measure} asks what is among the first {cutoff} passages, in any order, and "
+            f"{gated[0]} only reorders the first {judging.rerank} of the student's list (judging.rerank): it could "
+            f"never be ahead, and its rung would always be left out. Set `rerank` above {cutoff}, decide by a measure "
+            "that sees the order (nDCG@10), or give the rung `force: true`."
+        )
 
 
 def _keep(ctx: Context, run: Run, qrels: Qrels, folder: Path, trec: bool = False) -> Evaluation:

@@ -134,7 +134,8 @@ def _base(builder: Builder) -> str:
     def run(job: Job) -> None:
         making.build_dense(builder.ctx, section, job.folder)
 
-    settings = {"student": section.model_dump(), "tokens": builder.recipe.tokens.model_dump()}
+    own = {"student": section.model_dump(), "tokens": builder.recipe.tokens.model_dump()}
+    settings = {**own, **builder.content(section.base)}
     builder.add("base", "base", "take the base model", settings, (), run, collective=True)
     builder.vectors("base", "the base model", section.base, None)
     return builder.split("test", "base", "the base model, untuned")

@@ -31,6 +31,10 @@ LAYOUT = 2
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
 
 
+WRITTEN = ("recipe.yaml", "model", "runs", "results.json", "results.txt", "variants", "ablation.json")
+"""What a run or an ablation writes beside its stages, and replaces without asking."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What a stage costs, for the plan: floating point operations and bytes.
@@ -151,7 +155,8 @@ class Workspace:
     Raises
     ------
     StepwellError
-        When the folder can't be written, or another process works in it.
+        When the folder can't be written, another process works in it, or it holds files of the user's that a run
+        would replace.
     """
 
     def __init__(self, folder: Path, shared: dict[str, Any], checked: set[Path] | None = None) -> None:
@@ -162,6 +167,7 @@ class Workspace:
         self.lock = FileLock(folder / ".lock")
 
     def __enter__(self) -> Workspace:
+        self._spare_others()
         try:
             (self.folder / "stages").mkdir(parents=True, exist_ok=True)
             if distributed.is_main():
@@ -177,6 +183,15 @@ class Workspace:
                 "folder of your own with --out."
             ) from error
         return self
+
+    def _spare_others(self) -> None:
+        """Refuse a folder that is no run's and holds what a run would replace."""
+        found = [name for name in WRITTEN if (self.folder / name).exists()]
+        if found and not (self.folder / "stages").is_dir():
+            raise StepwellError(
+                f"{self.folder} holds {', '.join(found)} and no stages of a run: a run there would replace "
+                f"{'it' if len(found) == 1 else 'them'}. Choose another folder with --out."
+            )
 
     def __exit__(self, *_: object) -> None:
         if self.lock.is_locked:
