@@ -336,18 +336,18 @@ def _fill(
 
 
 def _examples(lists: _Lists, flags: Flags, collection: Collection) -> tuple[Example, ...]:
-    """Return the best-ranked dropped passage of a few queries, for each reason that is a judgement."""
-    examples = []
+    """Return the best-ranked dropped passage of a few queries, for each reason that is a judgement, in turn."""
+    found = list[tuple[int, Example]]()
     for flag, reason in REASONS.items():
         if flag == POSITIVE:
             continue
         hit = flags == flag
-        for row in np.flatnonzero(hit.any(axis=1))[:EXAMPLES].tolist():
+        for turn, row in enumerate(np.flatnonzero(hit.any(axis=1))[:EXAMPLES].tolist()):
             passage = int(lists.ranked[row, hit[row].argmax()])
             positive, dropped = collection.passage_texts([int(lists.known[row][0]), passage])
             query = collection.query_texts([int(lists.queries[row])])[0]
-            examples.append(Example(reason, query, positive, dropped))
-    return tuple(examples)
+            found.append((turn, Example(reason, query, positive, dropped)))
+    return tuple(example for _, example in sorted(found, key=lambda pair: pair[0]))
 
 
 def _notes(settings: Mining, denoise_scores: DenoiseScores | None) -> tuple[str, ...]:

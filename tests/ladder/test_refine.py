@@ -148,6 +148,26 @@ def test_select_asks_only_about_open_queries_and_mines_the_chosen_hardest_first(
     assert found.passages.tolist() == [[20, 41, 42]]  # the positive, then by rank
 
 
+def test_with_denoise_the_teacher_says_what_is_no_negative_and_that_is_told(world, monkeypatch, capsys):
+    from stepwell.ladder import finding
+    from stepwell.ladder.telling import tell
+    from stepwell.negatives import Candidates
+
+    def score(queries, passages, advance):
+        return np.where(passages == 41, 9.0, 1.0)  # 41 looks better to it than the positive
+
+    monkeypatch.setattr(finding, "opened", lambda ctx, teacher, inputs: SimpleNamespace(score=score))
+    world.ctx.recipe.mining = world.ctx.recipe.mining.model_copy(update={"denoise": 0.0})
+    select(world.ctx, Settings(), "ce", "s", world.job)
+    found = Candidates.load(world.job.folder / "candidates.parquet", world.ctx.collection)
+    assert found.passages.tolist() == [[20, 42, 43]]
+    world.ctx.splits.synthetic = {}
+    tell(world.ctx, SimpleNamespace(kind="select"), world.job.folder, 0.0)
+    said = capsys.readouterr()
+    assert "scored like a positive by the teacher 1" in said.err
+    assert "The teacher was asked only about" in said.err
+
+
 def test_when_nothing_is_selected_the_round_does_not_go(world):
     select(world.ctx, Settings(worst=1), "ce", "s", world.job)
     decision = read_json(world.job.folder / "decision.json")

@@ -252,6 +252,14 @@ def test_full_proof_adds_every_teacher_by_every_loss(variant):
     } <= set(names(recipe))
 
 
+def test_baselines_get_negatives_as_clean_as_those_of_the_ladder(variant):
+    recipe = load_recipe(variant(("mining: {", "mining: {denoise: 0.1, ")))
+    stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
+    ladder, baseline = stages["candidates-2"], stages["candidates.proof"]
+    assert (ladder.settings, ladder.inputs) == (baseline.settings, baseline.inputs)
+    assert "teacher.ce" in baseline.inputs
+
+
 def test_a_teacher_that_only_stands_beside_a_rung_is_made_too(variant):
     recipe = load_recipe(
         variant(

@@ -101,6 +101,14 @@ def candidates(
     if limit is not None and limit < len(run.queries):
         order = np.random.default_rng(ctx.recipe.seed).permutation(len(run.queries))[:limit]
         run = run.select(run.queries[np.sort(order)])
+    mine_from(ctx, run, settings, k, teacher, job)
+
+
+def mine_from(ctx: Context, run: Run, settings: Mining, k: int, teacher: str | None, job: Job) -> Candidates:
+    """Mine K candidates of each query of a run, write them and the report of what was dropped, and return them.
+
+    With ``settings.denoise``, the ``teacher`` says what is no negative.
+    """
     denoiser = None
     if settings.denoise is not None and teacher is not None:
         judge = opened(ctx, teacher, job.inputs)
@@ -112,6 +120,7 @@ def candidates(
     if distributed.is_main():
         found.save(job.folder / "candidates.parquet", ctx.collection)
         job.write_json("report.json", report.to_json())
+    return found
 
 
 def scores(ctx: Context, teacher: str, tau: float, job: Job) -> None:

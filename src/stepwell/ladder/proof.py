@@ -186,7 +186,8 @@ def _baselines(builder: Builder) -> dict[str, str]:
     )
     miner = builder.last_miner()
     k = recipe.ladder[-1].candidates
-    found = builder.candidates("candidates.proof", miner, k)
+    denoiser = None if builder.embeds(recipe.ladder[-1].teacher) else recipe.ladder[-1].teacher
+    found = builder.candidates("candidates.proof", miner, k, teacher=denoiser)  # as good as the last rung's
     contrastive = recipe.warmup
     found_pairs = builder.candidates("candidates.contrastive", miner, 1 + contrastive.negatives)
     base, layers = recipe.student.base, recipe.student.layers

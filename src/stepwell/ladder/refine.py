@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.collection import Qrels
 from stepwell.ladder.context import Context
+from stepwell.ladder.finding import mine_from
 from stepwell.ladder.judging import reranked
 from stepwell.ladder.workspace import Job, read_json
-from stepwell.negatives import mine
 from stepwell.recipe import Refine
 from stepwell.retrieval.run import Run
 
@@ -87,11 +87,9 @@ def select(ctx: Context, settings: Refine, teacher: str, student: str, job: Job)
     chosen = open_ & selected(teacher_ranks, student_ranks, settings.rule, settings.worst)
     picked = run.select(run.queries[chosen])
     how = ctx.recipe.mining.model_copy(update={"sampling": "hardest", "first": 1, "pool": None})
-    candidates, report = mine(picked, qrels, ctx.collection, how, settings.candidates, ctx.recipe.seed)
+    mine_from(ctx, picked, how, settings.candidates, teacher, job)
     if not distributed.is_main():
         return
-    candidates.save(job.folder / "candidates.parquet", ctx.collection)
-    job.write_json("report.json", report.to_json())
     job.write_json(
         "decision.json",
         {

@@ -17,10 +17,10 @@ def tell(ctx: Context, stage: Stage, folder: Path, seconds: float) -> None:
     line = _line(ctx, stage, folder)
     if line:
         say(f"    {line}")
-    if stage.kind == "mine":
-        _mining(ctx, folder)
     if stage.kind == "select":
         show_aside(funnel_table(read_json(folder / "decision.json")))
+    if stage.kind in ("mine", "select"):
+        _mining(ctx, read_json(folder / "report.json"))
     if seconds > 5:
         say(f"    took {duration(seconds)}")
 
@@ -69,14 +69,16 @@ def _dev(ctx: Context) -> str:
     return "synthetic dev" if ctx.splits.synthetic.get("dev") else "dev"
 
 
-def _mining(ctx: Context, folder: Path) -> None:
-    report = read_json(folder / "report.json")
+def _mining(ctx: Context, report: dict[str, Any]) -> None:
+    """Say what mining took, what it dropped and why, with examples."""
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in report["dropped"].items() if count) or "nothing"
     origin = ", ".join(f"{source} {count:,}" for source, count in report["negatives"].items() if count) or "none"
     made = ctx.splits.synthetic.get("train")
     queries = f"{report['queries']:,} queries{f' ({made:,} of the training queries are synthetic)' if made else ''}"
     say(f"    {queries}, {report['positives']:,} positives; negatives {origin}")
     say(f"    dropped of {report['ranked']:,} passages: {dropped}")
+    for note in report["notes"]:
+        say(f"    {note}")
     for example in report["examples"][:3]:
         say(f"    {example['reason']}: {example['query'][:70]} | dropped: {example['dropped'][:90]}")
 
