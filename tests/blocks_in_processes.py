@@ -40,7 +40,7 @@ def work(model: str, scorer: str, place: str, cache: str, folder: Path, seconds:
         time.sleep(seconds)
         return score(*arguments)  # type: ignore[arg-type]
 
-    store = ScoreStore.open(folder / "scores", reranker.fingerprint, collection.fingerprint)
+    store = ScoreStore.open(folder / "scores", reranker.fingerprint, collection.texts_fingerprint)
     scoring.score_into(store, slow, *scoring.missing(store, *PAIRS))
     return store
 

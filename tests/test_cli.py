@@ -1,6 +1,7 @@
 """The command line: every verb, what it prints where, and plain JSON for scripts."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -193,6 +194,12 @@ def test_score_writes_parquet(stepwell, tiny_path, tiny_run, tmp_path):
     status, out, _ = stepwell("score", tiny_path, pairs, again, "--teacher", teacher, "--tokens", "56", "--json")
     facts = json.loads(out)
     assert status == 0 and facts["pairs"] > 0 and again.read_bytes() == target.read_bytes()
+
+    judged = shutil.copytree(tiny_path, tmp_path / "judged")  # a judgement changes: the scores are still known
+    (judged / "qrels" / "dev.tsv").write_text((judged / "qrels" / "dev.tsv").read_text().replace("\t2\n", "\t1\n"))
+    third = tmp_path / "third.parquet"
+    status, out, _ = stepwell("score", judged, pairs, third, "--teacher", teacher, "--tokens", "56", "--json")
+    assert status == 0 and json.loads(out)["scored now"] == 0 and third.read_bytes() == target.read_bytes()
 
 
 def test_encode_writes_vectors(stepwell, tiny_path, tiny_model, tmp_path):

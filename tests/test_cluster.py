@@ -37,7 +37,7 @@ def teacher(tiny_model, tmp_path_factory):
 
 
 def store_of(reranker, collection, folder):
-    return ScoreStore.open(folder, reranker.fingerprint, collection.fingerprint)
+    return ScoreStore.open(folder, reranker.fingerprint, collection.texts_fingerprint)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch, tiny_collection, tiny_model, tmp_path):
@@ -185,7 +185,7 @@ def test_what_an_interrupted_job_left_is_gone_on_with_by_one_process(
 @pytest.mark.slow
 def test_a_mistake_on_a_worker_ends_the_job_with_its_words(nodes, tiny_collection, tiny_model, teacher, tmp_path):
     reranker = Reranker.open(teacher, 56)
-    store = ScoreStore.open(tmp_path, "f" * 64, tiny_collection.fingerprint)
+    store = ScoreStore.open(tmp_path, "f" * 64, tiny_collection.texts_fingerprint)
     other = Reranker(build_cross_encoder(str(tiny_model), 1, 64, 1))
     with pytest.raises(StepwellError, match=r"on the worker .* the model .* is not the one"):
         score_on(Cluster(nodes.address), teacher, other, tiny_collection, store, *PAIRS, print)

@@ -19,7 +19,7 @@ LINES = [(0, 3, 2.5), (0, 5, -1.0), (1, 3, 0.25)]
 @pytest.fixture
 def read(tiny_collection, tmp_path):
     def read(path):
-        store = ScoreStore.open(tmp_path / "store", content_fingerprint(path), tiny_collection.fingerprint)
+        store = ScoreStore.open(tmp_path / "store", content_fingerprint(path), tiny_collection.texts_fingerprint)
         return store, *import_scores(path, store, tiny_collection)
 
     return read

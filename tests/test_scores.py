@@ -29,7 +29,7 @@ TEACHER, COLLECTION = "7ea0" * 16, "c011" * 16
 class Ids:
     """As much of a collection as export and import use."""
 
-    fingerprint = COLLECTION
+    texts_fingerprint = COLLECTION
     query_ids = tuple(f"query {row}" for row in range(50))
     passage_ids = tuple(f"p{row}" for row in range(200))
 

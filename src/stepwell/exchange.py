@@ -109,7 +109,7 @@ def score_pairs(
             "on a Ray cluster only cross-encoders score, each named by its directory or hub name: leave out --engine, "
             "and --recipe with it."
         )
-    store = ScoreStore.open(default_cache() / "scores", opened.fingerprint, collection.fingerprint)
+    store = ScoreStore.open(default_cache() / "scores", opened.fingerprint, collection.texts_fingerprint)
     todo = missing(store, queries, passages)
     with progress(len(todo[0]), "scoring") as bar:
         if cluster is not None and opened.reranker is not None:

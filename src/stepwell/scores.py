@@ -153,7 +153,7 @@ class ScoreStore:
         schema = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("score", pa.float32())])
         told = {f"stepwell.{name}": value for name, value in self.owner._asdict().items()}
         aside = path.with_name(path.name + ".tmp")
-        self._same_collection(collection.fingerprint, "this collection")
+        self._same_collection(collection.texts_fingerprint, "this collection")
         with pq.ParquetWriter(aside, schema.with_metadata(told), compression="zstd") as writer:
             for segment in self._segments.values():
                 segment.check_all()
@@ -193,7 +193,7 @@ class ScoreStore:
                     "the model that made them."
                 )
             self._same_collection(told.get(b"stepwell.collection", b"").decode(), str(path))
-            self._same_collection(collection.fingerprint, "this collection")
+            self._same_collection(collection.texts_fingerprint, "this collection")
             for batch in file.iter_batches(ROWS_AT_ONCE):
                 queries = _from_ids(batch.column("query_id"), collection.query_row)
                 passages = _from_ids(batch.column("passage_id"), collection.passage_row)

@@ -163,4 +163,4 @@ class Stored:
 def stored_reranker(root: Path, place: str, tokens: int, collection: Collection) -> Stored:
     """Open a cross-encoder (a directory or hub name) that reads pairs of at most ``tokens`` and keeps its scores."""
     reranker = Reranker.open(place, tokens)
-    return Stored(root, reranker.fingerprint, collection.fingerprint, lambda: block_scorer(reranker, collection))
+    return Stored(root, reranker.fingerprint, collection.texts_fingerprint, lambda: block_scorer(reranker, collection))

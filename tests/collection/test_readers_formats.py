@@ -145,7 +145,7 @@ def test_other_readings_of_a_directory_have_caches_of_their_own(tiny_path, tmp_p
     assert max(map(len, short.passage_texts())) == 10
     assert len([path for path in (tmp_path / "collections").iterdir() if path.is_dir()]) == 2
     meta = json.loads(next((tmp_path / "collections").glob(f"*-{'?' * 12}/meta.json")).read_text())
-    assert meta["stamp"]["format"] == 2 and short.fingerprint != whole.fingerprint
+    assert meta["stamp"]["format"] == 3 and short.fingerprint != whole.fingerprint
 
 
 def test_what_is_new_in_a_section_leaves_runs_of_before_as_they_are():

@@ -192,6 +192,8 @@ class Collection:
 
     Made by :func:`stepwell.collection.open_collection`. Ids may be any strings; everything inside stepwell
     speaks in row numbers, which follow the order of the files. ``place`` opens it again, wherever that is done.
+    ``fingerprint`` names all of its content, ``texts_fingerprint`` ids and texts alone: what depends on no judgement
+    (tokens, vectors, teacher scores) outlives a change of the qrels.
     """
 
     def __init__(
@@ -207,8 +209,10 @@ class Collection:
         place: str | None = None,
         given: Mapping[str, Given] | None = None,
         synthetic: NDArray[np.int32] | None = None,
+        texts_fingerprint: str | None = None,
     ) -> None:
         self.name, self.path, self.fingerprint = name, path, fingerprint
+        self.texts_fingerprint = texts_fingerprint or fingerprint
         self.place = str(path) if place is None else place
         self._given = given or {}
         self._synthetic = np.zeros(0, np.int32) if synthetic is None else synthetic

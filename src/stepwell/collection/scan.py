@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -70,18 +70,33 @@ class _Split:
     places: dict[int, Place]  # query row -> the line that names it first
 
 
-def scan(source: Source, folder: Path, report: Report) -> tuple[str, dict[str, Qrels], dict[str, int]]:
-    """Read everything, and write the texts, the indexes of their ids and the judgements into ``folder``.
+class Scanned(NamedTuple):
+    """What was read.
 
-    Returns
-    -------
-    tuple
-        The fingerprint of the content (sha256, hex), which neither paths nor times change; the judgements by
-        split; the number of given negatives by split, where there are any.
+    Parameters
+    ----------
+    fingerprint
+        Of all content (sha256, hex), which neither paths nor times change.
+    texts
+        The same of ids and texts alone, which judgements don't change.
+    qrels
+        The judgements, by split.
+    given
+        The number of given negatives, by split, where there are any.
     """
+
+    fingerprint: str
+    texts: str
+    qrels: dict[str, Qrels]
+    given: dict[str, int]
+
+
+def scan(source: Source, folder: Path, report: Report) -> Scanned:
+    """Read everything, and write the texts, the indexes of their ids and the judgements into ``folder``."""
     digest = hashlib.sha256()
     passages = _texts(source, "passage", folder, report, digest)
     queries = _texts(source, "query", folder, report, digest)
+    texts = digest.hexdigest()
     splits: dict[str, _Split] = {}
     given: dict[str, int] = {}
     for number, name in enumerate(source.splits):
@@ -99,7 +114,7 @@ def scan(source: Source, folder: Path, report: Report) -> tuple[str, dict[str, Q
             _write(folder / f"given-{number}.arrow", GIVEN_SCHEMA, negatives)
     _report_leaks(splits, queries, report)
     _report_unjudged(splits, queries, report)
-    return digest.hexdigest(), {name: split.qrels for name, split in splits.items()}, given
+    return Scanned(digest.hexdigest(), texts, {name: split.qrels for name, split in splits.items()}, given)
 
 
 def _write(path: Path, schema: pa.Schema, columns: Sequence[NDArray[np.generic]]) -> None:

@@ -23,7 +23,7 @@ from stepwell.collection.source import Problem, Source
 from stepwell.errors import StepwellError
 from stepwell.recipe import CollectionSection
 
-FORMAT = 2  # of the files in the cache; a change makes everything parse again
+FORMAT = 3  # of the files in the cache; a change makes everything parse again
 
 
 def default_cache() -> Path:
@@ -110,15 +110,15 @@ def _parse(source: Source, folder: Path, section: CollectionSection, stamp: dict
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        fingerprint, qrels, given = scan(source, part, refuse)
+        scanned = scan(source, part, refuse)
         if _stamp(section, find_source(section, refuse)) != stamp:
             raise StepwellError(
                 f"The files of {source.home} changed while they were read. Open it again when they are complete."
             )
         sizes = {file.name: file.stat().st_size for file in part.iterdir()}
-        levels = {name: source.relevant_from(name) for name in qrels}
-        meta = {"stamp": stamp, "fingerprint": fingerprint, "splits": list(qrels), "sizes": sizes}
-        meta |= {"levels": levels, "given": list(given)}
+        levels = {name: source.relevant_from(name) for name in scanned.qrels}
+        meta = {"stamp": stamp, "fingerprint": scanned.fingerprint, "texts": scanned.texts, "sizes": sizes}
+        meta |= {"splits": list(scanned.qrels), "levels": levels, "given": list(scanned.given)}
         (part / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
@@ -143,6 +143,7 @@ def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Col
             path=source.home,
             place=place,
             fingerprint=meta["fingerprint"],
+            texts_fingerprint=meta["texts"],
             passages=passages,
             queries=queries,
             starts=starts,

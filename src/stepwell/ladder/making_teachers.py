@@ -107,7 +107,7 @@ def take_scores(ctx: Context, name: str, content: str, job: Job) -> None:
     """Read a teacher's scores from a file, whose sha256 is ``content``, into a store of the stage's own."""
     teacher = ctx.teacher(name)
     assert isinstance(teacher, ScoresTeacher)
-    store = ScoreStore.open(job.folder / "scores", content, ctx.collection.fingerprint)
+    store = ScoreStore.open(job.folder / "scores", content, ctx.collection.texts_fingerprint)
     floors, counts = import_scores(Path(teacher.file), store, ctx.collection)
     np.save(job.folder / "floors.npy", floors)
     job.write_json("scores.json", {"sha256": content, "kept": len(store), **counts})

@@ -95,13 +95,13 @@ def _pair_teacher(ctx: Context, name: str, folder: Path) -> Stored:
 
         return score
 
-    return Stored(ctx.store_root, model.fingerprint, ctx.collection.fingerprint, scorer)
+    return Stored(ctx.store_root, model.fingerprint, ctx.collection.texts_fingerprint, scorer)
 
 
 def file_teacher(ctx: Context, teacher: ScoresTeacher, folder: Path) -> FileTeacher:
     """Open the scores that a stage read from a file into its folder."""
     content = read_json(folder / "scores.json")["sha256"]
-    store = ScoreStore.open(folder / "scores", content, ctx.collection.fingerprint)
+    store = ScoreStore.open(folder / "scores", content, ctx.collection.texts_fingerprint)
     floors = np.load(folder / "floors.npy", allow_pickle=False) if teacher.missing == "floor" else None
     return FileTeacher(store, floors)
 
@@ -117,7 +117,7 @@ def _hosted(ctx: Context, teacher: HostedTeacher) -> Stored:
         return score
 
     name = HostedReranker.fingerprint_of(teacher)
-    return Stored(ctx.store_root, name, ctx.collection.fingerprint, scorer, teacher.batch * teacher.parallel)
+    return Stored(ctx.store_root, name, ctx.collection.texts_fingerprint, scorer, teacher.batch * teacher.parallel)
 
 
 class Targets(NamedTuple):

@@ -71,7 +71,7 @@ def _of_collection(
     texts, size = (
         (queries, collection.n_queries) if side == "query" else (collection.passages_slice, collection.n_passages)
     )
-    name = f"{collection.name}-{collection.fingerprint[:16]}-{side}"
+    name = f"{collection.name}-{collection.texts_fingerprint[:16]}-{side}"
     return open_tokens(default_cache() / "tokens", name, tokenizer, texts, size, limit, prompt, advance)
 
 

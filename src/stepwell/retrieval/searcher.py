@@ -192,7 +192,8 @@ class Searcher:
 def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = ()) -> Vectors:
     """Return the vectors of a collection under any encoder, from the cache where they are."""
     rows = np.asarray(query_rows, dtype=np.int32)
-    name = f"{collection.fingerprint[:16]}-{encoder.fingerprint[:16]}-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}"
+    texts, queries = collection.texts_fingerprint[:16], hashlib.sha256(rows.tobytes()).hexdigest()[:8]
+    name = f"{texts}-{encoder.fingerprint[:16]}-{queries}"
     folder = default_cache() / "vectors" / name
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):

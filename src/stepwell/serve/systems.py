@@ -207,7 +207,7 @@ def _second(place: Path, stages: dict[str, str], label: str, quality: float | No
 
 def bm25_of(collection: Collection) -> BM25Index:
     """Return the BM25 index of a collection, from the cache where it is."""
-    folder = default_cache() / "bm25" / f"{collection.fingerprint[:16]}-{K1:g}-{B:g}"
+    folder = default_cache() / "bm25" / f"{collection.texts_fingerprint[:16]}-{K1:g}-{B:g}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
