@@ -7,6 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell.recipe import Rung
+from stepwell.recipe_ladder import teacher_temperature
+from stepwell.score_spread import check_scores
 from stepwell.scores import check_tau, spread
 
 RNG = np.random.default_rng(3)
@@ -70,3 +73,15 @@ def test_the_tau_that_is_suggested_mends_it(scale):
 def test_a_teacher_that_says_nothing_is_told_so():
     (warning,) = check_tau(np.full((5, 4), 2.0), 1.0)
     assert "nothing to learn" in warning
+
+
+def test_what_is_looked_at_is_what_the_loss_reads():
+    rung = Rung(teacher="ce", loss="candidates", tau=2, teacher_tau=3)
+    assert teacher_temperature(rung) == 3
+    assert teacher_temperature(rung.model_copy(update={"teacher_tau": None})) == 2
+    assert teacher_temperature(rung.model_copy(update={"soft": "decoupled"})) == 2
+    assert teacher_temperature(rung.model_copy(update={"soft": "margin-mse"})) is None
+    assert teacher_temperature(rung.model_copy(update={"beta": 0.0})) is None
+    flat = np.array([GOOD, GOOD / 1000])  # of two teachers the second is too flat for a softmax
+    assert len(check_scores(flat, 1.0)) == 1 and check_scores(flat, None) == []
+    assert check_scores([[1.0, np.nan]], 1.0) == []

@@ -142,3 +142,10 @@ class WarmUp(DenseTraining):
     """Contrastive training of the student before the first rung; 0 epochs leave it out."""
 
     epochs: Weight = Field(0.0, description="Passes over the training queries; 0 leaves the warm-up out.")
+
+
+def teacher_temperature(rung: Rung | Refine) -> float | None:
+    """Return the temperature that the soft loss reads the teacher's scores at; None where it reads the logits."""
+    if not rung.beta or rung.soft in ("mse", "margin-mse"):
+        return None
+    return rung.tau if rung.teacher_tau is None or rung.soft == "decoupled" else rung.teacher_tau

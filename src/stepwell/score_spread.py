@@ -156,6 +156,20 @@ def check_tau(scores: ArrayLike, tau: float) -> list[str]:
     return []
 
 
+def check_scores(scores: ArrayLike, tau: float | None) -> list[str]:
+    """Return the warnings about scores (..., Q, K) of one or several teachers; a ``tau`` of None asks for no softmax.
+
+    Examples
+    --------
+    >>> len(check_scores([[0.2, 0.99]], tau=0.3)), check_scores([[9.0, -9.0]], tau=None)
+    (1, [])
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    tables = table.reshape(-1, *table.shape[-2:])  # (T, Q, K)
+    compared = [one for one in tables if (np.isfinite(one).sum(axis=1) >= 2).any()]
+    return [text for one in compared for text in ((tau and check_tau(one, tau)) or check_range(one))]
+
+
 def check_range(scores: ArrayLike) -> list[str]:
     """Return a warning when all scores (Q, K) lie in 0..1, as probabilities do; NaN marks one that is not there.
 

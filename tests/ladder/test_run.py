@@ -226,11 +226,12 @@ def test_a_rung_without_headroom_is_left_out_and_the_student_before_it_goes_on(v
     assert Searcher.open(tmp_path / "run").search("river", 3)
 
 
-def test_the_paper_s_ladder_in_two_towers_with_a_dot_product(variant, tmp_path):
+def test_the_paper_s_ladder_in_two_towers_with_a_dot_product(variant, tmp_path, capsys):
     """In-batch rung, a rung with another teacher beside and keep over the batch, students mining for themselves."""
     recipe = variant(
         ("layers: 1}", "layers: 1, towers: 2, pooling: cls, similarity: dot}"),
-        ("loss: embedding, epochs: 1", "loss: in-batch, gamma: 0, epochs: 1"),
+        ("loss: embedding, epochs: 1", "loss: in-batch, gamma: 0, tau: 900, epochs: 1"),
+        ("batch: 4, tau: 0.5, rule", "batch: 4, tau: 0.5, teacher_tau: 800, rule"),
         ("loss: candidates,", "loss: candidates, beside: de, keep_over: batch, negatives: student,"),
         ("mining: {", "warmup: {epochs: 1, batch: 8}\nmining: {pool: 6, denoise: 0.1, sampling: simans, "),
         ("proof: quick", "proof: none"),
@@ -239,6 +240,8 @@ def test_the_paper_s_ladder_in_two_towers_with_a_dot_product(variant, tmp_path):
     log = read_json(tmp_path / "run" / facts["stages"]["rung-2"] / "training.json")
     assert set(log["parts"]) == {"hard", "soft", "keep", "beside"}
     assert facts["asymmetric"] is None
+    said = " ".join(capsys.readouterr().err.split())  # of both, that so large a temperature leaves nothing to learn
+    assert "at tau 900 the softmax of 100%" in said and "at tau 800 the softmax of 100%" in said
     with pytest.raises(StepwellError, match="no asymmetric retriever"):
         Searcher.open(tmp_path / "run", "asymmetric")
     model = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")

@@ -14,7 +14,7 @@ from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Stage, with_candidates
 from stepwell.models.content import content_digest
 from stepwell.recipe import Mining, Rung
-from stepwell.recipe_ladder import MORE
+from stepwell.recipe_ladder import MORE, teacher_temperature
 
 
 def stages_of(ctx: Context, prices: Prices | None = None) -> list[Stage]:
@@ -237,13 +237,14 @@ class Builder:
         if not self.embeds(rung.teacher) and rung.beta:
             k = max(self.recipe.mining.pool or 0, rung.candidates)
             work = self.prices.scoring(self.recipe.teachers, rung.teacher, self.prices.train, k)
+            tau = teacher_temperature(rung)
             self.add(
                 f"scores-{number}",
                 "score",
                 f"{rung.teacher} scores the candidates",
-                {"tau": rung.tau},
+                {"tau": tau},
                 (found, *self.opens(rung.teacher)),
-                partial(with_candidates, finding.scores, self.ctx, rung.teacher, rung.tau, found),
+                partial(with_candidates, finding.scores, self.ctx, rung.teacher, tau, found),
                 collective=True,
                 work=work,
             )

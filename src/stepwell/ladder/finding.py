@@ -6,6 +6,7 @@ import shutil
 from dataclasses import asdict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.display import warn
@@ -19,7 +20,7 @@ from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import Vectors, write_unlabelled, write_vectors
-from stepwell.score_spread import check_range, check_tau, spread
+from stepwell.score_spread import check_scores, spread
 
 MORE = "texts.npy"
 """The file with a teacher's vectors of texts from elsewhere."""
@@ -104,6 +105,14 @@ def candidates(
     mine_from(ctx, run, settings, k, teacher, job)
 
 
+def warn_of(teacher: str, scores: NDArray[np.float32], tau: float | None) -> list[str]:
+    """Warn, once for all, of scores (..., Q, K) that teach nothing at ``tau``, and return the warnings."""
+    warnings = check_scores(scores, tau)
+    for text in warnings:
+        warn(f"{teacher}: {text}")
+    return warnings
+
+
 def mine_from(ctx: Context, run: Run, settings: Mining, k: int, teacher: str | None, job: Job) -> Candidates:
     """Mine K candidates of each query of a run, write them and the report of what was dropped, and return them.
 
@@ -123,8 +132,11 @@ def mine_from(ctx: Context, run: Run, settings: Mining, k: int, teacher: str | N
     return found
 
 
-def scores(ctx: Context, teacher: str, tau: float, job: Job) -> None:
-    """Have a teacher score all candidates (each pair once, ever) and look at the spread of the scores."""
+def scores(ctx: Context, teacher: str, tau: float | None, job: Job) -> None:
+    """Have a teacher score all candidates (each pair once, ever) and look at the spread of the scores.
+
+    ``tau`` is what the loss divides them by, None for a loss without temperature.
+    """
     found = targets(
         ctx, teacher, job, Candidates.load(job.inputs["candidates"] / "candidates.parquet", ctx.collection), job.advance
     )
@@ -133,8 +145,5 @@ def scores(ctx: Context, teacher: str, tau: float, job: Job) -> None:
     (job.folder / MISSING).unlink(missing_ok=True)  # of an attempt before the file was complete
     tables = np.where(found.candidates.passages >= 0, found.scores, np.nan)
     tables = tables.reshape(-1, *found.candidates.passages.shape)  # (T, Q, M)
-    warnings = [text for table in tables for text in check_tau(table, tau) or check_range(table)]
-    for text in warnings:
-        warn(f"{teacher}: {text}")
-    facts = {"warnings": warnings, "spread": asdict(spread(tables[0], tau))}
+    facts = {"warnings": warn_of(teacher, tables, tau), "spread": asdict(spread(tables[0], tau or 1.0))}
     job.write_json("spread.json", {**facts, "missing": found.missing, "left_out": found.left_out})

@@ -6,13 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.display import warn
 from stepwell.errors import StepwellError
 from stepwell.imitation import EmbeddingObjective, Imitated
 from stepwell.ladder.context import Context
-from stepwell.ladder.finding import MORE
+from stepwell.ladder.finding import MORE, warn_of
 from stepwell.ladder.teachers import targets
 from stepwell.ladder.workspace import Job
 from stepwell.models.build import build_student, transformer_of
@@ -25,6 +26,7 @@ from stepwell.models.token_store import unlabelled_tokens
 from stepwell.negatives import Candidates
 from stepwell.objectives import Draw, StudentObjective, Terms
 from stepwell.recipe import DenseTraining, Optimiser, Refine, Rung, StudentSection
+from stepwell.recipe_ladder import teacher_temperature
 from stepwell.recipe_teachers import DualEncoderTeacher
 from stepwell.retrieval.vectors import Vectors
 from stepwell.score_spread import histogram
@@ -153,11 +155,17 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
                 f"{found.left_out:,} queries; {len(candidates.queries):,} queries train."
             )
         if distributed.is_main():
-            seen = histogram(np.where(candidates.passages >= 0, scores, np.nan))
+            known = np.where(candidates.passages >= 0, scores, np.nan)
+            seen = histogram(known)
             job.write_json("teacher_scores.json", None if seen is None else asdict(seen))
+            if isinstance(rung, Refine) or ctx.teacher(teacher).embeds:  # else a stage of its own has warned
+                warn_of(teacher, known, teacher_temperature(rung))
     vectors = {name: Vectors.open(path) for name, path in job.inputs.items() if name.endswith(".vectors")}
     hold = next((r.teacher for r in ctx.recipe.ladder if r.loss == "embedding"), None)
     terms = _terms(rung, over)
+    teaches = vectors.get(f"teacher.{teacher}.vectors")
+    if over == "batch" and teaches is not None and rung.beta and distributed.is_main():
+        warn_of(teacher, _in_batch_scores(teaches, candidates, rung.batch), teacher_temperature(rung))
     objective = StudentObjective(
         encoder,
         queries,
@@ -167,12 +175,24 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
         terms,
         Draw(rung.candidates, seed),
         teacher_scores=scores,
-        teacher=vectors.get(f"teacher.{teacher}.vectors"),
+        teacher=teaches,
         start=vectors.get(f"{student}.vectors"),
         beside=vectors.get(f"teacher.{getattr(rung, 'beside', None)}.vectors"),
         hold=vectors.get(f"teacher.{hold}.vectors"),
     )
     learn(ctx, objective, rung, encoder, job)
+
+
+def _in_batch_scores(teacher: Vectors, candidates: Candidates, batch: int, most: int = 512) -> NDArray[np.float32]:
+    """Return a teacher's scores of all passages in batches like a training's: (Q, P), NaN behind a smaller batch's."""
+    tables = []
+    for start in range(0, min(most, len(candidates)), batch):
+        queries, passages = candidates.queries[start : start + batch][:most], candidates.passages[start : start + batch]
+        together = np.unique(passages[passages >= 0])
+        tables.append(teacher.of_queries(queries) @ np.asarray(teacher.passages[together]).T * teacher.scale)
+    width = max(table.shape[1] for table in tables)
+    padded = [np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=np.nan) for table in tables]
+    return np.concatenate(padded).astype(np.float32)
 
 
 def _more(ctx: Context, rung: Rung | Refine, encoder: Encoder, job: Job) -> list[Imitated]:
