@@ -41,7 +41,7 @@ class Imitated(NamedTuple):
 
 
 class EmbeddingObjective:
-    """Pulls the student's vectors of all passages and queries to a teacher's (the embedding rung; no labels).
+    """Pulls the student's vectors of all passages and training queries to a teacher's (the embedding rung; no labels).
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class EmbeddingObjective:
     teacher
         The teacher's vectors.
     rows
-        The queries that take part.
+        The queries that take part: those of training, since dev and test must stay unseen.
     seed
         Initialises the projection, which exists only where the widths differ and is thrown away after.
     more

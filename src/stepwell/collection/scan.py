@@ -289,6 +289,6 @@ def _report_unjudged(splits: dict[str, _Split], queries: _Texts, report: Report)
         first = next(row for row in range(len(queries.lines)) if row not in judged)
         message = (
             f"{unjudged:,} queries are in no qrels file ({queries.index.ids[first]!r} is the first); they "
-            "neither train nor test."
+            "neither train nor test. An embedding rung can learn from them as texts (`more_queries`)."
         )
         report(Problem("warning", *queries.place(first), "unjudged", message))

@@ -138,6 +138,7 @@ def _base(builder: Builder) -> str:
     settings = {**own, **builder.content(section.base)}
     builder.add("base", "base", "take the base model", settings, (), run, collective=True)
     builder.vectors("base", "the base model", section.base, None)
+    builder.split("dev", "base", "the base model, untuned")
     return builder.split("test", "base", "the base model, untuned")
 
 
@@ -234,7 +235,7 @@ def _straight(builder: Builder, rung: Rung, miner: str, found: str, steps: int) 
 
 
 def _test(builder: Builder, model: str, title: str) -> str:
-    builder.student_vectors(model, title)
+    builder.judge_student(model, title)
     return builder.split("test", model, title)
 
 
