@@ -141,6 +141,26 @@ def test_a_damaged_gzip_file_is_an_error(tiny_directory, damage):
     assert "unreadable" in {code for _, file, _, code in found(directory) if file == "corpus.jsonl.gz"}
 
 
+def test_packed_qrels_are_a_split_whose_problems_are_found(tiny_directory):
+    directory = tiny_directory(train=[("q0", "p0", 1)], test=[("q1", "p1", 1), ("q1", "p7", 1)])
+    plain = directory / "qrels" / "test.tsv"
+    packed = directory / "qrels" / "test.tsv.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert ("warning", "qrels/test.tsv", None, "file-twice") in found(directory)
+    plain.unlink()
+    assert found(directory) == [("error", "qrels/test.tsv.gz", 3, "unknown-passage")]
+    packed.write_bytes(gzip.compress(gzip.decompress(packed.read_bytes()).replace(b"q1\tp7\t1\n", b"")))
+    collection = open_collection(directory)
+    assert collection.splits == ("test", "train") and collection.qrels("test").positives(1).tolist() == [1]
+
+
+def test_the_plain_one_of_two_files_of_a_split_is_read(tiny_directory):
+    directory = tiny_directory()
+    other = gzip.compress(b"query-id\tcorpus-id\tscore\nq0\tp2\t1\n")
+    (directory / "qrels" / "train.tsv.gz").write_bytes(other)
+    assert open_collection(directory).qrels("train").positives(0).tolist() == [0]
+
+
 def test_what_other_tools_write_is_read(tiny_directory):
     """A byte-order mark, Windows line ends, numbers as ids, blank lines, other header words, 1.0 for 1."""
     directory = tiny_directory()

@@ -92,9 +92,9 @@ def test_a_refused_collection_leaves_nothing_behind(tiny_directory, tmp_path):
 def test_the_fingerprint_is_of_the_content_not_of_the_place_or_the_packing(tiny_path, tmp_path):
     copy = tmp_path / "elsewhere"
     shutil.copytree(tiny_path, copy)
-    packed = gzip.compress((copy / "corpus.jsonl").read_bytes())
-    (copy / "corpus.jsonl").unlink()
-    (copy / "corpus.jsonl.gz").write_bytes(packed)
+    for plain in (copy / "corpus.jsonl", copy / "queries.jsonl", copy / "qrels" / "train.tsv"):
+        plain.with_name(f"{plain.name}.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
     lines = (copy / "qrels" / "dev.tsv").read_text().splitlines()
     (copy / "qrels" / "dev.tsv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
     assert everything(open_collection(copy, tmp_path / "a")) == everything(open_collection(tiny_path, tmp_path / "b"))

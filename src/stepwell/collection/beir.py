@@ -1,7 +1,7 @@
 """Read a BEIR directory, line by line: every mistake is reported with its file and line.
 
-The layout: ``corpus.jsonl`` ({_id, title, text}), ``queries.jsonl`` ({_id, text}), both also as ``.gz``, and
-``qrels/<split>.tsv`` with the header ``query-id  corpus-id  score`` (tabs between). A query with the metadata
+The layout: ``corpus.jsonl`` ({_id, title, text}), ``queries.jsonl`` ({_id, text}) and ``qrels/<split>.tsv`` with the
+header ``query-id  corpus-id  score`` (tabs between), each also as ``.gz``. A query with the metadata
 ``{"synthetic": true}`` was made from a passage.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stepwell.collection.lines import find_file, read_lines
+from stepwell.collection.lines import find_file, named_files, read_lines
 from stepwell.collection.source import (
     BadLineError,
     Join,
@@ -48,11 +48,13 @@ class Beir(Source):
             return
         self._texts["passage"] = self._find("corpus", 'passage: {"_id": ..., "title": ..., "text": ...}', report)
         self._texts["query"] = self._find("queries", 'query: {"_id": ..., "text": ...}', report)
-        self._qrels = {file.stem: file for file in sorted((directory / "qrels").glob("*.tsv"))}
+        folder = directory / "qrels"
+        files = named_files(folder, report, "qrels/") if folder.is_dir() else {}
+        self._qrels = {name.removesuffix(".tsv"): file for name, file in files.items() if name.endswith(".tsv")}
         if not self._qrels:
             message = (
-                f"there is no qrels/<split>.tsv in {directory}, so nothing says which passage answers which "
-                "query; at least train.tsv is needed."
+                f"there is no qrels/<split>.tsv (nor .tsv.gz) in {directory}, so nothing says which passage answers "
+                "which query; at least train.tsv is needed."
             )
             report(Problem("error", "qrels", None, "file-missing", message))
 

@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -33,10 +34,17 @@ def find_file(directory: Path, names: Sequence[str], report: Report) -> Path | N
     return found[0] if found else None
 
 
-def named_files(directory: Path, report: Report) -> dict[str, Path]:
-    """Return the files of a directory by name without ``.gz``, in order; the plain one of two."""
+def named_files(directory: Path, report: Report, folder: str = "") -> dict[str, Path]:
+    """Return the files of a directory by name without ``.gz``, in order; the plain one of two.
+
+    ``folder`` stands in front of the names in messages.
+    """
+
+    def within(problem: Problem) -> None:
+        report(replace(problem, file=f"{folder}{problem.file}"))
+
     names = sorted({file.name.removesuffix(".gz") for file in directory.iterdir() if file.is_file()})
-    return {name: file for name in names if (file := find_file(directory, [name], report)) is not None}
+    return {name: file for name in names if (file := find_file(directory, [name], within)) is not None}
 
 
 def open_bytes(path: Path) -> BinaryIO:

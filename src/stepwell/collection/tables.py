@@ -76,7 +76,7 @@ class Tables(Source):
             if found := _QRELS.fullmatch(name):
                 self._qrels[found["name"] or "train"] = file
         if (directory / "qrels").is_dir():
-            for name, file in named_files(directory / "qrels", report).items():
+            for name, file in named_files(directory / "qrels", report, "qrels/").items():
                 self._qrels[name.rpartition(".")[0] or name] = file
         for kind, there in self._texts.items():
             if there is None:
