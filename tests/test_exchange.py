@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from conftest import write_recipe
 from stepwell.cluster import Cluster
+from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.exchange import encode_collection, read_pairs, score_pairs, write_tuples
 from stepwell.models.build_late import build_multi_vector
@@ -58,6 +59,15 @@ def test_pairs_come_from_a_trec_run_or_jsonl(tiny_collection, tmp_path):
     for name in ("run.trec", "pairs.jsonl"):
         queries, passages = read_pairs(tmp_path / name, tiny_collection)
         assert queries.tolist() == [1, 0] and passages.tolist() == [5, 7]
+
+
+def test_pairs_with_blanks_in_their_ids_are_encoded_in_a_run(tiny_directory, tmp_path):
+    names = ["my notes.md#1", "a%20b"]
+    texts = [{"_id": name, "text": name} for name in names]
+    collection = open_collection(tiny_directory(texts, texts, train=[(name, name, 1) for name in names]))
+    (tmp_path / "run.trec").write_text("my%20notes.md#1 Q0 a%20b 1 2.5 x\na%20b Q0 my%20notes.md#1 1 2.5 x\n")
+    queries, passages = read_pairs(tmp_path / "run.trec", collection)
+    assert queries.tolist() == [0, 1] and passages.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.score_file import FileTeacher, content_fingerprint, import_scores
 from stepwell.scores import ScoreStore
@@ -49,6 +50,17 @@ def test_every_format_gives_the_same_scores(read, tiny_collection, tmp_path, kin
     assert counts == {"pairs": 4, "unknown": 1} and len(store) == 3
     assert store.lookup([0, 0, 1], [3, 5, 3]).tolist() == [2.5, -1.0, 0.25]
     assert floors[:2].tolist() == [-1.0, 0.25] and np.isnan(floors[2:]).all()
+
+
+def test_a_run_may_name_ids_with_blanks_encoded(tiny_directory, tmp_path):
+    names = ["my notes.md#1", "a%20b"]
+    texts = [{"_id": name, "text": name} for name in names]
+    collection = open_collection(tiny_directory(texts, texts, train=[(name, name, 1) for name in names]))
+    path = tmp_path / "scores.trec"
+    path.write_text("my%20notes.md#1 Q0 a%20b 1 2.5 x\na%20b Q0 my%20notes.md#1 1 0.5 x\nno%20one Q0 a%20b 1 9 x\n")
+    store = ScoreStore.open(tmp_path / "store", content_fingerprint(path), collection.fingerprint)
+    assert import_scores(path, store, collection)[1] == {"pairs": 3, "unknown": 1}
+    assert store.lookup([0, 1], [1, 0]).tolist() == [2.5, 0.5]
 
 
 def test_a_pair_without_a_score_is_unknown_or_gets_the_querys_lowest(read, tiny_collection, tmp_path):

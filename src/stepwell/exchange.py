@@ -17,6 +17,7 @@ from stepwell import distributed
 from stepwell.cluster import Cluster, encode_on, score_on
 from stepwell.collection import Collection, open_collection
 from stepwell.collection.store import default_cache
+from stepwell.collection.trec import own_id
 from stepwell.display import Cell, Table, progress
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
@@ -74,7 +75,7 @@ def _pair(line: str, path: Path, number: int, collection: Collection) -> tuple[i
             raise StepwellError(
                 f"{path}:{number}: neither JSON nor a line of a TREC run (query Q0 passage rank score tag)."
             )
-        query, passage = fields[0], fields[2]
+        query, passage = own_id(fields[0], collection.find_query), own_id(fields[2], collection.find_passage)
     return collection.query_row(query), collection.passage_row(passage)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stepwell.collection import Collection
 from stepwell.collection.lines import read_lines
 from stepwell.collection.source import Problem
+from stepwell.collection.trec import own_id
 from stepwell.errors import StepwellError
 from stepwell.models.teacher import Advance, silent
 from stepwell.scores import ScoreStore
@@ -85,7 +86,7 @@ def import_scores(path: Path, store: ScoreStore, collection: Collection) -> tupl
 
 
 def _rows(ids: list[str], find: Callable[[str], int]) -> Rows:
-    known = {id_: find(id_) for id_ in dict.fromkeys(ids)}
+    known = {id_: find(own_id(id_, find)) for id_ in dict.fromkeys(ids)}
     return np.fromiter((known[id_] for id_ in ids), dtype=np.int32, count=len(ids))
 
 

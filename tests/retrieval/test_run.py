@@ -75,6 +75,41 @@ def test_a_trec_line_has_ids_rank_score_and_tag(tiny_collection, tmp_path):
     assert 2.4999 < float(second[4]) < 2.5
 
 
+SPACED = ["my notes.md#1", "50%25 of a b", "100%", "a%20c", "ü\u00a0b\u2028\x1c", " c", "plain", "%zz d"]
+"""Ids with white space of all kinds, with signs that look encoded, and with both."""
+
+
+@pytest.fixture
+def spaced(tiny_directory):
+    corpus = [{"_id": name, "text": f"text {i}"} for i, name in enumerate(SPACED)]
+    queries = [{"_id": name, "text": f"query {i}"} for i, name in enumerate(SPACED)]
+    return open_collection(tiny_directory(corpus, queries, train=[(SPACED[0], SPACED[0], 1)]))
+
+
+def test_ids_with_white_space_are_one_field_and_come_back(spaced, tmp_path):
+    each = len(SPACED)
+    run = make_run([{(row + i) % each: float(each - i) for i in range(each)} for row in range(each)])
+    run.to_trec(tmp_path / "run", spaced)
+    lines = [line.split() for line in (tmp_path / "run").read_text(encoding="utf-8").split("\n")[:-1]]
+    assert {len(fields) for fields in lines} == {6}
+    assert lines[0][:3] == ["my%20notes.md#1", "Q0", "my%20notes.md#1"]
+    assert {fields[0] for fields in lines} >= {"plain", "100%", "a%20c"}  # as they stand
+    assert_same(Run.from_trec(tmp_path / "run", spaced, run.queries), run)
+
+
+def test_an_id_that_a_collection_has_is_not_decoded(tiny_directory, tmp_path):
+    texts = [{"_id": name, "text": name} for name in ("a b", "a%20b", "c d")]
+    collection = open_collection(tiny_directory(texts, texts, train=[("a b", "a b", 1)]))
+    (tmp_path / "run").write_text("a%20b Q0 a%20b 1 2 x\na%20b Q0 c%20d 2 1 x\nc%20d Q0 a%20b 1 1 x\n")
+    run = Run.from_trec(tmp_path / "run", collection, np.arange(3, dtype=np.int32))
+    assert run.passages.tolist() == [[-1, -1], [1, 2], [1, -1]]
+    few = Run.from_trec(tmp_path / "run", collection, np.array([0], np.int32))
+    assert few.passages.tolist() == [[-1]]  # the lines are another query's
+    (tmp_path / "run").write_text("c%20d Q0 e%20f 1 2 x\n")
+    with pytest.raises(StepwellError, match=r"run:1: .* the id 'e%20f'"):
+        Run.from_trec(tmp_path / "run", collection, np.arange(3, dtype=np.int32))
+
+
 def test_reading_trec_sorts_and_ignores_other_queries(tiny_collection, tmp_path):
     (tmp_path / "run").write_text(
         "query:01 Q0 doc/001-engine 1 0.5 x\nquery:07 Q0 doc/002-violin 1 9 x\nquery:01 Q0 doc/003-glacier 2 1e1 x\n"

@@ -1,12 +1,45 @@
-"""Read qrels as TREC and MS MARCO publish them: no header, two to four columns, blanks or tabs between."""
+"""Files as TREC and MS MARCO publish them: ids in runs, and qrels of two to four columns without a header."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from stepwell.collection.lines import read_lines
 from stepwell.collection.source import BadLineError, Judgement, Problem, Report, whole_grade
+
+_BLANK, _QUOTED = re.compile(r"\s"), re.compile(r"[\s%]")
+
+
+def run_id(id: str) -> str:
+    """Return an id as a field of a run, which ends at white space: an id that holds some is percent-encoded.
+
+    Only white space and ``%`` are, so the rest can still be read.
+
+    Examples
+    --------
+    >>> run_id("my notes.md#1")
+    'my%20notes.md#1'
+    >>> run_id("100%")
+    '100%'
+    """
+    return _QUOTED.sub(lambda found: quote(found[0]), id) if _BLANK.search(id) else id
+
+
+def own_id(field: str, find: Callable[[str], int]) -> str:
+    """Return the id that a field of a run names: as it stands where there is such an id, else decoded.
+
+    Parameters
+    ----------
+    find
+        Gives the row of an id, -1 when there is none. A field that names nothing is returned as it stands.
+    """
+    if "%" not in field or find(field) >= 0:
+        return field
+    decoded = unquote(field)
+    return decoded if find(decoded) >= 0 else field
 
 
 def read_qrels(path: Path, name: str, report: Report) -> Iterator[Judgement]:

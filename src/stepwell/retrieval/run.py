@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stepwell.collection import Collection
 from stepwell.collection.lines import open_bytes
+from stepwell.collection.trec import own_id, run_id
 from stepwell.errors import StepwellError
 
 
@@ -105,17 +106,19 @@ class Run:
     def to_trec(self, path: Path, collection: Collection, tag: str = "stepwell") -> None:
         """Write a TREC run file: query-id Q0 passage-id rank score tag.
 
+        Fields end at white space, so an id that holds some is percent-encoded.
+
         trec_eval orders by score alone and equal scores by id. Equal scores are therefore lowered by the
         smallest step there is, so that it sees the order of this run.
         """
         with path.open("w", encoding="utf-8") as file:
             for query, passages, scores in zip(self.queries, self.passages, self.scores, strict=True):
-                query_id, above = collection.query_ids[int(query)], np.float32(np.inf)
+                query_id, above = run_id(collection.query_ids[int(query)]), np.float32(np.inf)
                 for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), start=1):
                     if passage < 0:
                         break
                     above = min(score, np.nextafter(above, np.float32(-np.inf)))
-                    passage_id = collection.passage_ids[int(passage)]
+                    passage_id = run_id(collection.passage_ids[int(passage)])
                     file.write(f"{query_id} Q0 {passage_id} {rank} {above:.9g} {tag}\n")
 
     @classmethod
@@ -124,7 +127,7 @@ class Run:
 
         A line is one of three kinds: TREC's (query Q0 passage rank score tag), MS MARCO's (query, passage, rank),
         or a candidate of MS MARCO's ``top1000`` (query, passage and their two texts, with tabs between; these have
-        no score and keep their order).
+        no score and keep their order). An id counts as it stands where the collection has it, else percent-decoded.
 
         Raises
         ------
@@ -140,8 +143,9 @@ class Run:
                     if not line.strip():
                         continue
                     query, passage, score = _entry(line, number)
+                    query = query if query in known else own_id(query, collection.find_query)
                     if query in known:
-                        passages.append(collection.passage_row(passage))
+                        passages.append(collection.passage_row(own_id(passage, collection.find_passage)))
                         owners.append(known[query])
                         scores.append(score)
         except (ValueError, StepwellError) as error:
