@@ -309,6 +309,8 @@ def test_files_that_are_there_are_never_overwritten(refused, tiny_path, tmp_path
     target.write_text("mine")
     pairs = ("pairs",) if verb == "score" else ()
     refused(verb, tiny_path, *pairs, target, *extra, names=target, untouched=[tmp_path])
+    if verb == "mine":
+        refused(verb, tiny_path, tmp_path / "free", "--pairs", target, names=target, untouched=[tmp_path])
 
 
 @pytest.mark.parametrize("file", ["results.json", "vectors", "model", "stages"])
@@ -361,6 +363,7 @@ OPTIONS = {
     "mine denoise": (("mine", "PATH", "NEW", "--denoise", "1"), "--teacher"),
     "mine teacher": (("mine", "PATH", "NEW", "--teacher", "nowhere"), "nowhere"),
     "mine window": (("mine", "PATH", "NEW", "--first", "9", "--last", "3"), "`last` (3)"),
+    "mine pairs": (("mine", "PATH", "NEW", "--pairs", "NEW"), "--pairs"),
     "mine split": (("mine", "PATH", "NEW", "--split", "exam"), "'exam'"),
     "score without a teacher": (("score", "PATH", "pairs", "NEW"), "--teacher"),
     "score without pairs": (("score", "PATH", "NEW", "NEW2", "--teacher", "x"), "new"),

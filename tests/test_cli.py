@@ -5,9 +5,11 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 
 from stepwell import __version__, cli, display
+from stepwell.models.reranker import Reranker
 
 
 @pytest.fixture
@@ -167,6 +169,19 @@ def test_mine_writes_tuples_and_reports(stepwell, tiny_path, tiny_model, tmp_pat
         assert all(set(line) == {"query", "positive", "negative_1", "negative_2", "negative_3"} for line in lines)
     status, out, _ = stepwell("mine", tiny_path, tmp_path / "again.jsonl", "-k", "4", "--json")
     assert status == 0 and json.loads(out)["queries"] == 28
+
+
+def test_the_pairs_of_mine_are_scored_in_the_order_of_its_tuples(stepwell, tiny_path, tiny_run, tmp_path):
+    teacher = tiny_run / json.loads((tiny_run / "results.json").read_text())["stages"]["teacher.ce"] / "model"
+    target, pairs, scores = tmp_path / "out.jsonl", tmp_path / "pairs.jsonl", tmp_path / "scores.parquet"
+    status, _, said = stepwell("mine", tiny_path, target, "-k", "4", "--pairs", pairs)
+    assert status == 0 and str(pairs) in said
+    assert stepwell("score", tiny_path, pairs, scores, "--teacher", teacher, "--tokens", "56")[0] == 0
+    tuples = [list(json.loads(line).values()) for line in target.read_text().splitlines()]
+    labels = pq.read_table(scores)["score"].to_numpy().reshape(len(tuples), -1)
+    texts = [(query, passage) for query, *passages in tuples for passage in passages]
+    expected = Reranker.open(teacher, 56).model.predict(texts, convert_to_numpy=True)
+    assert labels.shape == (28, 4) and labels.ravel() == pytest.approx(expected, abs=1e-5)
 
 
 def test_mine_asks_a_teacher_what_is_no_negative(stepwell, tiny_path, tiny_run, tmp_path):

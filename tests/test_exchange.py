@@ -13,7 +13,7 @@ from conftest import write_recipe
 from stepwell.cluster import Cluster
 from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
-from stepwell.exchange import encode_collection, read_pairs, score_pairs, write_tuples
+from stepwell.exchange import encode_collection, read_pairs, score_pairs, write_pairs, write_tuples
 from stepwell.models.build_late import build_multi_vector
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
@@ -49,6 +49,9 @@ def test_a_second_positive_is_no_negative_and_gaps_are_left_out(tiny_collection,
     line = json.loads((tmp_path / "out.jsonl").read_text())
     assert list(line) == ["query", "positive", "negative_1"]
     assert line["negative_1"] == tiny_collection.passage_texts([20])[0]
+    write_pairs(candidates, tiny_collection, tmp_path / "pairs.jsonl")
+    queries, passages = read_pairs(tmp_path / "pairs.jsonl", tiny_collection)
+    assert queries.tolist() == [0, 0] and passages.tolist() == [0, 20]
 
 
 def test_pairs_come_from_a_trec_run_or_jsonl(tiny_collection, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -33,14 +33,35 @@ from stepwell.scoring import missing, score_into
 
 def write_tuples(candidates: Candidates, collection: Collection, target: Path) -> None:
     """Write JSONL with query, positive, negative_1, ..., a line a query; ``datasets`` loads it as it is."""
+
+    def lines() -> Iterator[dict[str, str]]:
+        for query, passages in _tuples(candidates):
+            positive, *negatives = collection.passage_texts(passages)
+            numbered = {f"negative_{number}": text for number, text in enumerate(negatives, start=1)}
+            yield {"query": collection.query_texts([query])[0], "positive": positive} | numbered
+
+    _write_lines(target, lines())
+
+
+def write_pairs(candidates: Candidates, collection: Collection, target: Path) -> None:
+    """Write the ids of what :func:`write_tuples` writes, a line a pair in the same order, as JSONL that is scored."""
+    ids = collection.query_ids, collection.passage_ids
+    pairs = ((query, int(passage)) for query, passages in _tuples(candidates) for passage in passages)
+    _write_lines(target, ({"query-id": ids[0][query], "corpus-id": ids[1][passage]} for query, passage in pairs))
+
+
+def _tuples(candidates: Candidates) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """Yield each query with its best positive and, behind it, its negatives (K,): further positives are neither."""
+    for query, passages, grades in zip(candidates.queries, candidates.passages, candidates.grades, strict=True):
+        told = (passages >= 0) & (grades <= 0)
+        told[0] = True
+        yield int(query), passages[told]
+
+
+def _write_lines(target: Path, lines: Iterable[dict[str, str]]) -> None:
     draft = target.with_name(f"{target.name}.draft")
     with draft.open("w", encoding="utf-8") as file:
-        for query, passages, grades in zip(candidates.queries, candidates.passages, candidates.grades, strict=True):
-            texts = collection.passage_texts(passages[passages >= 0])
-            line = {"query": collection.query_texts([int(query)])[0], "positive": texts[0]}
-            negatives = [text for text, grade in zip(texts, grades[passages >= 0], strict=True) if grade <= 0]
-            line |= {f"negative_{number}": text for number, text in enumerate(negatives, start=1)}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     draft.replace(target)
 
 

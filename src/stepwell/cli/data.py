@@ -69,17 +69,26 @@ def mine(
     first: Annotated[int, typer.Option("--first", min=1, help="Best rank of a negative.")] = 1,
     last: Annotated[int, typer.Option("--last", min=1, help="Worst rank of a negative.")] = 50,
     seed: Annotated[int, typer.Option("--seed", help="Decides the draws.")] = 13,
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--pairs", help="JSONL to write: the ids of each line's pairs, as `score` reads them."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Mine hard negatives, and say what was dropped and why."""
     from pydantic import ValidationError
 
     from stepwell import api
-    from stepwell.exchange import write_tuples
+    from stepwell.exchange import write_pairs, write_tuples
     from stepwell.recipe import Mining
 
-    if target.exists():
-        raise StepwellError(f"{target} is there already and would be overwritten: choose another name or move it away.")
+    for file in (target, pairs):
+        if file is not None and file.exists():
+            raise StepwellError(
+                f"{file} is there already and would be overwritten: choose another name or move it away."
+            )
+    if pairs is not None and pairs.resolve() == target.resolve():
+        raise StepwellError(f"{target} can't hold both the texts and the ids of --pairs: name another file for these.")
     if teacher is None and denoise is not None:
         raise StepwellError("--denoise compares a teacher's scores: name a cross-encoder with --teacher too.")
     limit = (denoise or 0.0) if teacher is not None else None
@@ -93,8 +102,12 @@ def mine(
         ) from None
     candidates, report, opened = api.mine(collection, miner, split, k, settings, seed, teacher)
     write_tuples(candidates, opened, target)
+    if pairs is not None:
+        write_pairs(candidates, opened, pairs)
     print_json(report.to_json()) if as_json else show(report.table())
     say(f"{target}: {len(candidates):,} queries with {k} candidates each.")
+    if pairs is not None:
+        say(f"{pairs}: the ids of their pairs, in the same order; `stepwell score` reads them.")
 
 
 @app.command()
