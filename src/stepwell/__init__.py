@@ -29,6 +29,7 @@ _HOME = {
     "ScoreStore": "stepwell.scores",
     "DistillLoss": "stepwell.st_losses",
     "EmbeddingDistillLoss": "stepwell.st_losses",
+    "InBatchDistillLoss": "stepwell.st_losses",
     "StepwellError": "stepwell.errors",
 }
 
@@ -36,6 +37,7 @@ __all__ = [
     "Collection",
     "DistillLoss",
     "EmbeddingDistillLoss",
+    "InBatchDistillLoss",
     "Recipe",
     "ScoreStore",
     "Searcher",
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
     from stepwell.recipe_file import load_recipe
     from stepwell.retrieval.searcher import Searcher
     from stepwell.scores import ScoreStore
-    from stepwell.st_losses import DistillLoss, EmbeddingDistillLoss
+    from stepwell.st_losses import DistillLoss, EmbeddingDistillLoss, InBatchDistillLoss
 
 
 def __getattr__(name: str) -> Any:
