@@ -58,7 +58,7 @@ def test_a_run_may_name_ids_with_blanks_encoded(tiny_directory, tmp_path):
     collection = open_collection(tiny_directory(texts, texts, train=[(name, name, 1) for name in names]))
     path = tmp_path / "scores.trec"
     path.write_text("my%20notes.md#1 Q0 a%20b 1 2.5 x\na%20b Q0 my%20notes.md#1 1 0.5 x\nno%20one Q0 a%20b 1 9 x\n")
-    store = ScoreStore.open(tmp_path / "store", content_fingerprint(path), collection.fingerprint)
+    store = ScoreStore.open(tmp_path / "store", content_fingerprint(path), collection.texts_fingerprint)
     assert import_scores(path, store, collection)[1] == {"pairs": 3, "unknown": 1}
     assert store.lookup([0, 1], [1, 0]).tolist() == [2.5, 0.5]
 
