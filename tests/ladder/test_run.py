@@ -241,6 +241,7 @@ def test_the_paper_s_ladder_in_two_towers_with_a_dot_product(variant, tmp_path, 
     assert set(log["parts"]) == {"hard", "soft", "keep", "beside"}
     assert facts["asymmetric"] is None
     said = " ".join(capsys.readouterr().err.split())  # of both, that so large a temperature leaves nothing to learn
+    assert "the plan had said" in said
     assert "at tau 900 the softmax of 100%" in said and "at tau 800 the softmax of 100%" in said
     with pytest.raises(StepwellError, match="no asymmetric retriever"):
         Searcher.open(tmp_path / "run", "asymmetric")

@@ -72,8 +72,10 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
         stages = stages_of(ctx)
         estimate = make_plan(ctx, stages, Workspace(out, shared_facts(ctx)))
         say(f"{recipe.name}: {len(stages)} stages, about {duration(estimate.total)} still to go; the folder is {out}.")
+        began = time.monotonic()
         with progress(round(estimate.total), recipe.name) as bar:
             climb(ctx, workspace, estimate, bar)
+        say(f"It took {duration(time.monotonic() - began)}; the plan had said {duration(estimate.total)}.")
         if not distributed.is_main():
             return {}
         return _leave(ctx, workspace, out)
