@@ -136,13 +136,28 @@ def test_eval_of_every_kind_of_system(stepwell, tiny_run, tiny_path):
     assert run["low"] <= run["mean"] <= run["high"]
     status, out, _ = stepwell("eval", tiny_run, "--split", "dev")  # a run knows its collection
     assert status == 0 and "on dev" in out and "6 queries" in out
+    status, out, said = stepwell("eval", tiny_run)
+    assert status == 0 and "on test" in out and f"6 queries of the final table of {tiny_run}" in said
 
 
 def test_compare_shows_table_and_queries(stepwell, tiny_run):
     status, out, _ = stepwell("compare", tiny_run, "bm25", "--queries", "2")
     assert status == 0 and "minus" in out and "won and lost most" in out and "which" in out
-    status, out, _ = stepwell("compare", tiny_run, "bm25", "--json")
-    assert status == 0 and [row["name"] for row in json.loads(out)["rows"]] == [str(tiny_run), "bm25"]
+
+
+def test_compare_as_json_has_the_queries_won_and_lost_too(stepwell, tiny_run, tiny_collection):
+    texts = dict(zip(tiny_collection.query_ids, tiny_collection.query_texts(), strict=True))
+    _, printed, _ = stepwell("compare", tiny_run, "bm25", "--queries", "2")
+    status, out, _ = stepwell("compare", tiny_run, "bm25", "--queries", "2", "--json")
+    told = json.loads(out)
+    assert status == 0 and [row["name"] for row in told["rows"]] == [str(tiny_run), "bm25"]
+    [contest] = told["won_and_lost"]
+    assert (contest["system"], contest["measure"]) == ("bm25", "nDCG@10")
+    assert all(query["difference"] > 0 for query in contest["won"])
+    assert contest["lost"] and all(query["difference"] < 0 for query in contest["lost"])
+    for query in contest["won"] + contest["lost"]:
+        assert query["query"] == texts[query["query_id"]]
+        assert f"{query['difference']:+.3f}      {query['query']}" in printed
 
 
 def test_search_once_in_json_and_line_by_line(stepwell, tiny_run):

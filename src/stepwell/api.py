@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from stepwell.ablation import Ablation, AblationPlan, open_grid, run_ablation
 from stepwell.ablation import plan_ablation as plan_variants
 from stepwell.cluster import Cluster
-from stepwell.collection import Collection, Problem, Qrels, check_directory, open_collection
+from stepwell.collection import Collection, Problem, check_directory, open_collection
 from stepwell.collection.store import default_cache
 from stepwell.demo import demo_recipe
-from stepwell.display import Table, say, warn
+from stepwell.display import Table, say
 from stepwell.errors import StepwellError
-from stepwell.evaluation import DEFAULT_MEASURES, Comparison, Evaluation, evaluate, wins_and_losses
+from stepwell.evaluation import Comparison, Evaluation, wins_and_losses
 from stepwell.evaluation import compare as compare_evaluations
 from stepwell.exchange import encode_collection, score_pairs
 from stepwell.export.bench import Bench
@@ -29,6 +29,7 @@ from stepwell.index.build import build, choices
 from stepwell.index.build import compare as compare_choices
 from stepwell.index.measure import Report
 from stepwell.index.settings import IndexSettings
+from stepwell.judged import judge_systems
 from stepwell.ladder.plan import Plan
 from stepwell.ladder.run import plan as plan_recipe
 from stepwell.ladder.run import run as run_recipe
@@ -42,7 +43,7 @@ from stepwell.report.drawing import need_matplotlib
 from stepwell.report.facts import facts_of
 from stepwell.report.page import to_json as report_json
 from stepwell.report.page import write as write_report
-from stepwell.retrieval.searcher import Searcher, read_results, retrieve_with
+from stepwell.retrieval.searcher import Searcher, retrieve_with
 from stepwell.retrieval.vectors import Vectors
 from stepwell.scoring import stored_reranker
 
@@ -187,37 +188,39 @@ def serve(run: str | Path, **options: Any) -> None:
 
 
 def evaluate_system(
-    system: str | Path, collection: str | Path | None = None, split: str = "test", depth: int = 100
+    system: str | Path, collection: str | Path | None = None, split: str | None = None, depth: int | None = None
 ) -> tuple[Evaluation, Collection]:
-    """Evaluate a finished run's student, a model directory, a TREC run file or ``bm25`` on a split.
+    """Evaluate a finished run's student, a model directory, a TREC run file or ``bm25``.
+
+    Without a ``split`` a run is evaluated on the queries of its final table, anything else on ``test``; see
+    :func:`stepwell.judged.judge_systems`.
 
     Raises
     ------
     StepwellError
         When the system can't be told, or the collection is not known.
     """
-    opened = open_collection(_collection_of(system, collection))
-    qrels = _judged(opened, split)
-    return evaluate(retrieve_with(str(system), opened, qrels, depth), qrels, DEFAULT_MEASURES), opened
+    on, evaluations = judge_systems([str(system)], collection, split, depth)
+    return evaluations[str(system)], on.collection
 
 
 def compare(
-    systems: Sequence[str | Path], collection: str | Path | None = None, split: str = "test", depth: int = 100
+    systems: Sequence[str | Path],
+    collection: str | Path | None = None,
+    split: str | None = None,
+    depth: int | None = None,
 ) -> tuple[Comparison, Collection, dict[str, Evaluation]]:
-    """Compare systems on a split, each with the first (paired tests, Holm-corrected)."""
-    place = collection or next((c for c in map(_known_collection, systems) if c), None)
-    evaluations: dict[str, Evaluation] = {}
-    opened = open_collection(_collection_of(systems[0], place))
-    qrels = _judged(opened, split)
-    for system in systems:
-        if str(system) in evaluations:
-            raise StepwellError(f"{system} is named twice: give each system once.")
-        evaluations[str(system)] = evaluate(
-            retrieve_with(str(system), opened, qrels, depth),
-            qrels,
-            DEFAULT_MEASURES,
-        )
-    return compare_evaluations(evaluations, str(systems[0])), opened, evaluations
+    """Compare systems on the same queries, each with the first (paired tests, Holm-corrected).
+
+    Without a ``split`` these are the queries of the runs' final tables, where there is a run, else those of ``test``.
+
+    Raises
+    ------
+    StepwellError
+        When the runs' tables are not over the same queries of one collection.
+    """
+    on, evaluations = judge_systems([str(system) for system in systems], collection, split, depth)
+    return compare_evaluations(evaluations, str(systems[0])), on.collection, evaluations
 
 
 def won_and_lost(a: Evaluation, b: Evaluation, n: int, measure: str = "nDCG@10") -> tuple[list[Any], list[Any]]:
@@ -310,30 +313,6 @@ def _vectors_of(source: str | Path, collection: str | None) -> tuple[Collection,
             f"{source} is an index already, and what it lost can't come back: build from the run or model."
         )
     return opened.collection, opened.encoder, opened.vectors.passages
-
-
-def _judged(collection: Collection, split: str) -> Qrels:
-    """Return the judgements to evaluate on, with a warning where the queries were made from passages."""
-    qrels = collection.qrels(split)
-    made = int(collection.is_synthetic(qrels.query_rows).sum())
-    if made:
-        warn(
-            f"{made:,} of the {len(qrels.query_rows):,} queries of {split} are synthetic: made from the passages. The "
-            "figures don't say how well people's questions are answered."
-        )
-    return qrels
-
-
-def _known_collection(system: str | Path) -> str | None:
-    place = Path(system)
-    return str(read_results(place)["collection"]["path"]) if (place / "results.json").is_file() else None
-
-
-def _collection_of(system: str | Path, collection: str | Path | None) -> str | Path:
-    found = collection or _known_collection(system)
-    if found is None:
-        raise StepwellError(f"{system} is no finished run, so its collection is not known: name it with --collection.")
-    return found
 
 
 def _recipe(recipe: Recipe | str | Path) -> Recipe:

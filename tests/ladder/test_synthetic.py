@@ -8,6 +8,7 @@ import pytest
 from conftest import write_recipe
 from stepwell import api
 from stepwell.evaluation import Comparison
+from stepwell.judged import judged_on
 from stepwell.ladder.workspace import read_json
 
 RECIPE = """\
@@ -46,7 +47,7 @@ def run(tiny_path, tiny_model, tmp_path, capfd):
     return make
 
 
-def test_without_a_test_the_table_is_over_dev_and_says_so(run, tmp_path):
+def test_without_a_test_the_table_is_over_dev_and_says_so(run, tmp_path, capfd):
     facts, said, _ = run(test=False)
     assert (facts["synthetic"], facts["tested"], facts["synthetic_queries"]) == (True, False, {"train": 28, "dev": 6})
     assert read_json(tmp_path / "run" / "results.json")["synthetic"] is True
@@ -55,6 +56,8 @@ def test_without_a_test_the_table_is_over_dev_and_says_so(run, tmp_path):
     assert "There are no real queries to test on" in text
     assert Comparison.from_json(facts["comparison"]).table().text() + "\n" == text
     assert "synthetic dev nDCG@10" in said and "on synthetic dev" in said
+    assert judged_on([str(tmp_path / "run")]).name == "synthetic dev"
+    assert "There are no real queries to test on" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("without_report")

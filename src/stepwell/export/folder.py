@@ -41,7 +41,7 @@ from stepwell.export.quality import (
 )
 from stepwell.models.backends import extra_of, missing
 from stepwell.models.encoder import Encoder
-from stepwell.retrieval.searcher import read_results
+from stepwell.retrieval.searcher import results_of
 
 FORMATS = ("onnx", "openvino", "safetensors")
 PARITY = 1e-4
@@ -72,11 +72,9 @@ class Subject:
             When the run is not finished.
         """
         place = Path(system)
-        if (place / "results.json").is_file():
-            facts = read_results(place)
+        facts = results_of(place, "export")
+        if facts is not None:
             return cls(str(facts.get("name") or place.name), str(place / "model"), place, facts)
-        if (place / "stages").is_dir():
-            raise StepwellError(f"the run in {place} is not finished: go on with `stepwell run`, then export.")
         return cls(place.resolve().name if place.is_dir() else place.name, system, None, {})
 
     def ground(self, collection: str | None) -> Ground | None:

@@ -84,9 +84,7 @@ class Searcher:
         """
         if is_index(run):
             return cls._open_index(run, mode, collection)
-        facts = read_results(run) if (run / "results.json").is_file() else None
-        if facts is None and (run / "stages").is_dir():
-            raise StepwellError(f"the run in {run} is not finished: go on with `stepwell run`, then search.")
+        facts = results_of(run, "search")
         place = collection or (facts["collection"]["path"] if facts else None)
         if place is None:
             raise StepwellError(
@@ -214,6 +212,21 @@ def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int)
     model = place / "model" if (place / "results.json").is_file() else place
     encoder = Encoder.open(str(model) if place.is_dir() else system)
     return retrieve(vectors_of(encoder, collection, rows), rows, depth)
+
+
+def results_of(place: Path, then: str) -> dict[str, Any] | None:
+    """Return what ``results.json`` of a finished run says; None for a place that is no run.
+
+    Raises
+    ------
+    StepwellError
+        When the run is not finished (``then`` is what to do once it is), or the file can't be read.
+    """
+    if (place / "results.json").is_file():
+        return read_results(place)
+    if (place / "stages").is_dir():
+        raise StepwellError(f"the run in {place} is not finished: go on with `stepwell run`, then {then}.")
+    return None
 
 
 def read_results(run: Path) -> dict[str, Any]:
