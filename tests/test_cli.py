@@ -1,6 +1,8 @@
 """The command line: every verb, what it prints where, and plain JSON for scripts."""
 
+import importlib
 import json
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+import stepwell as package
 from stepwell import __version__, cli, display
 from stepwell.models.reranker import Reranker
 
@@ -88,6 +91,35 @@ def test_init_plan_and_what_they_write(stepwell, tiny_path, tiny_model, tmp_path
     plan = json.loads(out)
     assert status == 0 and plan["seconds"] > 0 and not (tmp_path / "run").exists()
     assert [stage["done"] for stage in plan["stages"]] == [False] * len(plan["stages"])
+
+
+def test_init_as_json_says_what_was_seen_and_what_was_made(stepwell, tiny_path, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    status, out, _ = stepwell("init", tiny_path, recipe, "--json")
+    told = json.loads(out)
+    assert status == 0 and (told["recipe"], told["found"], told["place"]) == (str(recipe), "collection", str(tiny_path))
+    assert told["collection"] is None and told["synthetic"] is None
+    assert {"what": "queries", "is": "queries.jsonl", "because": None} in told["facts"]
+    (tmp_path / "docs").mkdir()
+    words = " ".join(f"The barge carries salt{n} down the canal at night." for n in range(4))
+    for n in range(6):
+        (tmp_path / "docs" / f"{n}.md").write_text(f"# Salt barge number {n}\n\n{words} It was {n} again.\n")
+    made = tmp_path / "docs-synthetic"
+    status, out, _ = stepwell("init", tmp_path / "docs", tmp_path / "r.yaml", "--dry-run", "--json")
+    assert status == 0 and json.loads(out)["collection"] == str(made) and not made.exists()
+    status, out, _ = stepwell("init", tmp_path / "docs", tmp_path / "r.yaml", "--json")
+    told = json.loads(out)
+    assert status == 0 and made.is_dir() and (told["collection"], told["found"]) == (str(made), "passages")
+    assert told["synthetic"] == json.loads((made / "synthetic.json").read_text())
+
+
+def test_the_verbs_can_be_taken_from_the_package_whatever_was_imported():
+    for room in pkgutil.iter_modules(package.__path__):  # a room of the same name would take the verb's place
+        if room.name != "__main__":
+            importlib.import_module(f"stepwell.{room.name}")
+    assert {"init", "demo", "run", "search"} <= set(package.__all__)
+    for name, home in package._HOME.items():
+        assert getattr(package, name) is getattr(importlib.import_module(home), name)
 
 
 def test_plan_prints_a_table_on_standard_output(stepwell, tiny_recipe, tiny_run):
@@ -251,7 +283,7 @@ def test_ctrl_c_says_that_it_goes_on(stepwell, monkeypatch, tiny_recipe):
 def test_demo_can_be_priced_without_running(stepwell, monkeypatch, tiny_recipe, tmp_path):
     from stepwell.recipe_file import load_recipe
 
-    monkeypatch.setattr("stepwell.demo.demo_recipe", lambda: load_recipe(tiny_recipe))
+    monkeypatch.setattr("stepwell.demo_recipe.demo_recipe", lambda: load_recipe(tiny_recipe))
     status, out, _ = stepwell("demo", "--plan", "--out", tmp_path / "demo")
     assert status == 0 and "stage by stage" in out and not list(tmp_path.iterdir())
     status, out, _ = stepwell("demo", "--plan", "--json", "--out", tmp_path / "demo")

@@ -12,10 +12,13 @@ __version__ = "0.1.0.dev0"
 
 _HOME = {
     "ablate": "stepwell.api",
+    "bench": "stepwell.api",
     "check": "stepwell.api",
     "compare": "stepwell.api",
+    "demo": "stepwell.api",
     "encode": "stepwell.api",
     "evaluate_system": "stepwell.api",
+    "init": "stepwell.api",
     "mine": "stepwell.api",
     "plan": "stepwell.api",
     "run": "stepwell.api",
@@ -44,10 +47,13 @@ __all__ = [
     "StepwellError",
     "__version__",
     "ablate",
+    "bench",
     "check",
     "compare",
+    "demo",
     "encode",
     "evaluate_system",
+    "init",
     "load_recipe",
     "mine",
     "open_collection",
@@ -58,7 +64,21 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from stepwell.api import ablate, check, compare, encode, evaluate_system, mine, plan, run, score, search
+    from stepwell.api import (
+        ablate,
+        bench,
+        check,
+        compare,
+        demo,
+        encode,
+        evaluate_system,
+        init,
+        mine,
+        plan,
+        run,
+        score,
+        search,
+    )
     from stepwell.collection import Collection, open_collection
     from stepwell.errors import StepwellError
     from stepwell.recipe import Recipe

@@ -14,7 +14,7 @@ from stepwell.ablation import plan_ablation as plan_variants
 from stepwell.cluster import Cluster
 from stepwell.collection import Collection, Problem, check_directory, open_collection
 from stepwell.collection.store import default_cache
-from stepwell.demo import demo_recipe
+from stepwell.demo_recipe import demo_recipe
 from stepwell.display import Table, say
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Comparison, Evaluation, wins_and_losses
@@ -67,7 +67,7 @@ def init(
 
     ``making`` are fields of :class:`stepwell.synthetic.Making`; see :func:`stepwell.first_steps.start`.
     """
-    return start(directory, target, Wishes(student, layers, None, test, making), dry_run)
+    return start(directory, target, Wishes(student, layers, None, test, making), dry_run).recipe
 
 
 def plan(recipe: Recipe | str | Path, out: str | Path | None = None) -> Plan:

@@ -6,14 +6,18 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stepwell.collection.folder import Folder
 from stepwell.collection.source import Source
 from stepwell.collection.store import refuse
 from stepwell.display import say, show_aside
 from stepwell.errors import StepwellError
-from stepwell.init import write_recipe
+from stepwell.first_recipe import write_recipe
 from stepwell.looking import Sight, look
+
+if TYPE_CHECKING:
+    from stepwell.synthetic.report import SyntheticReport
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Wishes:
     Parameters
     ----------
     student, layers, teacher
-        As for :func:`stepwell.init.write_recipe`.
+        As for :func:`stepwell.first_recipe.write_recipe`.
     test
         A file of real queries, for passages that have none: see :class:`stepwell.synthetic.real.Real`.
     making
@@ -37,9 +41,44 @@ class Wishes:
     making: dict[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Start:
+    """What :func:`start` made, or would make.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+    collection
+        The collection that was made beside it; None where there was one.
+    sight
+        What was seen.
+    synthetic
+        What became of the queries that were proposed, where some were made.
+    """
+
+    recipe: Path
+    collection: Path | None
+    sight: Sight
+    synthetic: SyntheticReport | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        table = self.sight.table()
+        names = ["what", *table.columns[1:]]
+        return {
+            "recipe": str(self.recipe),
+            "collection": None if self.collection is None else str(self.collection),
+            "place": self.sight.place,
+            "found": self.sight.found,
+            "facts": [dict(zip(names, row, strict=True)) for row in table.rows],
+            "synthetic": None if self.synthetic is None else self.synthetic.to_json(),
+        }
+
+
 def start(
     directory: str | Path, target: str | Path = "recipe.yaml", wishes: Wishes | None = None, dry_run: bool = False
-) -> Path:
+) -> Start:
     """Look at a place, make a collection of it where it is none yet, and write a recipe.
 
     What is made lies beside the recipe: ``NAME-synthetic`` with queries made from passages that have none,
@@ -58,8 +97,8 @@ def start(
 
     Returns
     -------
-    Path
-        The recipe.
+    Start
+        The recipe, what was seen, and what else was made.
 
     Raises
     ------
@@ -81,19 +120,22 @@ def start(
     if dry_run:
         also = "" if made is None else f" the collection {made}, and"
         say(f"Nothing was written. Without --dry-run it would be{also} the recipe {target}.")
-        return target
+        return Start(target, made, sight)
     if made is None or sight.source is None:
-        return _recipe(directory if sight.source is None else sight.place, target, wishes)
+        _recipe(directory if sight.source is None else sight.place, target, wishes)
+        return Start(target, None, sight)
+    report = None
     if sight.found == "pairs":
         write_pairs(sight.source, made)
         say(f"{made} is the collection: a BEIR directory of the table's queries and passages.")
     else:
-        _synthesise(sight.source, made, wishes)
-    return _recipe(made, target, wishes, sight.place if isinstance(sight.source, Folder) else None)
+        report = _synthesise(sight.source, made, wishes)
+    _recipe(made, target, wishes, sight.place if isinstance(sight.source, Folder) else None)
+    return Start(target, made, sight, report)
 
 
-def _recipe(place: str | Path, target: Path, wishes: Wishes, origin: str | None = None) -> Path:
-    return write_recipe(place, target, wishes.student, wishes.layers, wishes.teacher, origin)
+def _recipe(place: str | Path, target: Path, wishes: Wishes, origin: str | None = None) -> None:
+    write_recipe(place, target, wishes.student, wishes.layers, wishes.teacher, origin)
 
 
 def _beside(sight: Sight, target: Path) -> Path | None:
@@ -116,7 +158,7 @@ def _beside(sight: Sight, target: Path) -> Path | None:
     return made
 
 
-def _synthesise(source: Source, made: Path, wishes: Wishes) -> None:
+def _synthesise(source: Source, made: Path, wishes: Wishes) -> SyntheticReport:
     from stepwell.synthetic import Making, make_collection
     from stepwell.synthetic.real import Real
 
@@ -124,6 +166,7 @@ def _synthesise(source: Source, made: Path, wishes: Wishes) -> None:
     report = make_collection(source, made, Making(**wishes.making), real)  # type: ignore[arg-type]
     show_aside(report.table())
     say(f"{made} is the collection, a BEIR directory: look at its queries.jsonl, and change what you like.")
+    return report
 
 
 def write_pairs(source: Source, folder: Path) -> None:

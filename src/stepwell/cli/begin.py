@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from stepwell.cli.app import app
+from stepwell.cli.app import JsonOption, app, print_json
 from stepwell.display import say
 
 By = Literal["bm25", "encoder", "either", "both"]
@@ -35,13 +35,15 @@ def init(
     by: Annotated[By, typer.Option("--round-trip", help="Who must find a synthetic query's passage again.")] = "bm25",
     depth: Annotated[int, typer.Option("--top", min=1, help="Within so many ranks.")] = 10,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Look at what is there, make queries for passages that have none, and write a commented recipe."""
-    from stepwell import api
+    from stepwell.first_steps import Wishes, start
 
-    path = api.init(
-        directory, target, student, layers, test=test, generator=generator, per_passage=per_passage, by=by, depth=depth,
-        dry_run=dry_run,
-    )  # fmt: skip
+    making: dict[str, object] = {"generator": generator, "per_passage": per_passage, "by": by, "depth": depth}
+    made = start(directory, target, Wishes(student, layers, None, test, making), dry_run)
     if not dry_run:
+        path = made.recipe
         say(f"{path} is written; look through it, then: stepwell plan {path}, and stepwell run {path}")
+    if as_json:
+        print_json(made.to_json())

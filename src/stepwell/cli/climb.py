@@ -19,7 +19,7 @@ def demo(
 ) -> None:
     """Climb a small ladder on the documentation of the installed Python packages, in minutes on a CPU."""
     from stepwell import api
-    from stepwell.demo import demo_recipe
+    from stepwell.demo_recipe import demo_recipe
 
     if plan_only:
         made = api.plan(demo_recipe(), out)

@@ -12,7 +12,7 @@ import numpy as np
 
 from stepwell.collection import Collection, Splits, open_collection, resolve_splits
 from stepwell.errors import StepwellError
-from stepwell.init_text import FEW, HEAD, LADDER, MADE, SMALL_LADDER, SYNTHETIC, WHOLE
+from stepwell.first_recipe_text import FEW, HEAD, LADDER, MADE, SMALL_LADDER, SYNTHETIC, WHOLE
 from stepwell.recipe import CollectionSection
 from stepwell.recipe_file import BUNDLED
 

@@ -6,7 +6,7 @@ import pytest
 
 from stepwell.collection import open_collection, resolve_splits
 from stepwell.errors import StepwellError
-from stepwell.init import write_recipe
+from stepwell.first_recipe import write_recipe
 from stepwell.recipe_file import load_recipe
 
 
@@ -32,7 +32,7 @@ def beir(tmp_path, monkeypatch):
 
 
 def test_the_recipe_is_valid_and_climbs_from_vectors_to_cross_encoders(beir, tmp_path, monkeypatch):
-    monkeypatch.setattr("stepwell.init.FEW_QUERIES", 10)
+    monkeypatch.setattr("stepwell.first_recipe.FEW_QUERIES", 10)
     recipe = load_recipe(write_recipe(beir(), tmp_path / "recipe.yaml"))
     kinds = [recipe.teachers[rung.teacher].kind for rung in recipe.ladder]
     assert [rung.loss for rung in recipe.ladder] == ["embedding", "candidates", "candidates"]
@@ -122,7 +122,7 @@ def test_a_student_deeper_than_its_base_is_refused_before_anything_is_written(be
 
 
 def test_teachers_of_another_base_keep_to_its_depth(beir, tmp_path, monkeypatch):
-    monkeypatch.setattr("stepwell.init.FEW_QUERIES", 10)
+    monkeypatch.setattr("stepwell.first_recipe.FEW_QUERIES", 10)
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text('{"num_hidden_layers": 12}')
