@@ -15,6 +15,10 @@ from safetensors.torch import load_file
 
 from processes import Program, stepwell
 from stepwell import cli, display
+from stepwell.ladder.build import stages_of
+from stepwell.ladder.run import prepare, shared_facts
+from stepwell.ladder.workspace import Workspace
+from stepwell.recipe_file import load_recipe
 
 
 def state(folder):
@@ -387,6 +391,46 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     one_paragraph(done.stderr, tmp_path / "nowhere.yaml")
+
+
+@pytest.fixture
+def full():
+    """Return a function after which a file can be opened and not be written, as on a full disk: the system's refusal.
+
+    It names no file, and comes when the content is written, or at the latest when the file is closed.
+    """
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+
+    def make(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to("/dev/full")
+        return path
+
+    return make
+
+
+ADVICE = ("the disk is full at", "make room and run the same command again")
+
+
+def test_no_room_for_the_first_file_of_a_run(refused, full, tiny_recipe, tmp_path):
+    full(tmp_path / "run" / "recipe.yaml.draft")
+    refused("run", tiny_recipe, "--out", tmp_path / "run", names=(*ADVICE, tmp_path / "run" / "recipe.yaml"))
+
+
+def test_no_room_for_what_a_stage_makes(refused, full, tiny_recipe, tmp_path):
+    out, ctx = tmp_path / "run", prepare(load_recipe(tiny_recipe))
+    bm25 = stages_of(ctx)[0]
+    place = Workspace(out, shared_facts(ctx)).place(bm25)
+    full(place.with_name(f"{place.name}.partial") / "dev.parquet")
+    refused("run", tiny_recipe, "--out", out, names=(*ADVICE, f"{place}.partial"))
+    assert not place.exists() and not (out / "results.json").exists()
+
+
+def test_no_room_for_negatives(refused, full, tiny_path, tmp_path):
+    full(tmp_path / "negatives.jsonl.draft")
+    refused("mine", tiny_path, tmp_path / "negatives.jsonl", names=(*ADVICE, tmp_path / "negatives.jsonl"))
+    assert not (tmp_path / "negatives.jsonl").exists()
 
 
 @pytest.mark.parametrize("kilobytes", [30, 200])

@@ -19,7 +19,7 @@ from stepwell.collection import Collection, open_collection
 from stepwell.collection.store import default_cache
 from stepwell.collection.trec import own_id
 from stepwell.display import Cell, Table, progress
-from stepwell.errors import StepwellError
+from stepwell.errors import StepwellError, writing
 from stepwell.models.encoder import Encoder
 from stepwell.models.teacher import LogOdds, Teacher
 from stepwell.negatives import Candidates
@@ -60,7 +60,7 @@ def _tuples(candidates: Candidates) -> Iterator[tuple[int, NDArray[np.int32]]]:
 
 def _write_lines(target: Path, lines: Iterable[dict[str, str]]) -> None:
     draft = target.with_name(f"{target.name}.draft")
-    with draft.open("w", encoding="utf-8") as file:
+    with writing(target), draft.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     draft.replace(target)
 
@@ -145,7 +145,8 @@ def score_pairs(
     scores = known.score(queries, passages[:, None])[:, 0]
     draft = target.with_name(f"{target.name}.draft")
     ids = _ids(queries, collection.query_ids), _ids(passages, collection.passage_ids)
-    pq.write_table(pa.table({"query-id": ids[0], "corpus-id": ids[1], "score": scores}), draft)
+    with writing(target):
+        pq.write_table(pa.table({"query-id": ids[0], "corpus-id": ids[1], "score": scores}), draft)
     draft.replace(target)
     rows: list[list[Cell]] = [
         ["pairs", len(queries)],

@@ -12,7 +12,7 @@ from stepwell.collection.folder import Folder
 from stepwell.collection.source import Source
 from stepwell.collection.store import refuse
 from stepwell.display import say, show_aside
-from stepwell.errors import StepwellError
+from stepwell.errors import StepwellError, writing
 from stepwell.first_recipe import write_recipe
 from stepwell.looking import Sight, look
 
@@ -125,11 +125,12 @@ def start(
         _recipe(directory if sight.source is None else sight.place, target, wishes)
         return Start(target, None, sight)
     report = None
-    if sight.found == "pairs":
-        write_pairs(sight.source, made)
-        say(f"{made} is the collection: a BEIR directory of the table's queries and passages.")
-    else:
-        report = _synthesise(sight.source, made, wishes)
+    with writing(made):
+        if sight.found == "pairs":
+            write_pairs(sight.source, made)
+            say(f"{made} is the collection: a BEIR directory of the table's queries and passages.")
+        else:
+            report = _synthesise(sight.source, made, wishes)
     _recipe(made, target, wishes, sight.place if isinstance(sight.source, Folder) else None)
     return Start(target, made, sight, report)
 

@@ -12,14 +12,14 @@ import typer
 from stepwell.cli import ablate, begin, climb, data, export, index, judge, report, search, serve
 from stepwell.cli.app import app
 from stepwell.display import warn
-from stepwell.errors import StepwellError
+from stepwell.errors import DISK_FULL, StepwellError
 
 __all__ = ["ablate", "app", "begin", "climb", "data", "export", "index", "judge", "main", "report", "search", "serve"]
 
 
 def _explain(error: OSError) -> str:
     where = f" at {error.filename}" if error.filename else ""
-    if error.errno == errno.ENOSPC:
+    if error.errno in DISK_FULL:
         return (
             f"the disk is full{where}. What is finished is safe; make room and run the same command again: it goes on."
         )

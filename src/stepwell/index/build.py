@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from stepwell.collection import Collection
 from stepwell.collection.store import default_cache
 from stepwell.display import progress, say
-from stepwell.errors import StepwellError
+from stepwell.errors import StepwellError, writing
 from stepwell.index.folder import (
     FORMAT,
     MANIFEST,
@@ -97,7 +97,7 @@ def build(
         say(f"{out} is there already, with these settings, this model and these passages.")
         return report_of(read_manifest(out))
     sample = Sample(collection, encoder, passages, split)
-    with _draft(out, key) as part:
+    with _draft(out, key) as part, writing(out):
         encoder.save(part / MODEL)
         (part / PASSAGES).mkdir(exist_ok=True)
         write_passages(collection, part / PASSAGES)

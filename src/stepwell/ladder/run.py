@@ -14,6 +14,7 @@ from stepwell import distributed
 from stepwell.collection import open_collection, resolve_splits
 from stepwell.collection.store import default_cache
 from stepwell.display import Progress, duration, progress, say, warn
+from stepwell.errors import writing
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
@@ -176,5 +177,6 @@ def _replace_tree(source: Path, target: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
     draft = path.with_name(f"{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    with writing(path):
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)

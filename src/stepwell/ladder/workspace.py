@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from stepwell import distributed
 from stepwell.display import warn
-from stepwell.errors import StepwellError
+from stepwell.errors import StepwellError, writing
 from stepwell.pair_counts import counting
 
 LAYOUT = 2
@@ -270,11 +270,12 @@ class Workspace:
             inputs = {name: self.folders[real] for name, real in names.items()}
             if stage.collective or distributed.is_main():
                 partial.mkdir(exist_ok=True)
-                with counting(partial):
+                with writing(partial), counting(partial):
                     stage.run(Job(partial, inputs, names, advance))
             distributed.barrier()
             if distributed.is_main():
-                self._finish(stage, partial, place, time.monotonic() - began)
+                with writing(partial):
+                    self._finish(stage, partial, place, time.monotonic() - began)
             distributed.barrier()
         name = self.resolve(stage.name)
         self.keys[name], self.folders[name] = self.key(stage), place

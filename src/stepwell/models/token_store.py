@@ -22,6 +22,7 @@ from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.collection.store import default_cache
 from stepwell.collection.unlabelled import Unlabelled
+from stepwell.errors import writing
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
@@ -117,7 +118,8 @@ def open_tokens(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if _map(folder, tokenizer, size, kept) is None:
-                _make(folder, tokenizer, texts, size, kept, prompt, advance)
+                with writing(folder):
+                    _make(folder, tokenizer, texts, size, kept, prompt, advance)
     distributed.barrier()
     tokens = tokens or _map(folder, tokenizer, size, kept)
     if tokens is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.display import duration
-from stepwell.errors import StepwellError
+from stepwell.errors import StepwellError, writing
 from stepwell.ladder.telling import funnel_grid
 from stepwell.report import plots
 from stepwell.report.drawing import need_matplotlib
@@ -92,8 +92,9 @@ def write(runs: Sequence[RunFacts], target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     for path, text in contents.items():
         draft = path.with_name(f"{path.name}.draft")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        with writing(path):
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
     return facts
 
 

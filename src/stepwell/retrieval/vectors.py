@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.collection.unlabelled import Unlabelled
-from stepwell.errors import StepwellError
+from stepwell.errors import StepwellError, writing
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.token_store import side_tokens, unlabelled_tokens
 from stepwell.retrieval.shards import Shards, write_array
@@ -194,11 +194,14 @@ def write_vectors(
     for number, block in enumerate(draft.blocks()):
         mine = number % distributed.world_size() == distributed.rank()  # its owner alone looks whether it is there
         if mine and not draft.has(block):
-            draft.keep(block, encode(block))
+            vectors = encode(block)
+            with writing(folder):
+                draft.keep(block, vectors)
         advance(block.stop - block.start)
     distributed.barrier()
     if distributed.is_main():
-        draft.finish()
+        with writing(folder):
+            draft.finish()
     distributed.barrier()
 
 
