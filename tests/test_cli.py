@@ -3,6 +3,7 @@
 import importlib
 import json
 import pkgutil
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import stepwell as package
 from stepwell import __version__, cli, display
+from stepwell.collection.docstrings import Pair
 from stepwell.models.reranker import Reranker
 
 
@@ -288,6 +290,19 @@ def test_demo_can_be_priced_without_running(stepwell, monkeypatch, tiny_recipe, 
     assert status == 0 and "stage by stage" in out and not list(tmp_path.iterdir())
     status, out, _ = stepwell("demo", "--plan", "--json", "--out", tmp_path / "demo")
     assert status == 0 and json.loads(out)["stages"] and not list(tmp_path.iterdir())
+
+
+def test_what_the_demo_says_to_try_finds_something(stepwell, monkeypatch, tiny_run, tmp_path):
+    monkeypatch.setenv("STEPWELL_CACHE", str(tmp_path))  # this demo is for nobody else
+    told = ("If you need to open a compressed file as text, use the other function.", "The barge is slow by night.")
+    pairs = [Pair(f"pack.thing{n}", f"Return the thing number {n}.", text) for n, text in enumerate(told)]
+    monkeypatch.setattr("stepwell.collection.demo.read_installed", lambda: iter(pairs))
+    monkeypatch.setattr("stepwell.api.demo", lambda out: {})
+    status, _, said = stepwell("demo", "--out", tiny_run)
+    commands = [shlex.split(line.partition(": stepwell ")[2]) for line in said.splitlines()]
+    assert status == 0 and [command[-1] for command in commands] == ["how do I open a compressed file", "demo-full"]
+    assert stepwell(*commands[0])[1].count("doc/") == 5
+    assert stepwell(*commands[1])[1].count("pack.thing") == 2
 
 
 def test_export_writes_a_folder_and_says_where(stepwell, tiny_model, tmp_path):

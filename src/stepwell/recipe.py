@@ -50,7 +50,7 @@ class CollectionSection(Section):
     """What is searched, and which queries train, steer and test."""
 
     path: str = Field(
-        description="A BEIR directory (corpus.jsonl, queries.jsonl, qrels/) or one of another format, `irds:NAME` (ir-datasets), `hf:NAME` (Hugging Face), or `demo`: the docs of installed Python packages. See your-own-corpus.md."
+        description="A BEIR directory (corpus.jsonl, queries.jsonl, qrels/) or one of another format, `irds:NAME` (ir-datasets), `hf:NAME` (Hugging Face), or `demo`: docstrings of the standard library and of some packages (`demo-full`: all of them). See your-own-corpus.md."
     )
     format: Literal[
         "auto", "beir", "msmarco-passage", "msmarco-document", "dpr", "tables", "folder", "ir-datasets", "huggingface"

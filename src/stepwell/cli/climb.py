@@ -17,7 +17,7 @@ def demo(
     plan_only: Annotated[bool, typer.Option("--plan", help="Only show what it will take.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Climb a small ladder on the documentation of the installed Python packages, in minutes on a CPU."""
+    """Climb a small ladder on docstrings of Python and of installed packages, in minutes on a CPU."""
     from stepwell import api
     from stepwell.demo_recipe import demo_recipe
 
@@ -27,7 +27,9 @@ def demo(
         return
     results = api.demo(out)
     print_json(results) if as_json else _show_results(results)
-    say(f'Try it: stepwell search {out} "how do I open a zip file"')
+    query = '"how do I open a compressed file"'
+    say(f"Try it: stepwell search {out} {query}")
+    say(f"Beyond the demo's 2,400 passages: stepwell search {out / 'model'} {query} --collection demo-full")
 
 
 @app.command()

@@ -1,7 +1,7 @@
-"""The built-in collection: the documentation of the Python packages that are installed.
+"""The built-in collections: docstrings of the standard library, and of ``PACKAGES`` where they are installed.
 
-Real text that is on every machine after install, and useful by itself: a search over the docs of what one
-has. The same packages give the same collection.
+Real text that is on every machine after install. ``demo`` is a small part of ``demo-full``. The same versions give
+the same collections.
 """
 
 from __future__ import annotations
