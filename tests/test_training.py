@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -203,13 +206,58 @@ class TestResuming:
         assert (fingerprint(objective.module), log.losses, log.steps) == (*uninterrupted, 6)
 
     @pytest.mark.parametrize("left", [0, 7, 500, -1])
-    def test_a_truncated_checkpoint_begins_anew(self, student, tmp_path, uninterrupted, left):
+    def test_a_truncated_checkpoint_begins_anew_and_that_is_said(self, student, tmp_path, uninterrupted, left, capsys):
         self.killed_at(student(), 4, tmp_path)
         checkpoint = tmp_path / "checkpoint.safetensors"
         checkpoint.write_bytes(checkpoint.read_bytes()[:left])
-        objective = student()
-        log = train(objective, self.SETTINGS, tmp_path, 5)
+        self.begins_anew(student(), tmp_path, uninterrupted, capsys)
+
+    @pytest.mark.parametrize("place", ["a tensor", "the log"])
+    def test_a_checkpoint_with_a_flipped_bit_begins_anew_and_that_is_said(
+        self, student, tmp_path, uninterrupted, place, capsys
+    ):
+        self.killed_at(student(), 4, tmp_path)
+        checkpoint = tmp_path / "checkpoint.safetensors"
+        content = bytearray(checkpoint.read_bytes())
+        at = -1_000 if place == "a tensor" else content.index(b'\\"steps\\": 3') + 11  # where it says 3 steps
+        content[at] ^= 1
+        checkpoint.write_bytes(content)
+        with safe_open(checkpoint, framework="pt") as file:  # nothing but the sha256 tells
+            assert json.loads(file.metadata()["log"])["steps"] == (3 if place == "a tensor" else 2)
+        self.begins_anew(student(), tmp_path, uninterrupted, capsys)
+
+    @pytest.mark.parametrize("metadata", [None, {"log": "[]"}, {"log": '{"epoch": 1}'}, {"other": "log"}])
+    def test_another_programs_checkpoint_begins_anew_and_that_is_said(
+        self, student, tmp_path, uninterrupted, metadata, capsys
+    ):
+        save_file({"weight": torch.ones(1)}, tmp_path / "checkpoint.safetensors", metadata)
+        self.begins_anew(student(), tmp_path, uninterrupted, capsys)
+
+    def begins_anew(self, objective, folder, uninterrupted, capsys):
+        """Train on from a checkpoint that must not be taken up."""
+        capsys.readouterr()
+        told = []
+        log = train(objective, self.SETTINGS, folder, 5, lambda n, note: told.append(n))
         assert (fingerprint(objective.module), log.losses) == uninterrupted
+        assert told == [0, *[1] * 6]
+        warnings = [line for line in capsys.readouterr().err.splitlines() if "Warning" in line]
+        assert len(warnings) == 1
+        assert (
+            f"{folder / 'checkpoint.safetensors'} can't be taken up, so this training begins at step 0" in warnings[0]
+        )
+
+    def test_a_checkpoint_of_bf16_and_of_single_numbers_is_taken_up(self, tmp_path, capsys):
+        module = nn.Linear(3, 2).to(torch.bfloat16)
+        module.scale = nn.Parameter(torch.tensor(2.5))
+        module.empty = nn.Parameter(torch.ones(0))
+        path, optimiser = tmp_path / "checkpoint.safetensors", torch.optim.AdamW(module.parameters())
+        training.Checkpoint(path, module, optimiser).save(training.TrainingLog(steps=4))
+        weights = fingerprint(module)
+        with torch.no_grad():
+            module.weight.zero_(), module.scale.zero_()
+        assert training.Checkpoint(path, module, optimiser).load().steps == 4
+        assert fingerprint(module) == weights
+        assert not capsys.readouterr().err
 
     def test_a_kill_while_the_checkpoint_is_written_leaves_the_last_one(
         self, student, tmp_path, uninterrupted, monkeypatch

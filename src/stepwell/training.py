@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stepwell import distributed
+from stepwell.display import warn
 from stepwell.errors import StepwellError
 from stepwell.models.attention import for_training
-from stepwell.models.build import cannot_write, head_parameters
+from stepwell.models.build import cannot_write, head_parameters, sha256_of
 from stepwell.models.engine import Work, work
 from stepwell.recipe import Optimiser, RerankTraining
 
@@ -292,7 +293,7 @@ def _set_dropout(module: nn.Module, on: bool) -> None:
 
 
 class Checkpoint:
-    """Weights, moments and the log in one safetensors file, replaced atomically."""
+    """Weights, moments and the log in one safetensors file with the sha256 of all of it, replaced atomically."""
 
     def __init__(self, path: Path, module: nn.Module, optimiser: torch.optim.AdamW) -> None:
         self.path, self.module, self.optimiser = path, module, optimiser
@@ -307,23 +308,27 @@ class Checkpoint:
 
     def save(self, log: TrainingLog) -> None:
         """Write the file under another name, then rename it."""
-        tensors = {name: tensor.detach().contiguous() for name, tensor in self._tensors().items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        told = json.dumps(log.to_json())
         draft = self.path.with_suffix(".draft")
         try:
-            save_file(tensors, draft, metadata={"log": json.dumps(log.to_json())})
+            save_file(tensors, draft, metadata={"log": told, "sha256": sha256_of(tensors, told)})
         except SafetensorError as error:
             raise cannot_write(draft, error) from error
         draft.replace(self.path)
 
     def load(self) -> TrainingLog:
-        """Take up the file if it is there and whole; else begin at step 0."""
+        """Take up the file if it is there and whole; else begin at step 0, with a warning where it is there."""
         if not self.path.is_file():
             return TrainingLog()
         try:
-            with safe_open(self.path, framework="pt") as file:
-                log = TrainingLog(**json.loads(file.metadata()["log"]))
-                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (SafetensorError, KeyError, ValueError):
+            log, saved = self._read()
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            if distributed.is_main():
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                warn(
+                    f"the checkpoint {self.path} can't be taken up, so this training begins at step 0 again ({reason})."
+                )
             return TrainingLog()
         for index, parameter in enumerate(self._parameters()):
             if f"moment1.{index}" in saved:
@@ -336,6 +341,15 @@ class Checkpoint:
             for name, parameter in self.module.named_parameters():
                 parameter.copy_(saved[f"weight.{name}"])
         return log
+
+    def _read(self) -> tuple[TrainingLog, dict[str, Tensor]]:
+        with safe_open(self.path, framework="pt") as file:
+            facts = file.metadata()
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        log = TrainingLog(**json.loads(facts["log"]))
+        if facts.get("sha256") != sha256_of(saved, facts["log"]):
+            raise ValueError("its content is not what was saved, by its sha256; the disk may be failing")
+        return log, saved
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]

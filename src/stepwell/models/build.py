@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
@@ -289,10 +289,15 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def fingerprint(model: nn.Module, *extra: object) -> str:
     """Return the sha256 (hex) of all weights and of ``extra`` facts; the same weights give the same name."""
-    digest = hashlib.sha256(json.dumps([str(fact) for fact in extra]).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    return sha256_of(model.state_dict(), json.dumps([str(fact) for fact in extra]))
+
+
+def sha256_of(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """Return the sha256 (hex) of a text and of named tensors, of any shape and type; on a CPU nothing is copied."""
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
