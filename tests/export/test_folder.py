@@ -17,7 +17,7 @@ from stepwell.export.folder import Exported, export, table
 from stepwell.export.graph import ONNX, ONNX_INT8, OPENVINO, OPENVINO_INT8
 from stepwell.export.quality import Yardstick
 from stepwell.models.backends import missing
-from stepwell.models.build import build_student
+from stepwell.models.build import build_student, open_sentence_transformer, save_model
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.searcher import retrieve_with
 from test_docs import ROOT, blocks
@@ -248,6 +248,16 @@ def test_two_towers_are_refused_as_one_graph(tiny_model, tmp_path):
     with pytest.raises(StepwellError, match="two towers"):
         export(str(tmp_path / "towers"), ["onnx"], tmp_path / "out")
     assert export(str(tmp_path / "towers"), ["safetensors"], tmp_path / "out")[0].is_dir()
+
+
+def test_a_prompt_that_is_not_pooled_is_refused_as_a_graph(tiny_model, tmp_path):
+    base = open_sentence_transformer(str(tiny_model))
+    base.prompts = {"query": "which "}
+    base.set_pooling_include_prompt(False)
+    save_model(base, tmp_path / "base")
+    with pytest.raises(StepwellError, match=r"leaves its prompts out.*--to safetensors"):
+        export(str(tmp_path / "base"), ["onnx"], tmp_path / "out")
+    assert export(str(tmp_path / "base"), ["safetensors"], tmp_path / "out")[0].is_dir()
 
 
 def test_a_run_whose_collection_changed_is_not_measured_on_it(tiny_run, tiny_path, tmp_path):

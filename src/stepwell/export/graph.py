@@ -63,8 +63,13 @@ def check_towers(encoder: Encoder) -> None:
     Raises
     ------
     StepwellError
-        When it has a tower for each side.
+        When it has a tower for each side, or prompts that it leaves out of the pooling.
     """
+    if encoder.unpooled:
+        raise StepwellError(
+            "this model leaves its prompts out of the pooling (`include_prompt` is false), and a graph can't be told "
+            "where a prompt ends: its vectors would be others. Export it with --to safetensors."
+        )
     if any(isinstance(module, Router) for module in encoder.model.modules()):
         raise StepwellError(
             "this model has two towers, one for queries and one for passages, and a graph is one: no program that "

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from stepwell.ladder.context import Context
 from stepwell.ladder.workspace import Work
-from stepwell.models.build import cannot_open, locate, open_sentence_transformer, quiet, transformer_of
+from stepwell.models.build import cannot_open, locate, open_one_tower, open_sentence_transformer, quiet, transformer_of
 from stepwell.models.tokens import Template, Tokens
 from stepwell.recipe import Optimiser
 from stepwell.recipe_teachers import (
@@ -83,7 +83,7 @@ class Prices:
     def of(cls, ctx: Context) -> Prices:
         """Count a run's texts, and their tokens on a sample with the student's tokenizer."""
         recipe, collection = ctx.recipe, ctx.collection
-        tokenizer = transformer_of(open_sentence_transformer(recipe.student.base)).tokenizer
+        tokenizer = transformer_of(open_one_tower(recipe.student.base)).tokenizer
         special = sum(Template.of(tokenizer).overhead) / 2
         random = np.random.default_rng(0)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -96,7 +96,9 @@ class Net:
     cosine
         Whether outputs are normalised.
     task
-        Which of two towers: ``query`` or ``document``; None for a model with one.
+        Which of two towers or prompts: ``query`` or ``document``; None where the model makes no difference.
+    unpooled
+        For each task, how many first tokens of a text are a prompt that the model leaves out of the pooling.
     """
 
     model: nn.Module
@@ -105,6 +107,7 @@ class Net:
     name: Callable[[], str]
     cosine: bool = False
     task: str | None = None
+    unpooled: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -124,8 +127,11 @@ class Net:
 
     def apply(self, model: nn.Module, features: Features) -> Tensor:
         """Run ``model``, which is this one or a copy: (B, ...)."""
+        inputs: dict[str, Any] = dict(features)
+        if self.task is not None and self.task in self.unpooled:
+            inputs["prompt_length"] = self.unpooled[self.task]
         options = {} if self.task is None else {"task": self.task}
-        out: Tensor = model(dict(features), **options)[self.output]
+        out: Tensor = model(inputs, **options)[self.output]
         return out
 
 

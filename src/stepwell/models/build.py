@@ -73,9 +73,47 @@ def open_sentence_transformer(base: str) -> SentenceTransformer:
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return SentenceTransformer(place, device="cpu", model_kwargs=WEIGHTS)
+            model = SentenceTransformer(place, device="cpu", model_kwargs=WEIGHTS)
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise cannot_open(base, "encoder", error) from error
+    _check_routes(model, base)
+    return model
+
+
+def _check_routes(model: SentenceTransformer, base: str) -> None:
+    """Refuse towers that stepwell can't feed: it tokenises both sides alike, and knows no other routes."""
+    routes: list[Any] = list(model[0].sub_modules.values()) if isinstance(model[0], Router) else []
+    tokenizers: list[Any] = [route[0].tokenizer for route in routes if isinstance(route[0], Transformer)]
+    alike = len(tokenizers) == len(routes) and all(t.get_vocab() == tokenizers[0].get_vocab() for t in tokenizers)
+    if not alike or any(set(router.sub_modules) != {"query", "document"} for router in _routers(model)):
+        raise StepwellError(
+            f"can't use {base}: it sends texts different ways, and stepwell only knows the ways `query` and `document` "
+            "that both begin with a transformer and the same tokenizer; other vectors would mean nothing. Take a model "
+            "with such towers, or with one."
+        )
+
+
+def open_one_tower(base: str) -> SentenceTransformer:
+    """Open an encoder whose transformer is to be cut or built upon.
+
+    Raises
+    ------
+    StepwellError
+        When it can't be opened, or has a tower for each side: neither can stand for both.
+    """
+    model = open_sentence_transformer(base)
+    if _routers(model):
+        raise StepwellError(
+            f"{base} has two towers, one for queries and one for passages, and what is cut or built here starts from "
+            "one: the other would be lost. Name the directory of one tower in `from` (query_0_Transformer or "
+            "document_0_Transformer in it), or take the whole as a dual-encoder teacher without `layers`, `pooling` "
+            "and `similarity`."
+        )
+    return model
+
+
+def _routers(model: nn.Module) -> list[Router]:
+    return [module for module in model.modules() if isinstance(module, Router)]
 
 
 def open_cross_encoder(base: str) -> CrossEncoder:
@@ -216,9 +254,12 @@ def build_student(
 ) -> SentenceTransformer:
     """Build a dual encoder from the embeddings and some layers of ``base``.
 
-    ``pooling`` and ``similarity`` may be None: then they are the base model's own.
+    ``pooling`` and ``similarity`` may be None: then they are the base model's own. Where nothing is to be changed, the
+    base is taken as it is, with all its modules and towers.
     """
-    model = open_sentence_transformer(base)
+    if takes_whole(layers, pooling, similarity) and not isinstance(pick, list) and towers == 1:
+        return _whole(open_sentence_transformer(base), max_tokens)
+    model = open_one_tower(base)
     chosen_similarity = similarity or _similarity_of(model)
     own = next((module for module in model.modules() if isinstance(module, Pooling)), None)
     own_mode = own.pooling_mode if own is not None else "mean"
@@ -226,25 +267,48 @@ def build_student(
     extra = [module for module in model if isinstance(module, Dense)] if mode == own_mode else []
 
     def tower() -> list[Any]:
-        with quiet():
-            transformer = transformer_of(open_sentence_transformer(base))
+        transformer = transformer_of(open_sentence_transformer(base))
         cut_layers(transformer.auto_model, layers, pick)
-        limit = transformer.max_seq_length
-        transformer.max_seq_length = min(max_tokens, most_tokens(transformer.auto_model) or limit or max_tokens)
+        transformer.max_seq_length = _limit(transformer, max_tokens)
         modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), mode), *extra]
         return [*modules, Normalize()] if chosen_similarity == "cos" else modules
 
     function: Literal["cosine", "dot"] = "cosine" if chosen_similarity == "cos" else "dot"
-    prompts = {name: prompt for name, prompt in model.prompts.items() if prompt}
-    for name in ("passage", "corpus"):  # sentence-transformers looks no further than an empty "document"
-        if name in prompts:
-            prompts.setdefault("document", prompts[name])
     with quiet():
         if towers == 2:
             modules: list[Any] = [Router.for_query_document(tower(), tower())]
         else:
             modules = tower()
-        return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=function, prompts=prompts or None)
+        prompts = _prompts_of(model) or None
+        return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=function, prompts=prompts)
+
+
+def takes_whole(layers: int | None, pooling: str | None, similarity: str | None) -> bool:
+    """Return whether a dual encoder is its base as it is."""
+    return layers is None and pooling is None and similarity is None
+
+
+def _whole(model: SentenceTransformer, max_tokens: int) -> SentenceTransformer:
+    """Leave a dual encoder as it is, in place; how long texts may be and how vectors are compared is written down."""
+    transformer_of(model)  # without one it is refused
+    limits = [_limit(module, max_tokens) for module in model.modules() if isinstance(module, Transformer)]
+    model.max_seq_length = min(limits)
+    model.similarity_fn_name = "cosine" if _similarity_of(model) == "cos" else "dot"
+    model.truncate_dim = None  # vectors are compared whole
+    model.prompts = {**model.prompts, **_prompts_of(model)}
+    return model
+
+
+def _limit(transformer: Transformer, wanted: int) -> int:
+    return min(wanted, most_tokens(transformer.auto_model) or transformer.max_seq_length or wanted)
+
+
+def _prompts_of(model: SentenceTransformer) -> dict[str, str]:
+    prompts = {name: prompt for name, prompt in model.prompts.items() if prompt}
+    for name in ("passage", "corpus"):  # sentence-transformers looks no further than an empty "document"
+        if name in prompts:
+            prompts.setdefault("document", prompts[name])
+    return prompts
 
 
 def most_tokens(model: nn.Module) -> int | None:
@@ -271,7 +335,7 @@ def build_cross_encoder(base: str, layers: int | None, max_tokens: int, seed: in
     if model is not None and model.num_labels == 1:
         cut_layers(transformer_of(model).auto_model, layers)
     else:
-        transformer = transformer_of(open_sentence_transformer(base))
+        transformer = transformer_of(open_one_tower(base))
         cut_layers(transformer.auto_model, layers)
         width = transformer.get_embedding_dimension()
         with torch.random.fork_rng(devices=[]):

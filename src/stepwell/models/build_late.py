@@ -19,7 +19,7 @@ from stepwell.models.build import (
     facts_of,
     locate,
     most_tokens,
-    open_sentence_transformer,
+    open_one_tower,
     quiet,
     transformer_of,
 )
@@ -88,7 +88,7 @@ def build_multi_vector(
         model = open_multi_vector(base)
         cut_layers(transformer_of(model).auto_model, layers)
         return model
-    source = open_sentence_transformer(base)
+    source = open_one_tower(base)
     transformer: Any = transformer_of(source)
     cut_layers(transformer.auto_model, layers)
     limit = most_tokens(transformer.auto_model) or transformer.max_seq_length or max(query, passage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,9 @@ class Encoder:
         self.limit = int(model.max_seq_length or 512)
         self.cosine = "cos" in str(model.similarity_fn_name or "cosine").lower()
         self.scale = scale if scale is not None else (20.0 if self.cosine else 1.0)
-        net = Net(self.model, "sentence_embedding", self._samples, lambda: self.fingerprint, self.cosine)
+        self.unpooled = self._unpooled()
+        name = "sentence_embedding"
+        net = Net(self.model, name, self._samples, lambda: self.fingerprint, self.cosine, unpooled=self.unpooled)
         self.inference = Inference(net, "embedding")
 
     @classmethod
@@ -77,13 +79,21 @@ class Encoder:
         """The sha256 of weights, token limit, pooling, prompts and similarity."""
         pooling = [module.pooling_mode for module in self.model.modules() if isinstance(module, Pooling)]
         prompts = [self.prompt("query"), self.prompt("document")]
-        return fingerprint(self.model, self.limit, pooling, prompts, self.cosine, self.scale)
+        unpooled = [self.unpooled] if self.unpooled else []
+        return fingerprint(self.model, self.limit, pooling, prompts, self.cosine, self.scale, *unpooled)
 
     def prompt(self, side: Side) -> str:
         """Return what the model wants in front of its texts, as sentence-transformers would choose it."""
         names = ("query",) if side == "query" else ("document", "passage", "corpus")
         prompts = self.model.prompts or {}
         return next((prompt for name in names if (prompt := prompts.get(name))), "")
+
+    def _unpooled(self) -> dict[str, int]:
+        """Return how many first tokens of a side's texts are a prompt that the model leaves out of the pooling."""
+        if all(module.include_prompt for module in self.model.modules() if isinstance(module, Pooling)):
+            return {}
+        before, sides = len(self.template.single[0]), get_args(Side)
+        return {side: before + len(self.tokenise([""], side)[0]) for side in sides if self.prompt(side)}
 
     def room(self, limit: int | None = None) -> int:
         """Return how many tokens of a text count, specials apart, when it may have ``limit`` with them."""
@@ -102,6 +112,8 @@ class Encoder:
         device = distributed.state().device
         features: dict[str, Any] = self.template.texts(tokens, rows, self.limit, few_shapes())
         features = {name: tensor.to(device) for name, tensor in features.items()}
+        if side in self.unpooled:
+            features["prompt_length"] = self.unpooled[side]
         vectors: Tensor = self.model(features, task=side)["sentence_embedding"]
         return nn.functional.normalize(vectors.float(), dim=1) if self.cosine else vectors
 

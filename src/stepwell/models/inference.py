@@ -68,9 +68,9 @@ class Inference:
         tokens
             Of all texts of the job.
         task
-            ``query`` or ``document`` for an encoder, which may have a tower for each.
+            ``query`` or ``document`` for an encoder, which may have a tower for each, or a prompt that is not pooled.
         """
-        routed = any(isinstance(module, Router) for module in self.net.model.modules())
+        routed = self.net.unpooled or any(isinstance(module, Router) for module in self.net.model.modules())
         net = replace(self.net, task=task if routed else None)
         if tokens < LEAST:
             return self._open_small(net)
