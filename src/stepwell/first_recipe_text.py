@@ -106,7 +106,7 @@ ladder:
   - teacher: dual           # its order of all passages of a batch
     loss: in-batch
     gamma: 0
-    hold: 1.0               # stay near its vectors
+    hold: 1.0               # stay near its vectors; 0 for a teacher whose vectors are wider than the student's
     epochs: 2
     lr: 1e-4
     batch: 16

@@ -92,7 +92,7 @@ class Rung(Optimiser):
     beside_weight: Weight = Field(0.5, description="Weight of that term.")
     hold: Weight = Field(
         0.0,
-        description="Weight of staying near the embedding teacher's vectors (the embedding rung's loss, kept beside).",
+        description="Weight of staying near the embedding teacher's vectors (the embedding rung's loss, kept beside); it needs vectors of the student's width.",
     )
     negatives: str = Field(
         "auto",

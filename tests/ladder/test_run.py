@@ -7,15 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Router
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from stepwell import api, training
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
+from stepwell.ladder import prices
 from stepwell.ladder.build import stages_of
+from stepwell.ladder.prices import vector_width
 from stepwell.ladder.run import prepare
 from stepwell.ladder.workspace import damage, read_json
+from stepwell.models.build import build_student, open_sentence_transformer, save_model
 from stepwell.models.encoder import Encoder
+from stepwell.recipe import StudentSection
 from stepwell.recipe_file import load_recipe
+from stepwell.recipe_teachers import DualEncoderTeacher
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.searcher import Searcher
 
@@ -276,6 +283,89 @@ def test_a_teacher_that_only_stands_beside_a_rung_is_made_too(variant):
     assert order.index("teacher.other.vectors") < order.index("rung-2")
     assert {"teacher.other.vectors", "teacher.de.vectors"} <= set(stages["rung-2"].inputs)
     assert "teacher.other.vectors" not in stages["rung-1"].inputs
+
+
+@pytest.fixture
+def narrow(tiny_model, tmp_path):
+    """Return the directory of an encoder whose head makes vectors of 24 numbers of those of 32."""
+    base = open_sentence_transformer(str(tiny_model))
+    base.append(Dense(32, 24))
+    save_model(base, tmp_path / "narrow")
+    return tmp_path / "narrow"
+
+
+@pytest.mark.parametrize(
+    "student, teacher",
+    [("from: MODEL", "from: NARROW"), ("from: NARROW, pooling: cls", "from: NARROW"), ("from: NARROW", "from: MODEL")],
+)
+def test_hold_is_refused_before_anything_runs_where_vectors_have_other_widths(
+    variant, narrow, tmp_path, student, teacher
+):
+    changes = [
+        ("student: {from: MODEL", "student: {" + student.replace("NARROW", str(narrow))),
+        ("de: {kind: dual-encoder, from: MODEL", "de: {kind: dual-encoder, " + teacher.replace("NARROW", str(narrow))),
+    ]
+    widths = (24, 32) if student == "from: NARROW" else (32, 24)
+    held = variant(*changes, ("loss: candidates,", "loss: candidates, hold: 0.5,"))
+    told = rf"rung 2 of the ladder: `hold` .*'de'.* have {widths[0]} numbers, .* {widths[1]}\. Set `hold: 0`"
+    for start in (api.plan, api.run):
+        with pytest.raises(StepwellError, match=told):
+            start(held, tmp_path / "run")
+    assert not list(tmp_path.glob("run/stages/*"))
+    assert "asymmetric.test" not in names(load_recipe(variant(*changes)))
+
+
+def test_hold_and_the_asymmetric_retriever_ask_for_the_width_of_vectors_not_of_layers(variant, narrow):
+    recipe = variant(
+        ("student: {from: MODEL", f"student: {{from: {narrow}"),
+        ("de: {kind: dual-encoder, from: MODEL", f"de: {{kind: dual-encoder, from: {narrow}"),
+        ("loss: candidates,", "loss: candidates, hold: 0.5,"),
+    )
+    assert "asymmetric.test" in names(load_recipe(recipe))
+
+
+@pytest.mark.parametrize("head", ["none", "plain", "dense", "two poolings", "norm"])
+def test_the_width_of_vectors_is_told_without_opening_the_model(tiny_model, tmp_path, monkeypatch, head):
+    base, place = open_sentence_transformer(str(tiny_model)), str(tmp_path / "base")
+    if head == "two poolings":
+        base[1] = Pooling(32, ("mean", "max"))
+    for module in {"dense": [Dense(32, 24)], "norm": [LayerNorm(32), Normalize()]}.get(head, []):
+        base.append(module)
+    save_model(base, tmp_path / "base")
+    if head == "none":  # a model of transformers alone
+        (tmp_path / "base" / "modules.json").unlink()
+    sections = [
+        DualEncoderTeacher(kind="dual-encoder", base=place),
+        DualEncoderTeacher(kind="dual-encoder", base=place, layers=1),
+        StudentSection(base=place, layers=2),
+        StudentSection(base=place, pooling="cls"),
+    ]
+    expected = [width_of(section) for section in sections]
+    for opening in ("open_sentence_transformer", "build_student"):
+        monkeypatch.setattr(prices, opening, None)
+    assert [vector_width(section) for section in sections] == expected
+
+
+def width_of(section):
+    """The width of a vector that was made."""
+    shape = section.layers, "first", section.pooling, section.similarity, 1, 32
+    encoder = Encoder(build_student(section.base, *shape))
+    return encoder.encode(encoder.tokenise(["sail"], "query"), "query").shape[1]
+
+
+def test_the_width_of_vectors_of_two_towers_is_that_of_their_heads(tiny_model, tmp_path):
+    towers = ([*open_sentence_transformer(str(tiny_model)), Dense(32, 8)] for _ in range(2))
+    model = SentenceTransformer(modules=[Router.for_query_document(*towers)], device="cpu")
+    save_model(model, tmp_path / "towers")
+    section = DualEncoderTeacher(kind="dual-encoder", base=str(tmp_path / "towers"))
+    assert vector_width(section) == width_of(section) == 8
+
+
+def test_a_broken_head_is_told_before_anything_runs(variant, narrow):
+    (narrow / "2_Dense" / "config.json").write_text("{}")
+    recipe = variant(("de: {kind: dual-encoder, from: MODEL", f"de: {{kind: dual-encoder, from: {narrow}"))
+    with pytest.raises(StepwellError, match=r"can't open .*narrow as encoder"):
+        names(load_recipe(recipe))
 
 
 def test_refine_with_a_dual_encoder_is_refused_before_anything_runs(variant, tmp_path):

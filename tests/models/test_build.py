@@ -30,7 +30,6 @@ from stepwell.models.build import (
     cut_layers,
     fingerprint,
     head_parameters,
-    locate,
     open_cross_encoder,
     open_sentence_transformer,
     pick_layers,
@@ -38,6 +37,7 @@ from stepwell.models.build import (
     transformer_of,
 )
 from stepwell.models.build_late import build_multi_vector
+from stepwell.models.files import locate
 from stepwell.pair_teachers import open_pair_teacher
 
 TEXTS = ["the river was old and deep", "sail", "the market was large , with a quiet side to it"]

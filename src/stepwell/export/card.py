@@ -14,8 +14,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_downloa
 
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Comparison, bootstrap_interval
-from stepwell.models.build import locate, transformer_of
+from stepwell.models.build import transformer_of
 from stepwell.models.encoder import Encoder
+from stepwell.models.files import locate
 
 METRICS = {"nDCG": "ndcg_at_", "RR": "mrr_at_", "R": "recall_at_", "AP": "map_at_"}
 """What the Hub calls the measures."""

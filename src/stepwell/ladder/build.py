@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from stepwell.errors import StepwellError
 from stepwell.ladder import finding, judging, making, proof, refine_stages
 from stepwell.ladder.context import Context
 from stepwell.ladder.contrastive_stages import add_start
-from stepwell.ladder.prices import Prices
+from stepwell.ladder.prices import Prices, vector_width
 from stepwell.ladder.teacher_stages import add_teacher
 from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Stage, with_candidates
@@ -172,6 +173,7 @@ class Builder:
         return f"teacher.{name}"
 
     def _rung(self, number: int, rung: Rung) -> None:
+        self._check_hold(number, rung)
         before, teacher = f"student@{number - 1}", rung.teacher
         miner = self._miner(number, rung)
         self.teacher(teacher, miner)
@@ -259,8 +261,23 @@ class Builder:
 
     def _beside(self, rung: Rung) -> list[str]:
         """Return the dual encoders whose vectors a rung needs besides those of its own teacher."""
-        held = [r.teacher for r in self.recipe.ladder if r.loss == "embedding"][:1] if rung.hold else []
-        return [*([rung.beside] if rung.beside else []), *held]
+        return [*([rung.beside] if rung.beside else []), *self._held(rung)]
+
+    def _held(self, rung: Rung) -> list[str]:
+        """Return the dual encoder whose vectors the student's are to stay near, if any."""
+        return [other.teacher for other in self.recipe.ladder if other.loss == "embedding"][:1] if rung.hold else []
+
+    def _check_hold(self, number: int, rung: Rung) -> None:
+        for name in self._held(rung) if rung.loss != "embedding" else ():
+            teacher: Any = self.recipe.teachers[name]
+            theirs, own = vector_width(teacher), vector_width(self.recipe.student)
+            if theirs != own:
+                raise StepwellError(
+                    f"rung {number} of the ladder: `hold` keeps the student's vectors near those of {name!r}, and they "
+                    f"can't be compared: the student's (from {self.recipe.student.base}) have {own} numbers, the "
+                    f"teacher's (from {teacher.base}) {theirs}. Set `hold: 0` in this rung, or take a student and a "
+                    "teacher of one width. (The embedding rung itself learns a projection from one to the other.)"
+                )
 
     def judge_student(self, model: str, title: str) -> None:
         """Add the student's vectors and its dev figures."""

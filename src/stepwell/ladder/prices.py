@@ -10,16 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoConfig
 
 from stepwell.ladder.context import Context
 from stepwell.ladder.workspace import Work
-from stepwell.models.build import cannot_open, locate, open_one_tower, open_sentence_transformer, quiet, transformer_of
+from stepwell.models.build import (
+    build_student,
+    cannot_open,
+    open_one_tower,
+    open_sentence_transformer,
+    quiet,
+    takes_whole,
+    transformer_of,
+)
+from stepwell.models.files import locate, modules_of
 from stepwell.models.tokens import Template, Tokens
-from stepwell.recipe import Optimiser
+from stepwell.recipe import Optimiser, StudentSection
 from stepwell.recipe_teachers import (
     AnyTeacher,
     BestTeacher,
+    DualEncoderTeacher,
     HostedTeacher,
     LateInteractionTeacher,
     ListTeacher,
@@ -46,6 +58,33 @@ def config_of(base: str) -> Any:
                 except (OSError, ValueError) as error:
                     raise cannot_open(base, "a model", error) from error
         return transformer_of(open_sentence_transformer(base)).auto_model.config
+
+
+def vector_width(section: StudentSection | DualEncoderTeacher) -> int:
+    """Return the width D of the vectors of a student or dual-encoder teacher, by its base's files where they tell.
+
+    Behind a head it is that of the last Dense layer, else that of the transformer, once for each way of pooling.
+    """
+    base, place = section.base, locate(section.base)
+    whole = takes_whole(section.layers, section.pooling, section.similarity)
+    width = hidden = int(config_of(base).hidden_size)
+    try:
+        for kind, folder in modules_of(base):
+            match kind:
+                case "Pooling":
+                    own = Pooling.load(place, subfolder=folder)
+                    if section.pooling not in (None, own.pooling_mode):
+                        return hidden  # the head was trained for the other pooling, and goes with it
+                    width = own.pooling_output_dimension
+                case "Dense":
+                    width = int(Dense.load_config(place, subfolder=folder)["out_features"])
+                case "Transformer" | "Normalize" | "LayerNorm" | "Dropout":
+                    pass
+                case _ if whole:  # another kind of module stays: only the model knows
+                    return int(build_student(base, None, "first", None, None, 1, 8).get_embedding_dimension() or 0)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise cannot_open(base, "encoder", error) from error
+    return width
 
 
 def operations_a_token(base: str, layers: int | None) -> float:

@@ -10,7 +10,7 @@ from stepwell.collection.splits import NO_TEST
 from stepwell.evaluation import Evaluation, compare
 from stepwell.ladder import judging, making
 from stepwell.ladder.context import Context
-from stepwell.ladder.prices import config_of, epochs_of, selected_share
+from stepwell.ladder.prices import epochs_of, selected_share, vector_width
 from stepwell.ladder.workspace import Job, Work, read_json
 from stepwell.negatives import Candidates
 from stepwell.recipe import DenseTraining, Rung
@@ -166,8 +166,7 @@ def asymmetric_teacher(builder: Builder) -> str | None:
         return None
     teacher = builder.recipe.teachers[name]
     assert isinstance(teacher, DualEncoderTeacher)  # no other has vectors
-    theirs = config_of(teacher.base).hidden_size
-    return name if theirs == config_of(builder.recipe.student.base).hidden_size else None
+    return name if vector_width(teacher) == vector_width(builder.recipe.student) else None
 
 
 def _baselines(builder: Builder) -> dict[str, str]:

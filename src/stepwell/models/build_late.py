@@ -16,13 +16,12 @@ from stepwell.models.build import (
     WEIGHTS,
     cannot_open,
     cut_layers,
-    facts_of,
-    locate,
     most_tokens,
     open_one_tower,
     quiet,
     transformer_of,
 )
+from stepwell.models.files import facts_of, locate
 
 Kind = Literal["dual-encoder", "cross-encoder", "late-interaction"]
 

@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from stepwell.models.build import cannot_open, locate, quiet
+from stepwell.models.build import cannot_open, quiet
+from stepwell.models.files import locate
 
 TOKENS = 320  # of a passage
 _NEW_TOKENS = 48
