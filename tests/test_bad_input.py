@@ -163,6 +163,7 @@ def test_bad_recipe(kind, refused, variant, tmp_path):
     earlier.parent.mkdir(parents=True)
     earlier.write_text("of an earlier run")
     (tmp_path / "run" / "results.json").write_text("{}")
+    (tmp_path / "run" / "stages").mkdir()
     refused("run", variant((old, new)), "--out", tmp_path / "run", names=names)
 
 

@@ -13,7 +13,7 @@ from stepwell.ladder.prices import Prices, vector_width
 from stepwell.ladder.teacher_stages import add_teacher
 from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Stage, with_candidates
-from stepwell.models.content import content_digest
+from stepwell.models.files import content_digest
 from stepwell.recipe import Mining, Rung
 from stepwell.recipe_ladder import MORE, teacher_temperature
 

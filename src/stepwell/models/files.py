@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from stepwell.errors import StepwellError
 
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors of all-MiniLM-L6-v2, as its package carries it."""
+
+CONTENT = frozenset({".safetensors", ".json", ".txt", ".model"})
+"""Endings of the files that a model is opened from: weights, configurations, vocabularies."""
 
 
 def locate(base: str) -> str:
@@ -68,3 +72,34 @@ def _json(base: str, name: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
     except (OSError, ValueError):
         return None
+
+
+def content_digest(base: str) -> str | None:
+    """Return the sha256 (hex) of the model files in a directory and the folders of its modules.
+
+    Parameters
+    ----------
+    base
+        As in a recipe's ``from``.
+
+    Returns
+    -------
+    str | None
+        None for a hub name and for ``demo`` (whose weights are checked against a known digest): the name says it all.
+    """
+    folder = Path(base).expanduser()
+    if base == "demo" or not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*"), *folder.glob("*_*/*"), *folder.glob("*_*/*_*/*")]):
+        if path.suffix in CONTENT and path.is_file():
+            facts = path.stat()
+            digest.update(f"{path.relative_to(folder)}:{_digest(path, facts.st_mtime_ns, facts.st_size)}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, changed: int, size: int) -> str:
+    """Return the sha256 of a file, read once while it is as old and as large as it was."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
