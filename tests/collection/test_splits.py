@@ -54,6 +54,21 @@ def test_with_training_alone_dev_and_test_are_both_carved(collection):
     assert (len(train), len(dev), len(test)) == (3, 3, 3)  # 20 are not to be had
 
 
+def test_a_dev_that_asks_for_the_passages_of_training_and_a_test_that_does_not_are_told_apart(tiny_directory):
+    def notes(of_dev, of_test):
+        dev, test = zip(("q8", "q9"), of_dev, (1, 1), strict=True), zip(("q10", "q11"), of_test, (1, 1), strict=True)
+        train = [(f"q{n}", f"p{n % 2}", 1) for n in range(8)] + [("q0", "p2", 0)]
+        queries = [{"_id": f"q{n}", "text": f"question {n}"} for n in range(12)]
+        splits = {"train": train, "dev": list(dev), "test": list(test)}
+        return resolve_splits(
+            open_collection(tiny_directory(queries=queries, **splits)), CollectionSection(path="x")
+        ).notes
+
+    assert notes(("p0", "p1"), ("p0", "p1")) == notes(("p2", "p2"), ("p2", "p0")) == ()
+    (said,) = notes(("p0", "p1"), ("p1", "p2"))  # grade 0 asks for nothing
+    assert said.startswith("dev: 100% of its queries ask for passages that training queries ask for too, of test 50%")
+
+
 def test_carving_is_stable_when_other_queries_come(collection):
     before = names(collection(train=range(400)))
     after = names(collection(train=range(420)))

@@ -16,6 +16,8 @@ from stepwell.recipe import CollectionSection
 
 CARVED_SHARE = 0.1
 CARVED_LEAST = 20
+DIFFERS = 0.2
+"""From how large a difference on dev is said to be of another kind than the test."""
 
 NO_TEST = (
     "There are no real queries to test on: the final table is over the dev queries, which are synthetic and have "
@@ -104,7 +106,26 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
     notes += [f"{role}: {count:,} of {len(queries[role]):,} queries are synthetic" for role, count in synthetic.items()]
     if not tested:
         notes.append(NO_TEST)
+    notes += _other_passages(train, dev, test)
     return Splits(train, dev, test, tuple(notes), synthetic, tested)
+
+
+def _other_passages(train: Qrels, dev: Qrels, test: Qrels) -> list[str]:
+    """Say when dev asks much more than the test for passages that training queries ask for too.
+
+    A training learns which passages are asked for. That counts on such a dev and not on such a test.
+    """
+    asked = train.passages[train.grades > 0]
+    shares = []
+    for split in (dev, test):
+        again = split.queries[(split.grades > 0) & np.isin(split.passages, asked)]
+        shares.append(len(np.unique(again)) / max(1, len(split.query_rows)))
+    if shares[0] - shares[1] < DIFFERS or test.answers is not None:  # where answers count, passages are not known
+        return []
+    return [
+        f"dev: {shares[0]:.0%} of its queries ask for passages that training queries ask for too, of test "
+        f"{shares[1]:.0%}: dev may promise more than test keeps"
+    ]
 
 
 def _names(collection: Collection, section: CollectionSection) -> dict[str, str | None]:
