@@ -84,6 +84,19 @@ def test_a_run_is_judged_on_the_queries_of_its_table_with_the_same_figures(made)
     assert np.array_equal(again.queries, evaluation.queries)
 
 
+def test_a_recipe_that_was_changed_after_the_table_is_refused(made, tmp_path):
+    run = shutil.copytree(made[1], tmp_path / "run")
+    text = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(text.replace("test_queries: 7", "test_queries: 6"))
+    with pytest.raises(StepwellError, match=r"7 other queries than it says now \(6\).*--split"):
+        judged_on([str(run)])
+
+
+def test_a_collection_that_is_not_the_runs_is_said(made, tiny_path, capsys):
+    assert judged_on([str(made[1])], tiny_path).name == "test"
+    assert "judged are all queries of test" in " ".join(capsys.readouterr().err.split())
+
+
 def test_what_is_compared_with_a_run_is_judged_on_the_runs_queries(made):
     _, run = made
     _, rows = table_of(run)

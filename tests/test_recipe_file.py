@@ -138,6 +138,11 @@ def test_what_is_written_is_read_and_the_rest_has_its_default(recipe):
             "`imitate: de` does nothing without `train.imitate_epochs`; set it",
         ),
         ("lr: 1e-4", "imitate_epochs: 1", "`train.imitate_epochs` does nothing without `imitate`; name there the dual"),
+        (
+            "ladder:",
+            "  both: {kind: mean, of: [de, ce]}\nmining: {denoise: 1}\nrefine: {teacher: both}\nladder:",
+            "`mining.denoise` asks 'both' about one passage at a time",
+        ),
         ("name: tiny", "mining: {last: 101}", "r.yaml:1: mining: `last` (101) is beyond `depth` (100), and nothing is"),
         ("name: tiny", "refine: {teacher: x}", "r.yaml:1: refine.teacher: refine names the teacher 'x'"),
         ("layers: 2", "from: demo", "r.yaml:6: student.from: is given twice (first in line 5); keep one"),

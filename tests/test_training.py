@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from stepwell import training
+from stepwell import distributed, training
 from stepwell.errors import StepwellError
 from stepwell.imitation import EmbeddingObjective
 from stepwell.models import attention
@@ -245,6 +245,17 @@ class TestResuming:
         assert (
             f"{folder / 'checkpoint.safetensors'} can't be taken up, so this training begins at step 0" in warnings[0]
         )
+
+    def test_processes_begin_at_one_step_when_one_of_them_cant_read_it(self, tmp_path, monkeypatch):
+        def checkpoint():
+            module = nn.Linear(2, 2)
+            return training.Checkpoint(tmp_path / "c.safetensors", module, torch.optim.AdamW(module.parameters()))
+
+        checkpoint().save(training.TrainingLog(steps=3))
+        assert checkpoint().load().steps == 3
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        monkeypatch.setattr(distributed, "gather_rows", lambda own: torch.cat([own, torch.zeros(1)]))
+        assert checkpoint().load().steps == 0
 
     def test_a_checkpoint_of_bf16_and_of_single_numbers_is_taken_up(self, tmp_path, capsys):
         module = nn.Linear(3, 2).to(torch.bfloat16)

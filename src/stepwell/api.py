@@ -17,7 +17,7 @@ from stepwell.collection.store import default_cache
 from stepwell.demo_recipe import demo_recipe
 from stepwell.display import Table, say
 from stepwell.errors import StepwellError
-from stepwell.evaluation import Comparison, Evaluation, wins_and_losses
+from stepwell.evaluation import Comparison, Evaluation
 from stepwell.evaluation import compare as compare_evaluations
 from stepwell.exchange import encode_collection, score_pairs
 from stepwell.export.bench import Bench
@@ -221,11 +221,6 @@ def compare(
     """
     on, evaluations = judge_systems([str(system) for system in systems], collection, split, depth)
     return compare_evaluations(evaluations, str(systems[0])), on.collection, evaluations
-
-
-def won_and_lost(a: Evaluation, b: Evaluation, n: int, measure: str = "nDCG@10") -> tuple[list[Any], list[Any]]:
-    """Return the queries that ``a`` wins and loses most against ``b``: (query row, difference)."""
-    return wins_and_losses(a, b, measure, n)
 
 
 def mine(

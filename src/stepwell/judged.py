@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from stepwell.collection.formats import Place
 from stepwell.collection.splits import NO_TEST
 from stepwell.display import say, warn
 from stepwell.errors import StepwellError
-from stepwell.evaluation import DEFAULT_MEASURES, Evaluation, evaluate
+from stepwell.evaluation import DEFAULT_MEASURES, Evaluation, evaluate, wins_and_losses
 from stepwell.recipe_file import load_recipe
 from stepwell.retrieval.searcher import results_of, retrieve_with
 
@@ -78,6 +78,26 @@ def judge_systems(
     return on, {system: evaluate(run, on.qrels, DEFAULT_MEASURES) for system, run in runs.items()}
 
 
+def contests(
+    on: Judged, evaluations: Mapping[str, Evaluation], most: int, measure: str = "nDCG@10"
+) -> list[dict[str, Any]]:
+    """Return the queries that the first system wins and loses most against each other one, as plain values."""
+    first, *others = evaluations
+
+    def told(pairs: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
+        texts = on.collection.query_texts([row for row, _ in pairs])
+        return [
+            {"query_id": on.collection.query_ids[row], "query": text, "difference": delta}
+            for (row, delta), text in zip(pairs, texts, strict=True)
+        ]
+
+    found = []
+    for other in others:
+        won, lost = wins_and_losses(evaluations[first], evaluations[other], measure, most)
+        found.append({"system": other, "measure": measure, "won": told(won), "lost": told(lost)})
+    return found
+
+
 def judged_on(systems: Sequence[str], collection: Place | None = None, split: str | None = None) -> Judged:
     """Return what systems are judged on, as :func:`judge_systems` decides it."""
     known = {system: results_of(Path(system), "judge it") for system in systems}
@@ -93,6 +113,10 @@ def judged_on(systems: Sequence[str], collection: Place | None = None, split: st
     own = [run for run, made in made_from.items() if made["fingerprint"] == opened.fingerprint]
     if collection is None and len(own) < len(made_from):
         raise _of_another(made_from, opened)
+    if made_from and not own:
+        say(f"{opened.place} is not as {next(iter(made_from))} was made from it: judged are all queries of test.")
+    for run in own:
+        _check_table(Path(run), known[run] or {}, opened)
     return _of_tables(own, opened) if own else _of_split(opened, "test")
 
 
@@ -124,6 +148,22 @@ def _of_tables(runs: Sequence[str], collection: Collection) -> Judged:
     say(f"These are the {len(splits.test.query_rows):,} queries of the final table of {runs[0]}; --split names others.")
     name = "test" if splits.tested else "synthetic dev"
     return Judged(collection, splits.test, name, max(recipe.judging.depth for recipe in recipes))
+
+
+def _check_table(run: Path, facts: dict[str, Any], collection: Collection) -> None:
+    """Refuse a run whose recipe says other test queries by now than those of its final table, where that is kept."""
+    stage = next(iter(facts["comparison"]["systems"].values()))
+    kept = run / facts["stages"][stage] / "evaluation.parquet"
+    if not kept.is_file():
+        return
+    table = Evaluation.load(kept, collection).queries
+    now = resolve_splits(collection, load_recipe(run / "recipe.yaml").collection).test.query_rows
+    if not np.array_equal(table, now):
+        raise StepwellError(
+            f"the recipe in {run} was changed after the run's final table, which is over {len(table):,} other queries "
+            f"than it says now ({len(now):,}): its student may have been trained on these. Run it to its end again, or "
+            "name a split to judge on with --split."
+        )
 
 
 def _same(a: Qrels, b: Qrels) -> bool:

@@ -218,7 +218,18 @@ class Recipe(Section):
                     raise ValueError(f"{where}: {other!r} is made of teachers itself; name them one by one in `of`")
         if self.refine.teacher is not None:
             self._teacher(self.refine.teacher, "refine")
+        if self.mining.denoise is not None:
+            self._check_denoisers()
         return self
+
+    def _check_denoisers(self) -> None:
+        """Refuse several teachers at once as judges of a single passage: their scores count within a list alone."""
+        names = [rung.teacher for rung in self.ladder] + [self.refine.teacher or self.ladder[-1].teacher]
+        for name in names:
+            if isinstance(self.teachers[name], SeveralTeachers):
+                raise ValueError(
+                    f"`mining.denoise` asks {name!r} about one passage at a time, and the scores of several teachers are brought to one scale over whole lists; leave `denoise` out, or take one teacher"
+                )
 
     def _check_rung(self, rung: Rung, where: str) -> None:
         teacher = self._teacher(rung.teacher, where)

@@ -161,8 +161,8 @@ class InBatchDistillLoss(nn.Module):
                 f"InBatchDistillLoss got labels of shape {tuple(labels.shape)} for {b} rows of {c} columns; it needs a "
                 f"query, one or more passages, and the teacher's vector of each: ({b}, {c}, D_teacher)."
             )
-        student = self.scale * _in_batch(columns, self.similarity)  # (B, U)
-        teacher = self.teacher_scale * _in_batch(labels, self.teacher_similarity)  # (B, U)
+        student = self.scale * _in_batch(columns, self.similarity)  # (B, B * (C - 1))
+        teacher = self.teacher_scale * _in_batch(labels, self.teacher_similarity)  # (B, B * (C - 1))
         return soft_loss(student, teacher, self.tau)
 
     def get_config_dict(self) -> dict[str, Any]:

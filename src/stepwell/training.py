@@ -318,17 +318,20 @@ class Checkpoint:
         draft.replace(self.path)
 
     def load(self) -> TrainingLog:
-        """Take up the file if it is there and whole; else begin at step 0, with a warning where it is there."""
-        if not self.path.is_file():
-            return TrainingLog()
-        try:
-            log, saved = self._read()
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            if distributed.is_main():
+        """Take up the file if it is there and whole; else begin at step 0, with a warning where it is there.
+
+        All processes take it up, or none does.
+        """
+        log, saved = TrainingLog(), dict[str, Tensor]()
+        if self.path.is_file():
+            try:
+                log, saved = self._read()
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 warn(
                     f"the checkpoint {self.path} can't be taken up, so this training begins at step 0 again ({reason})."
                 )
+        if not distributed.all_agree(bool(saved)):
             return TrainingLog()
         for index, parameter in enumerate(self._parameters()):
             if f"moment1.{index}" in saved:

@@ -62,6 +62,7 @@ def test_a_model_that_changed_in_its_directory_is_another_one(variant, tiny_mode
 
     before = settings()
     (model / "README.md").write_text("words")
+    (model / "trainer_state.json").write_text("{}")
     assert settings() == before
     weights = model / "model.safetensors"
     content = bytearray(weights.read_bytes())

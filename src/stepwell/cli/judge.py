@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from stepwell.cli.app import CollectionOption, JsonOption, app, print_json
 from stepwell.display import Table, show
 from stepwell.errors import StepwellError
-
-if TYPE_CHECKING:
-    from stepwell.judged import Judged
-
-MEASURE = "nDCG@10"
-"""What queries are won and lost by."""
-
 
 SplitOption = Annotated[
     str | None,
@@ -56,34 +49,18 @@ def compare(
 ) -> None:
     """Compare systems: table, tests, the queries won and lost."""
     from stepwell.evaluation import compare as compare_evaluations
-    from stepwell.evaluation import wins_and_losses
-    from stepwell.judged import judge_systems
+    from stepwell.judged import contests, judge_systems
 
     if len(systems) < 2:
         raise StepwellError("compare needs two systems or more; for one, use `stepwell eval`.")
     on, evaluations = judge_systems(systems, collection, split)
-    first, *others = systems
-    comparison = compare_evaluations(evaluations, first)
-    contests: list[dict[str, Any]] = []
-    for other in others:
-        won, lost = wins_and_losses(evaluations[first], evaluations[other], MEASURE, queries)
-        contests.append({"system": other, "measure": MEASURE, "won": _told(on, won), "lost": _told(on, lost)})
+    comparison, found = compare_evaluations(evaluations, systems[0]), contests(on, evaluations, queries)
     if as_json:
-        print_json({**comparison.to_json(), "won_and_lost": contests})
+        print_json({**comparison.to_json(), "won_and_lost": found})
         return
     show(comparison.table(f"{on.collection.name}, {on.name}"))
-    for contest in contests:
+    for contest in found:
         rows = [[f"{told['difference']:+.3f}", told["query"][:100]] for told in (*contest["won"], *contest["lost"])]
         if rows:
-            title = f"{first} against {contest['system']}: won and lost most ({MEASURE})"
+            title = f"{systems[0]} against {contest['system']}: won and lost most ({contest['measure']})"
             show(Table(title, ["difference", "query"], rows))
-
-
-def _told(on: Judged, pairs: list[tuple[int, float]]) -> list[dict[str, Any]]:
-    """Return queries (by row, with the difference) as plain values."""
-    collection = on.collection
-    texts = collection.query_texts([row for row, _ in pairs])
-    return [
-        {"query_id": collection.query_ids[row], "query": text, "difference": delta}
-        for (row, delta), text in zip(pairs, texts, strict=True)
-    ]

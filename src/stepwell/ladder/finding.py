@@ -106,7 +106,7 @@ def candidates(
 
 
 def warn_of(teacher: str, scores: NDArray[np.float32], tau: float | None) -> list[str]:
-    """Warn, once for all, of scores (..., Q, K) that teach nothing at ``tau``, and return the warnings."""
+    """Warn of scores (..., Q, K) that teach nothing at ``tau``, and return the warnings."""
     warnings = check_scores(scores, tau)
     for text in warnings:
         warn(f"{teacher}: {text}")

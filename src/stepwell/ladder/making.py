@@ -32,6 +32,9 @@ from stepwell.retrieval.vectors import Vectors
 from stepwell.score_spread import histogram
 from stepwell.training import Objective, TrainingLog, total_steps, train
 
+LOOKED_AT = 512
+"""Queries whose scores are looked at before an in-batch training."""
+
 
 def build_dense(ctx: Context, section: StudentSection | DualEncoderTeacher, folder: Path) -> Encoder:
     """Build a student, or the base of a dual-encoder teacher, and save it."""
@@ -158,14 +161,15 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
             known = np.where(candidates.passages >= 0, scores, np.nan)
             seen = histogram(known)
             job.write_json("teacher_scores.json", None if seen is None else asdict(seen))
-            if isinstance(rung, Refine) or ctx.teacher(teacher).embeds:  # else a stage of its own has warned
+            if isinstance(rung, Refine) or student == "start" or ctx.teacher(teacher).embeds:
+                # else the rung's own stage of scores has warned
                 warn_of(teacher, known, teacher_temperature(rung))
     vectors = {name: Vectors.open(path) for name, path in job.inputs.items() if name.endswith(".vectors")}
     hold = next((r.teacher for r in ctx.recipe.ladder if r.loss == "embedding"), None)
-    terms = _terms(rung, over)
+    terms, draw = _terms(rung, over), Draw(rung.candidates, seed)
     teaches = vectors.get(f"teacher.{teacher}.vectors")
     if over == "batch" and teaches is not None and rung.beta and distributed.is_main():
-        warn_of(teacher, _in_batch_scores(teaches, candidates, rung.batch), teacher_temperature(rung))
+        warn_of(teacher, _in_batch_scores(teaches, candidates, draw, rung.batch), teacher_temperature(rung))
     objective = StudentObjective(
         encoder,
         queries,
@@ -173,7 +177,7 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
         candidates,
         ctx.splits.train,
         terms,
-        Draw(rung.candidates, seed),
+        draw,
         teacher_scores=scores,
         teacher=teaches,
         start=vectors.get(f"{student}.vectors"),
@@ -183,13 +187,15 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
     learn(ctx, objective, rung, encoder, job)
 
 
-def _in_batch_scores(teacher: Vectors, candidates: Candidates, batch: int, most: int = 512) -> NDArray[np.float32]:
-    """Return a teacher's scores of all passages in batches like a training's: (Q, P), NaN behind a smaller batch's."""
+def _in_batch_scores(teacher: Vectors, candidates: Candidates, draw: Draw, batch: int) -> NDArray[np.float32]:
+    """Return a teacher's scores of all passages in a training's first batches: (Q, P), NaN where one has fewer."""
     tables = []
-    for start in range(0, min(most, len(candidates)), batch):
-        queries, passages = candidates.queries[start : start + batch][:most], candidates.passages[start : start + batch]
-        together = np.unique(passages[passages >= 0])
-        tables.append(teacher.of_queries(queries) @ np.asarray(teacher.passages[together]).T * teacher.scale)
+    for start in range(0, min(LOOKED_AT, len(candidates)), batch):
+        examples = np.arange(start, min(start + batch, len(candidates)))
+        drawn = np.take_along_axis(candidates.passages[examples], draw.columns(candidates, examples, 0), axis=1)
+        passages = np.unique(drawn[drawn >= 0])
+        queries = teacher.of_queries(candidates.queries[examples][:LOOKED_AT])
+        tables.append(queries @ np.asarray(teacher.passages[passages]).T * teacher.scale)
     width = max(table.shape[1] for table in tables)
     padded = [np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=np.nan) for table in tables]
     return np.concatenate(padded).astype(np.float32)

@@ -27,7 +27,7 @@ from stepwell.display import warn
 from stepwell.errors import StepwellError, writing
 from stepwell.pair_counts import counting
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
 
 

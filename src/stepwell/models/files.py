@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from stepwell.errors import StepwellError
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors of all-MiniLM-L6-v2, as its package carries it."""
 
-CONTENT = frozenset({".safetensors", ".json", ".txt", ".model"})
-"""Endings of the files that a model is opened from: weights, configurations, vocabularies."""
+CONTENT = re.compile(
+    r".*\.(safetensors|model)|.*\.safetensors\.index\.json"
+    r"|(config|modules|router_config|tokenizer|sentence|special_tokens|added_tokens|vocab|merges)[^.]*\.(json|txt)"
+)
+"""Names of the files that a model is opened from: weights, configurations, vocabularies."""
 
 
 def locate(base: str) -> str:
@@ -91,8 +95,10 @@ def content_digest(base: str) -> str | None:
     if base == "demo" or not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*"), *folder.glob("*_*/*"), *folder.glob("*_*/*_*/*")]):
-        if path.suffix in CONTENT and path.is_file():
+    own = [folder / name for _, name in modules_of(base)]
+    folders = {folder, *own, *folder.glob("*_*"), *folder.glob("*_*/*_*")}  # a router keeps its towers in folders
+    for path in sorted(path for place in folders for path in place.glob("*")):
+        if CONTENT.fullmatch(path.name) and path.is_file():
             facts = path.stat()
             digest.update(f"{path.relative_to(folder)}:{_digest(path, facts.st_mtime_ns, facts.st_size)}\n".encode())
     return digest.hexdigest()
