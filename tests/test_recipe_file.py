@@ -171,6 +171,14 @@ def test_a_mistake_names_its_line_and_what_to_do(recipe, old, new, said):
     assert said in message(recipe((old, new)))
 
 
+def test_the_window_of_a_small_depth_ends_there(recipe, tmp_path):
+    made = load_recipe(recipe(("name: tiny", "mining: {depth: 20}")))
+    assert (made.mining.depth, made.mining.last) == (20, 20)
+    (tmp_path / "again.yaml").write_text(dump_recipe(made))
+    assert load_recipe("again.yaml").mining == made.mining
+    assert "r.yaml:1: mining.depth: must be at least 1" in message(recipe(("name: tiny", "mining: {depth: 0}")))
+
+
 def test_an_empty_ladder_is_refused(recipe):
     assert "r.yaml:16: ladder: needs at least 1" in message(recipe((GOOD[GOOD.index("ladder:") :], "ladder: []\n")))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,7 +21,7 @@ class Mining(Section):
 
     depth: Count = Field(100, description="Passages retrieved a query.")
     first: Count = Field(1, description="Best rank a negative may have (1 = top).")
-    last: Count = Field(50, description="Worst rank a negative may have.")
+    last: Count = Field(50, description="Worst rank a negative may have; at most `depth` where it is left out.")
     sampling: Literal["random", "hardest", "simans"] = Field(
         "random",
         description="How negatives are drawn from the window: evenly, from the top, or near the positive's score (SimANS).",
@@ -43,6 +43,14 @@ class Mining(Section):
         None,
         description="Candidates kept a query, from which each epoch draws K; K when empty (the same every epoch).",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _within_depth(cls, given: Any) -> Any:
+        """Let the window of a small depth end there where nobody says otherwise."""
+        if isinstance(given, dict) and "last" not in given and isinstance(given.get("depth"), int):
+            return {**given, "last": min(50, max(1, given["depth"]))}
+        return given
 
     @model_validator(mode="after")
     def _window(self) -> Mining:
