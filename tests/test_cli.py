@@ -312,6 +312,8 @@ def test_export_writes_a_folder_and_says_where(stepwell, tiny_model, tmp_path):
     status, _, err = stepwell("export", tiny_model, "--to", "safetensors", "--out", target)
     assert status == 2 and "overwritten" in err
     assert stepwell("export", tiny_model, "--to", "onnx", "--out", tmp_path / "x", "--push", "me")[0] == 2
+    status, out, _ = stepwell("export", tiny_model, "--to", "safetensors", "--out", tmp_path / "y", "--json")
+    assert status == 0 and json.loads(out) == {"folder": str(tmp_path / "y"), "graphs": []}
 
 
 def test_bench_prints_a_table_or_json(stepwell, monkeypatch):

@@ -100,6 +100,16 @@ def test_every_family_gives_torchs_vectors(family, tiny_models, tmp_path):
 
 
 @needs_onnx
+def test_the_figures_are_plain_values(exported):
+    target, graphs = exported
+    told = json.loads(json.dumps([graph.to_json() for graph in graphs]))
+    assert [one["bytes"] for one in told] == [(target / one["file"]).stat().st_size for one in told]
+    plain, small = (one["nDCG@10"] for one in told)
+    assert plain == {"torch": None, "here": None, "points_lost": None}  # only int8 is measured on dev
+    assert small["points_lost"] == pytest.approx(100 * (small["torch"] - small["here"]))
+
+
+@needs_onnx
 def test_int8_is_smaller_and_near(exported):
     target, (full, small) = exported
     assert (full.kind, small.kind) == (ONNX, ONNX_INT8)

@@ -25,13 +25,16 @@ def export(
     ] = 0.5,
     force: Annotated[bool, typer.Option("--force", help="Write int8 even when it loses more.")] = False,
     push: Annotated[str | None, typer.Option("--push", help="Upload to the Hub as OWNER/NAME.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a folder that other programs load: one graph from token ids to the vector, and a model card."""
     from stepwell import api
     from stepwell.export.folder import table
 
     target, graphs = api.export(system, to, out, int8, collection, max_loss, force, push)
-    if graphs:
+    if as_json:
+        print_json({"folder": str(target), "graphs": [graph.to_json() for graph in graphs]})
+    elif graphs:
         show(table(graphs, target))
     say(f"{target} is written; its README.md is the model card.")
 

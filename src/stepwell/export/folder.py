@@ -113,6 +113,11 @@ class Exported:
         """Points of nDCG@10 that were lost."""
         return None if self.before is None or self.after is None else points_lost(self.before, self.after)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain values: bytes, differences, nDCG@10 on dev in torch and here, points lost."""
+        measured = {"torch": self.before, "here": self.after, "points_lost": self.lost}
+        return {"file": self.kind.file, "bytes": self.size, "far": self.far, "cosine": self.cosine, MEASURE: measured}
+
     def line(self) -> str:
         """Return the line of the card."""
         text = f"- `{self.kind.file}` ({self.size / 1e6:.1f} MB): {self.kind.number}, from token ids to the vector"
