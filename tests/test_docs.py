@@ -105,6 +105,31 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     run_page(page, tmp_path, monkeypatch)
 
 
+def calls(block: Block) -> list[list[str]]:
+    """Return the arguments of each call of stepwell in the commands of a block, up to what a shell does with it."""
+    found = []
+    for line in commands(block).replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        words = words[: next((at for at, word in enumerate(words) if re.match(r"[|&;>]|\d>", word)), len(words))]
+        if "stepwell" in words:
+            found.append(words[words.index("stepwell") + 1 :])
+    return found
+
+
+def test_commands_of_the_pages_that_are_not_run_have_verbs_and_options_that_there_are() -> None:
+    told = [
+        (f"{page.name}:{block.line}", arguments)
+        for page in PAGES
+        for block in blocks(page.read_text(encoding="utf-8"))
+        if block.mark in ("no-run", "run") and block.language in RUN
+        for arguments in calls(block)
+    ]
+    assert len(told) > 40
+    for arguments, where in {tuple(arguments): where for where, arguments in told}.items():
+        done = Program(stepwell, *arguments, "--help").wait()  # which is shown when all else could be read
+        assert done.returncode == 0, f"{where}: stepwell {shlex.join(arguments)}: {done.stderr}"
+
+
 PAGE = """\
 # A page
 
