@@ -88,7 +88,7 @@ def test_a_recipe_that_was_changed_after_the_table_is_refused(made, tmp_path):
     run = shutil.copytree(made[1], tmp_path / "run")
     text = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(text.replace("test_queries: 7", "test_queries: 6"))
-    with pytest.raises(StepwellError, match=r"7 other queries than it says now \(6\).*--split"):
+    with pytest.raises(StepwellError, match=r"other queries \(7\) than the recipe names now \(6\).*--split"):
         judged_on([str(run)])
 
 

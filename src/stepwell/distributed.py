@@ -74,11 +74,11 @@ def gather_rows(local: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def all_agree(answer: bool) -> bool:
-    """Return whether every process says yes; all have to ask."""
+def any_says(answer: bool) -> bool:
+    """Return whether any process says yes; all have to ask."""
     if world_size() == 1:
         return answer
-    return bool(gather_rows(torch.tensor([float(answer)], device=state().device)).min() > 0)
+    return bool(gather_rows(torch.tensor([float(answer)], device=state().device)).max() > 0)
 
 
 def in_shares(n: int, work: Callable[[NDArray[np.int64]], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:

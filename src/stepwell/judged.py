@@ -115,9 +115,7 @@ def judged_on(systems: Sequence[str], collection: Place | None = None, split: st
         raise _of_another(made_from, opened)
     if made_from and not own:
         say(f"{opened.place} is not as {next(iter(made_from))} was made from it: judged are all queries of test.")
-    for run in own:
-        _check_table(Path(run), known[run] or {}, opened)
-    return _of_tables(own, opened) if own else _of_split(opened, "test")
+    return _of_tables({run: known[run] or {} for run in own}, opened) if own else _of_split(opened, "test")
 
 
 def _of_split(collection: Collection, split: str) -> Judged:
@@ -131,10 +129,13 @@ def _of_split(collection: Collection, split: str) -> Judged:
     return Judged(collection, qrels, split)
 
 
-def _of_tables(runs: Sequence[str], collection: Collection) -> Judged:
-    """Return the queries that the final tables of all ``runs`` are over."""
+def _of_tables(known: Mapping[str, dict[str, Any]], collection: Collection) -> Judged:
+    """Return the queries that the final tables of all runs are over; ``known`` has the results of each."""
+    runs = list(known)
     recipes = [load_recipe(Path(run) / "recipe.yaml") for run in runs]
     splits, *others = [resolve_splits(collection, recipe.collection) for recipe in recipes]
+    for run, its in zip(runs, (splits, *others), strict=True):
+        _check_table(Path(run), known[run], its.test, collection)
     for run, other in zip(runs[1:], others, strict=True):
         if not _same(splits.test, other.test):
             sizes = (f"{len(qrels.query_rows):,}" for qrels in (splits.test, other.test))
@@ -150,19 +151,18 @@ def _of_tables(runs: Sequence[str], collection: Collection) -> Judged:
     return Judged(collection, splits.test, name, max(recipe.judging.depth for recipe in recipes))
 
 
-def _check_table(run: Path, facts: dict[str, Any], collection: Collection) -> None:
+def _check_table(run: Path, facts: dict[str, Any], test: Qrels, collection: Collection) -> None:
     """Refuse a run whose recipe says other test queries by now than those of its final table, where that is kept."""
     stage = next(iter(facts["comparison"]["systems"].values()))
     kept = run / facts["stages"][stage] / "evaluation.parquet"
     if not kept.is_file():
         return
-    table = Evaluation.load(kept, collection).queries
-    now = resolve_splits(collection, load_recipe(run / "recipe.yaml").collection).test.query_rows
+    table, now = Evaluation.load(kept, collection).queries, test.query_rows
     if not np.array_equal(table, now):
         raise StepwellError(
-            f"the recipe in {run} was changed after the run's final table, which is over {len(table):,} other queries "
-            f"than it says now ({len(now):,}): its student may have been trained on these. Run it to its end again, or "
-            "name a split to judge on with --split."
+            f"the recipe in {run} was changed after its final table, which is over other queries ({len(table):,}) "
+            f"than the recipe names now ({len(now):,}): its student may have been trained on these. Run it to its end "
+            "again, or name a split to judge on with --split."
         )
 
 

@@ -331,7 +331,7 @@ class Checkpoint:
                 warn(
                     f"the checkpoint {self.path} can't be taken up, so this training begins at step 0 again ({reason})."
                 )
-        if not distributed.all_agree(bool(saved)):
+        if distributed.any_says(not saved):
             return TrainingLog()
         for index, parameter in enumerate(self._parameters()):
             if f"moment1.{index}" in saved:

@@ -235,6 +235,7 @@ def test_a_folder_with_other_files_and_a_run_s_own_folder_are_taken(tmp_path):
     for _ in range(2):
         with Workspace(tmp_path, SHARED):
             (tmp_path / "recipe.yaml").write_text("")
+    assert {path.name for path in tmp_path.iterdir()} >= {"run.log", "recipe.yaml", "stages"}
 
 
 def test_a_folder_that_cant_be_made_is_named(tmp_path):

@@ -264,7 +264,7 @@ class Workspace:
         began = time.monotonic()
         place = self.place(stage)
         done = distributed.is_main() and self.finished(stage)
-        if not self._agree(done):
+        if not distributed.any_says(done):
             partial = place.with_name(f"{place.name}.partial")
             names = self.inputs(stage)
             inputs = {name: self.folders[real] for name, real in names.items()}
@@ -280,13 +280,6 @@ class Workspace:
         name = self.resolve(stage.name)
         self.keys[name], self.folders[name] = self.key(stage), place
         return time.monotonic() - began
-
-    def _agree(self, done: bool) -> bool:
-        if distributed.world_size() == 1:
-            return done
-        import torch
-
-        return bool(distributed.gather_rows(torch.tensor([float(done)], device=distributed.state().device)).max() > 0)
 
     def _finish(self, stage: Stage, partial: Path, place: Path, seconds: float) -> None:
         for leftover in ("checkpoint.safetensors", "checkpoint.draft"):

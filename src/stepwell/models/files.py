@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -67,7 +68,8 @@ def modules_of(base: str) -> list[tuple[str, str]]:
     """
     found = _json(base, "modules.json")
     modules = found if isinstance(found, list) else []
-    return [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in modules]
+    whole = [module for module in modules if isinstance(module, dict) and {"type", "path"} <= module.keys()]
+    return [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in whole]
 
 
 def _json(base: str, name: str) -> Any:
@@ -100,7 +102,9 @@ def content_digest(base: str) -> str | None:
     for path in sorted(path for place in folders for path in place.glob("*")):
         if CONTENT.fullmatch(path.name) and path.is_file():
             facts = path.stat()
-            digest.update(f"{path.relative_to(folder)}:{_digest(path, facts.st_mtime_ns, facts.st_size)}\n".encode())
+            digest.update(
+                f"{os.path.relpath(path, folder)}:{_digest(path, facts.st_mtime_ns, facts.st_size)}\n".encode()
+            )
     return digest.hexdigest()
 
 
