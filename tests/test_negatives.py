@@ -91,6 +91,13 @@ class TestPositives:
         assert (report.queries, report.without_positives) == (0, 3)
         report.table().text()
 
+    def test_a_query_that_was_asked_and_has_no_positive_is_none_of_them(self):
+        qrels = Qrels(
+            np.array([3], np.int32), np.array([9], np.int32), np.array([1], np.int32), np.array([2], np.int32)
+        )
+        candidates, report = mined(run_of({3: [1, 2], 2: [1, 2]}), qrels)
+        assert candidates.queries.tolist() == [3] and report.without_positives == 1
+
 
 class TestWindow:
     def test_negatives_come_from_the_window_alone(self):

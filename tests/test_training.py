@@ -163,6 +163,13 @@ class TestSeed:
         assert losses[True] != losses[False]
 
 
+@pytest.mark.parametrize("stated", ["2min", "-1", "nan"])
+def test_seconds_between_checkpoints_that_cant_be_are_refused(monkeypatch, stated):
+    monkeypatch.setenv("STEPWELL_CHECKPOINT_SECONDS", stated)
+    with pytest.raises(StepwellError, match=f"STEPWELL_CHECKPOINT_SECONDS is '{stated}'.*number of seconds"):
+        training.checkpoint_seconds()
+
+
 class TestResuming:
     SETTINGS = Optimiser(steps=6, batch=8, dropout=True, lr=1e-3)
 

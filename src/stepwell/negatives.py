@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection, Qrels
+from stepwell.collection.qrels import pair_keys
 from stepwell.distributed import in_shares
 from stepwell.errors import StepwellError
 from stepwell.mining_report import Example, MiningReport
@@ -173,7 +174,7 @@ def mine(
     their standard deviation over the window, so that a = 1, b = 0 suits the scales of BM25 and cosine alike.
     A query whose positives are not in its list takes its best score for s_positive.
     """
-    labelled = np.isin(run.queries, qrels.query_rows)
+    labelled = np.isin(run.queries, qrels.queries[qrels.grades > 0])
     queries = run.queries[labelled]
     lists = _Lists(
         queries=queries,
@@ -212,17 +213,13 @@ def _choose_positives(lists: _Lists, qrels: Qrels, most: int, width: int) -> Can
     """Return candidates (Q, M): positives by grade, chance among equals, and -1 behind."""
     passages = np.full((len(lists.queries), width), -1, dtype=np.int32)
     grades = np.zeros(passages.shape, dtype=np.int32)
-    pairs = _pairs(qrels.queries, qrels.passages)
+    pairs = pair_keys(qrels.queries, qrels.passages)
     for row, (query, positives, chance) in enumerate(zip(lists.queries, lists.known, lists.chance, strict=True)):
-        grade = qrels.grades[np.searchsorted(pairs, _pairs(query, positives))]
+        grade = qrels.grades[np.searchsorted(pairs, pair_keys(query, positives))]
         best = np.lexsort((chance.random(len(positives)), -grade))[:most]
         passages[row, : len(best)] = positives[best]
         grades[row, : len(best)] = grade[best]
     return Candidates(lists.queries, passages, grades)
-
-
-def _pairs(queries: NDArray[np.int32] | np.int32, passages: NDArray[np.int32]) -> NDArray[np.int64]:
-    return (queries.astype(np.int64) << 32) | passages
 
 
 def _filter(lists: _Lists, qrels: Qrels, collection: Collection, settings: Mining) -> tuple[Flags, NDArray[np.float64]]:

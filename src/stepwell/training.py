@@ -292,12 +292,32 @@ def _set_dropout(module: nn.Module, on: bool) -> None:
                 setattr(part, name, 0.0)
 
 
+def checkpoint_seconds() -> float:
+    """Return the seconds between two checkpoints: STEPWELL_CHECKPOINT_SECONDS, 120 by default.
+
+    Raises
+    ------
+    StepwellError
+        When the variable is no number of seconds.
+    """
+    stated = os.environ.get("STEPWELL_CHECKPOINT_SECONDS") or "120"
+    try:
+        seconds = float(stated)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise StepwellError(
+            f"STEPWELL_CHECKPOINT_SECONDS is {stated!r}: set it to a number of seconds, such as 120, or unset it."
+        )
+    return seconds
+
+
 class Checkpoint:
     """Weights, moments and the log in one safetensors file with the sha256 of all of it, replaced atomically."""
 
     def __init__(self, path: Path, module: nn.Module, optimiser: torch.optim.AdamW) -> None:
         self.path, self.module, self.optimiser = path, module, optimiser
-        self.every = float(os.environ.get("STEPWELL_CHECKPOINT_SECONDS", "120"))
+        self.every = checkpoint_seconds()
         self.last = time.monotonic()
 
     def save_now_and_then(self, log: TrainingLog) -> None:

@@ -76,6 +76,7 @@ def test_markdown_is_cut_at_headings_and_loses_its_markup(tmp_path):
     ("text", "path"),
     [
         ("---\ntitle: One\n---\n# One\nwords", ("One",)),
+        ("---\ntitle: One\ndate: 2024-02-30\n---\n# Two\nwords", ("Two",)),
         ("+++\ntitle = 'One'\n+++\n## Two\nwords", ("One", "Two")),
         ("---\nbroken: [\n---\n# One\nwords", ("One",)),
         ("---\nwords without an end", ()),

@@ -142,3 +142,25 @@ def test_missing_tables_are_named(tmp_path):
     write_table(tmp_path / "passages.csv", PASSAGES)
     found = [(problem.file, problem.code) for problem in check_directory(tmp_path)]
     assert ("queries (jsonl, tsv, csv, parquet)", "file-missing") in found and ("qrels", "file-missing") in found
+
+
+def test_a_judgement_without_a_passage_is_a_mistake_and_no_unanswered_query(tmp_path):
+    tables(tmp_path, "csv")
+    write_table(tmp_path / "qrels.train.csv", [*QRELS, {"qid": "2", "docid": " ", "relevance": 1}])
+    (problem,) = check_directory(tmp_path)
+    assert (problem.severity, problem.file, problem.line, problem.code) == ("error", "qrels.train.csv", 4, "id")
+
+
+def test_only_tables_in_the_folder_of_qrels_are_splits(tmp_path):
+    tables(tmp_path, "csv", "qrels/train")
+    for name in (".DS_Store", "README.md", "train.csv~", ".hidden.csv"):
+        (tmp_path / "qrels" / name).write_text("notes\n")
+    assert open_collection(tmp_path).splits == ("train",) and check_directory(tmp_path) == []
+
+
+@pytest.mark.parametrize("other", ["qrels/train.tsv", "qrels.train.csv"])
+def test_two_files_for_one_split_are_reported(tmp_path, other):
+    tables(tmp_path, "csv", "qrels/train")
+    write_table(tmp_path / other, QRELS)
+    problems = check_directory(tmp_path)
+    assert [problem.code for problem in problems] == ["file-twice"] and "the split train" in problems[0].message

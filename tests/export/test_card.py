@@ -111,3 +111,15 @@ def test_prompts_are_told(tiny_model):
     encoder.model.prompts = {"query": "query: ", "document": "passage: "}
     text = make_card("model", str(tiny_model), encoder, None, {}, [])
     assert "`query: `" in text and "`passage: `" in text
+
+
+def test_figures_of_synthetic_queries_are_no_test(tiny_run, facts):
+    told = json.loads(json.dumps(facts)) | {"tested": False}
+    told["comparison"]["notes"] = ["There are no real queries to test on."]
+    card = ModelCard(make_card("tiny", "here", Encoder.open(tiny_run / "model"), tiny_run, told, []))
+    assert card.data.eval_results is None and "## Test" not in card.text
+    assert "## Dev, synthetic queries" in card.text and "There are no real queries to test on." in card.text
+
+
+def test_the_data_set_is_the_collection_by_its_name(card, facts):
+    assert {result.dataset_name for result in card.data.eval_results} == {facts["collection"]["name"]} == {"tiny"}

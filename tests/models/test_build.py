@@ -354,6 +354,15 @@ class TestCrossEncoder:
         tokenizer.save_pretrained(tmp_path)
         assert open_cross_encoder(str(tmp_path)).num_labels == 1
 
+    @pytest.mark.parametrize("opened", [open_sentence_transformer, open_cross_encoder])
+    def test_a_quantised_model_whose_package_is_missing_says_so(self, tiny_model, tmp_path, opened):
+        model = shutil.copytree(tiny_model, tmp_path / "model")
+        config = model / "config.json"
+        quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
+        config.write_text(json.dumps(json.loads(config.read_text()) | quantised))
+        with pytest.raises(StepwellError, match=r"can't open .*: .*bitsandbytes"):
+            opened(str(model))
+
     def test_an_encoder_with_a_dense_layer_gets_a_head_too(self, tiny_model, tmp_path):
         base = open_sentence_transformer(str(tiny_model))
         base.append(Dense(32, 24))

@@ -84,3 +84,17 @@ def test_the_graphs_used_longest_ago_go_first(load, made, monkeypatch):
 def test_openvino_is_imported_without_what_reports_its_use():
     assert graphs.openvino().__name__ == "openvino"
     assert sys.modules["openvino_telemetry"] is None
+
+
+def test_a_package_of_another_name_has_a_version_too(monkeypatch):
+    def version(name):
+        if name == "onnxruntime":
+            raise graphs.importlib.metadata.PackageNotFoundError(name)
+        return "1.27.0"
+
+    monkeypatch.setattr(graphs.importlib.metadata, "version", version)
+    known = {"onnxruntime": ["onnxruntime-gpu", "onnxruntime-gpu"]}
+    monkeypatch.setattr(graphs.importlib.metadata, "packages_distributions", lambda: known)
+    assert graphs.version_of("onnxruntime") == "onnxruntime-gpu-1.27.0"
+    known.clear()
+    assert graphs.version_of("onnxruntime") == "unknown"

@@ -137,6 +137,20 @@ def test_without_its_collection_a_run_has_no_texts(tiny_run, tmp_path):
     assert found.record and found.comparison
 
 
+def test_a_damaged_file_costs_a_report_only_what_it_holds(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    results = read_json(run / "results.json")
+    start, contrastive = (run / results["stages"][name] for name in ("start.dev", "contrastive.test"))
+    for path in (start / "evaluation.parquet", contrastive / "evaluation.parquet"):
+        path.write_bytes(path.read_bytes()[:-40])
+    run_file = run / results["stages"]["bm25.test"] / "run.parquet"
+    run_file.write_bytes(run_file.read_bytes()[:-40])
+    found = facts_of(run)
+    assert found.start is None and found.comparison
+    assert "contrastive only" not in {answer.system for answer in found.answers}
+    assert {answer.text is None for answer in found.answers if answer.system == "BM25"} == {True}
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(StepwellError, match="no run's folder"):
         facts_of(tmp_path)

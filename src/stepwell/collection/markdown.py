@@ -64,7 +64,7 @@ def _front_matter(lines: Sequence[str]) -> tuple[str, int]:
         return "", 0
     try:
         fields = _FRONT[fence]("\n".join(lines[1:end]))
-    except (yaml.YAMLError, tomllib.TOMLDecodeError):
+    except (yaml.YAMLError, ValueError):  # also of a day that is in no calendar
         return "", end + 1
     title = fields.get("title") if isinstance(fields, dict) else None
     return (" ".join(title.split()) if isinstance(title, str) else ""), end + 1

@@ -50,6 +50,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """The names by which columns are found, the first one first; case and `-` for `_` make no difference."""
 
 _QRELS = re.compile(rf"qrels([.\-_](?P<name>.+))?\.({'|'.join(ENDINGS)}|txt)")
+_SPLIT = re.compile(rf"(?P<name>[^.].*)\.({'|'.join(ENDINGS)}|txt)")
+_KINDS: tuple[Kind, Kind] = ("query", "passage")
 _MAY_LACK = {"passage.title", "qrels.grade"}
 
 Records = Iterable[tuple[int, dict[str, Any]]]
@@ -74,10 +76,11 @@ class Tables(Source):
         self._qrels: dict[str, Path] = {}
         for name, file in named_files(directory, report).items():
             if found := _QRELS.fullmatch(name):
-                self._qrels[found["name"] or "train"] = file
+                self._add_qrels(found["name"] or "train", file, report)
         if (directory / "qrels").is_dir():
             for name, file in named_files(directory / "qrels", report, "qrels/").items():
-                self._qrels[name.rpartition(".")[0] or name] = file
+                if found := _SPLIT.fullmatch(name):
+                    self._add_qrels(found["name"], file, report)
         for kind, there in self._texts.items():
             if there is None:
                 message = f"there is no table of that name in {directory}, nor {', '.join(STEMS[kind][1:])}."
@@ -85,6 +88,12 @@ class Tables(Source):
         if not self._qrels:
             message = f"there is no qrels.SPLIT.ENDING and no qrels/SPLIT.ENDING ({', '.join(ENDINGS)}) in {directory}."
             report(Problem("error", "qrels", None, "file-missing", message))
+
+    def _add_qrels(self, split: str, file: Path, report: Report) -> None:
+        if split in self._qrels:
+            message = f"is for the split {split} as {self.splits[split]} is; move one of the two away."
+            report(Problem("error", file.relative_to(self.home).as_posix(), None, "file-twice", message))
+        self._qrels.setdefault(split, file)
 
     def stamp(self) -> dict[str, Any]:
         """Return sizes and times of the files."""
@@ -211,7 +220,8 @@ def read_judgements(records: Records, file: str, named: Mapping[str, str], repor
             roles = ("qrels.query", "qrels.passage", "qrels.grade")
             columns = columns or [find_column(role, record, named) for role in roles]
             query, passage = (
-                read_field(record, str(at), "judgement", required=True, number=True) for at in columns[:2]
+                checked_id(read_field(record, str(at), "judgement", required=True, number=True), kind)
+                for at, kind in zip(columns[:2], _KINDS, strict=True)
             )
             grade = 1 if columns[2] is None else whole_grade(str(record.get(columns[2])))
             yield Judgement(number, query, passage, grade, file)

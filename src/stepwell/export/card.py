@@ -71,6 +71,7 @@ def make_card(
     base = str(recipe.get("student", {}).get("from") or model)
     licence = licence_of(base)
     comparison = Comparison.from_json(facts["comparison"]) if facts else None
+    tested = bool(facts.get("tested", True))  # else the table is over dev: synthetic queries that decided
     data = ModelCardData(
         model_name=name,
         base_model=DEMO if base == "demo" else base if re.fullmatch(r"\w[\w.-]*/[\w.-]+", base) else None,
@@ -78,12 +79,13 @@ def make_card(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "knowledge-distillation", "stepwell"],
-        eval_results=_results(comparison, facts) if comparison is not None else None,
+        eval_results=_results(comparison, facts) if comparison is not None and tested else None,
     )
     parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", _what(encoder), "## Use", _use(encoder, name)]
     if run is not None and comparison is not None:
         parts += ["## How it was made", *_ladder(run, facts, recipe, comparison)]
-        parts += ["## Test", _test(comparison), "## Data", _data(facts, recipe, encoder)]
+        parts += ["## Test" if tested else "## Dev, synthetic queries", _table(comparison)]
+        parts += ["## Data", _data(facts, recipe, encoder)]
     parts += ["## Files", "\n".join(files)]
     stated = f"`{licence}`, by its own card" if licence else "unknown: its own card states none"
     parts += ["## Licence", f"The licence of `{_public(base)}`, which this model was made from, is {stated}."]
@@ -114,7 +116,8 @@ def _metric(measure: str) -> str:
 
 
 def _collection(facts: dict[str, Any]) -> str:
-    return Path(facts["collection"]["path"]).name
+    told = facts["collection"]
+    return str(told.get("name") or Path(told["path"]).name)  # results.json of earlier runs has no name
 
 
 def _public(base: str) -> str:
@@ -188,8 +191,8 @@ def _taken_back(run: Path, stages: dict[str, str], rung: str) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["student"] != rung
 
 
-def _test(comparison: Comparison) -> str:
-    """Return the table of all systems on test; the model itself is in bold."""
+def _table(comparison: Comparison) -> str:
+    """Return the table of all systems, with its notes; the model itself is in bold."""
     main, *others = comparison.measures
     lines = [f"| system | {main} | {' | '.join(others)} |", "|---" * (1 + len(comparison.measures)) + "|"]
     for row in comparison.rows:
@@ -198,7 +201,7 @@ def _test(comparison: Comparison) -> str:
         cells = [f"{row.values[main]:.3f} [{low:.3f}, {high:.3f}]", *(f"{row.values[m]:.3f}" for m in others)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     note = f"Means over {comparison.queries:,} queries; in brackets {comparison.level:.0%} bootstrap intervals."
-    return "\n".join(lines) + f"\n\n{note}"
+    return "\n".join(lines) + "\n\n" + " ".join([note, *comparison.notes])
 
 
 def _data(facts: dict[str, Any], recipe: dict[str, Any], encoder: Encoder) -> str:

@@ -23,10 +23,12 @@ from stepwell.ladder.workspace import Workspace, read_json, versions
 from stepwell.recipe import Recipe
 from stepwell.recipe_file import dump_recipe
 from stepwell.recipe_teachers import HostedTeacher
+from stepwell.training import checkpoint_seconds
 
 
 def prepare(recipe: Recipe) -> Context:
     """Open the collection and its splits."""
+    checkpoint_seconds()  # one that can't be is said now, not before the first training
     collection = open_collection(recipe.collection)
     splits = resolve_splits(collection, recipe.collection)
     for note in splits.notes:
@@ -137,7 +139,11 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
         shutil.copyfile(workspace.folders[stage] / "run.trec", runs / f"{_file_name(label)}.trec")
     facts = {
         "name": ctx.recipe.name,
-        "collection": {"path": ctx.collection.place, "fingerprint": ctx.collection.fingerprint},
+        "collection": {
+            "name": ctx.collection.name,
+            "path": ctx.collection.place,
+            "fingerprint": ctx.collection.fingerprint,
+        },
         "synthetic": bool(ctx.splits.synthetic),
         "synthetic_queries": dict(ctx.splits.synthetic),
         "tested": ctx.splits.tested,

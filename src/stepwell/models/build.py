@@ -29,13 +29,9 @@ def open_sentence_transformer(base: str) -> SentenceTransformer:
 
     A part that the weights lack, such as a pooler that nothing uses, is random and always the same.
     """
-    place = locate(base)
-    try:
-        with quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = SentenceTransformer(place, device="cpu", model_kwargs=WEIGHTS)
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise cannot_open(base, "encoder", error) from error
+    with opening(base, "encoder"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SentenceTransformer(locate(base), device="cpu", model_kwargs=WEIGHTS)
     _check_routes(model, base)
     return model
 
@@ -101,12 +97,10 @@ def open_cross_encoder(base: str) -> CrossEncoder:
 
 
 def _with_any_head(base: str) -> CrossEncoder:
-    place = locate(base)
-    try:
-        with quiet():
-            model: CrossEncoder = CrossEncoder(place, device="cpu", model_kwargs=WEIGHTS, activation_fn=nn.Identity())
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise cannot_open(base, "cross-encoder", error) from error
+    with opening(base, "cross-encoder"):
+        model: CrossEncoder = CrossEncoder(
+            locate(base), device="cpu", model_kwargs=WEIGHTS, activation_fn=nn.Identity()
+        )
     return model
 
 
@@ -121,6 +115,16 @@ def cannot_open(base: str, what: str, error: Exception) -> StepwellError:
         f"can't open {base} as {what}: {reason}. Give a directory with a sentence-transformers or transformers "
         "model in safetensors, or a hub name (and a connection, the first time)."
     )
+
+
+@contextlib.contextmanager
+def opening(base: str, what: str) -> Iterator[None]:
+    """Open a model in here: without transformers' own bars, and with a StepwellError that says what failed."""
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, ImportError) as error:
+        raise cannot_open(base, what, error) from error
 
 
 @contextlib.contextmanager

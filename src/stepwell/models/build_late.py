@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
@@ -14,10 +13,10 @@ from torch import nn
 from stepwell.errors import StepwellError
 from stepwell.models.build import (
     WEIGHTS,
-    cannot_open,
     cut_layers,
     most_tokens,
     open_one_tower,
+    opening,
     quiet,
     transformer_of,
 )
@@ -54,11 +53,8 @@ def open_multi_vector(base: str) -> MultiVectorEncoder:
             f"{base} is no late-interaction model, and its token vectors were never trained to be compared. Choose a "
             "ColBERT model, or give the teacher `train` so that it becomes one."
         )
-    try:
-        with quiet():
-            return MultiVectorEncoder(locate(base), device="cpu", model_kwargs=WEIGHTS)
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise cannot_open(base, "late-interaction model", error) from error
+    with opening(base, "late-interaction model"):
+        return MultiVectorEncoder(locate(base), device="cpu", model_kwargs=WEIGHTS)
 
 
 def build_multi_vector(

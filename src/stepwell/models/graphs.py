@@ -96,6 +96,15 @@ def openvino() -> Any:
     return importlib.import_module("openvino")
 
 
+def version_of(package: str) -> str:
+    """Return the version of an importable package, also where it was installed by another name (onnxruntime-gpu)."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        names = set(importlib.metadata.packages_distributions().get(package, []))
+        return "-".join(f"{name}-{importlib.metadata.version(name)}" for name in sorted(names)) or "unknown"
+
+
 def untraceable() -> str | None:
     """Return why no model becomes a graph with the transformers that is installed, or None when it does."""
     version = importlib.metadata.version("transformers")
@@ -262,7 +271,7 @@ def from_cache(
     load
         Loads what ``export`` wrote.
     """
-    versions = "-".join(importlib.metadata.version(package) for package in ("torch", *PACKAGES[engine]))
+    versions = "-".join(version_of(package) for package in ("torch", *PACKAGES[engine]))
     folder = default_cache() / "graphs" / f"{source.name}-{engine}-{number}-{versions}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

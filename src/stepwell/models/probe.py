@@ -8,7 +8,6 @@ named is probed, and the choice is kept in the cache: a second run on this machi
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -30,7 +29,7 @@ from stepwell.errors import StepwellError
 from stepwell.models import engine
 from stepwell.models.backends import WAYS, Net, Runner, disparity, missing, open_way, parts, unfit
 from stepwell.models.build import transformer_of
-from stepwell.models.graphs import PACKAGES
+from stepwell.models.graphs import PACKAGES, version_of
 from stepwell.models.tokens import Features
 
 FORMAT = 3
@@ -180,9 +179,7 @@ def _read(path: Path, ways: Sequence[str]) -> Choice | None:
 def _machine(device: torch.device) -> list[Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     packages = sorted({"torch", "transformers", *(package for group in PACKAGES.values() for package in group)})
-    versions = {
-        package: importlib.metadata.version(package) for package in packages if importlib.util.find_spec(package)
-    }
+    versions = {package: version_of(package) for package in packages if importlib.util.find_spec(package)}
     return [name, torch.backends.cpu.get_cpu_capability(), device.type, torch.get_num_threads(), versions]
 
 

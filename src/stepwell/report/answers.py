@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +102,8 @@ def won_and_lost(
         pairs = [(float(own.of(measure)[i]), float(other.of(measure)[i])) for i in at]
         plain = [Answer(label, ids[row], None, *pair) for row, pair in zip(chosen, pairs, strict=True)]
         if texts is not None and chosen:
-            plain = _with_texts(plain, np.array(chosen, np.int32), places[reference], places[label], texts)
+            with suppress(OSError, ValueError):  # a damaged run: without the texts
+                plain = _with_texts(plain, np.array(chosen, np.int32), places[reference], places[label], texts)
         answers += plain
     return scores, answers
 
@@ -149,7 +151,7 @@ def shortened(text: str) -> str:
 def _evaluation(folder: Path) -> Evaluation | None:
     try:
         table = pq.read_table(folder / "evaluation.parquet")
-    except OSError:
+    except (OSError, ValueError):  # not there, or damaged
         return None
     values = {name: table[name].to_numpy() for name in table.column_names if name not in ("query", "query_id")}
     return Evaluation(table["query"].to_numpy(), values)

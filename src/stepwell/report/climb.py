@@ -150,7 +150,7 @@ def dev_quality(run: RunFolder, kept: Kept | None) -> float | None:
         return None
     try:
         return float(np.mean(pq.read_table(kept.folder / "evaluation.parquet")[measure_of(run)].to_numpy()))
-    except (OSError, KeyError):
+    except (OSError, ValueError, KeyError):
         return None
 
 
@@ -214,7 +214,7 @@ def _seen(vectors: Kept | None, mined: Kept | None, collection: Collection | Non
     try:
         candidates = Candidates.load(mined.folder / "candidates.parquet", collection)
         logits = Vectors.open(vectors.folder).scores(candidates.queries, candidates.passages)
-    except (OSError, KeyError, StepwellError):
+    except (OSError, ValueError, KeyError, StepwellError):
         return None
     return histogram(np.where(candidates.passages >= 0, logits, np.nan))
 

@@ -164,7 +164,7 @@ def _rows(path: Path) -> int:
     """Return how many queries a Parquet file of a run or an evaluation has."""
     try:
         return len(pq.read_table(path, columns=["query"])["query"].unique())
-    except OSError:
+    except (OSError, ValueError):
         return 0
 
 

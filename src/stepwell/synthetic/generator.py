@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from stepwell.models.build import cannot_open, quiet
+from stepwell.models.build import opening
 from stepwell.models.files import locate
 
 TOKENS = 320  # of a passage
@@ -43,17 +42,14 @@ class ModelGenerator:
 
     def __init__(self, place: str) -> None:
         self.name = place
-        try:
-            with quiet():
-                found = locate(place)
-                config = AutoConfig.from_pretrained(found)
-                self._seq2seq = bool(config.is_encoder_decoder)
-                kind = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
-                model: Any = kind.from_pretrained(found, use_safetensors=True)
-                side = "right" if self._seq2seq else "left"  # a causal model goes on at the right end
-                self._tokenizer: Any = AutoTokenizer.from_pretrained(found, padding_side=side)
-        except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-            raise cannot_open(place, "query generator", error) from error
+        with opening(place, "query generator"):
+            found = locate(place)
+            config = AutoConfig.from_pretrained(found)
+            self._seq2seq = bool(config.is_encoder_decoder)
+            kind = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
+            model: Any = kind.from_pretrained(found, use_safetensors=True)
+            side = "right" if self._seq2seq else "left"  # a causal model goes on at the right end
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(found, padding_side=side)
         self._chats = not self._seq2seq and self._tokenizer.chat_template is not None
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
