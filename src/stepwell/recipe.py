@@ -167,10 +167,10 @@ class Judging(Section):
     depth: Count = Field(100, description="Passages retrieved a query for evaluation.")
     rerank: Count = Field(
         20,
-        description="Passages of the student's list that a cross-encoder teacher reranks, for its headroom and in the final table.",
+        description="Passages of the student's list that a teacher which does not embed reranks, for its headroom and in the final table.",
     )
     headroom_queries: Count = Field(
-        200, description="Dev queries on which a cross-encoder teacher's headroom is measured, at most."
+        200, description="Dev queries on which the headroom of a teacher that does not embed is measured, at most."
     )
     level: Fraction = Field(0.05, description="A rung is not promoted when dev gets worse with a p-value below this.")
 

@@ -30,7 +30,8 @@ _INTRO = """\
 A recipe is one YAML file that says everything a run depends on: the collection, the student, the teachers,
 the ladder that the student climbs, and how the result is proved. `stepwell init DIRECTORY` writes a commented
 one for a collection of your own. Only the collection's path, what the student is made from and one rung have
-no default, so this is a whole recipe:
+no default. With a dual encoder as the only teacher refine has to be off, since it needs one that reranks; so this is
+a whole recipe:
 
 <!-- file: recipe.yaml -->
 ```yaml
@@ -49,6 +50,8 @@ ladder:
     epochs: 2
     lr: 5e-4
     batch: 32
+refine:
+  rounds: 0
 ```
 
 - Relative directories and files (`path`, `from`, `file`, `more_passages`, `more_queries`) are looked for beside the recipe first.

@@ -66,7 +66,7 @@ class Mining(Section):
 class Rung(Optimiser):
     """One rung: what the student learns from one teacher.
 
-    loss = alpha * hard + beta * soft + gamma * keep  (METHOD: losses).
+    loss = alpha * hard + beta * soft + gamma * keep  (docs/how-it-works/losses.md).
     """
 
     teacher: str = Field(description="The teacher's name.")

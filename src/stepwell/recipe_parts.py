@@ -64,7 +64,7 @@ class DenseTraining(Optimiser):
 
 
 class ListTraining(Optimiser):
-    """Training over a query's candidates: listwise cross-entropy of the positives (METHOD: teacher)."""
+    """Training over a query's candidates: listwise cross-entropy of the positives (docs/how-it-works/teachers.md)."""
 
     batch: Count = Field(8, description="Queries a step; each brings its candidates as pairs.")
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Pairs a query, K: positives and mined negatives.")
@@ -80,7 +80,7 @@ class ListTraining(Optimiser):
 
 
 class RerankTraining(ListTraining):
-    """Training of a cross-encoder: listwise cross-entropy over a query's candidates (METHOD: teacher)."""
+    """Training of a cross-encoder: listwise cross-entropy over a query's candidates (docs/how-it-works/teachers.md)."""
 
     lr: Positive = Field(1e-4, description="Highest learning rate of the body.")
     head_lr: Positive = Field(1e-3, description="Highest learning rate of the scoring head, which starts from nothing.")

@@ -42,7 +42,7 @@ def go_on(
     train: DenseTraining,
     model: tuple[str, int | None, float | None],
 ) -> None:
-    """Add the second contrastive training behind the stage ``first``, on what ``miner`` finds (METHOD: continue).
+    """Add the second contrastive training behind the stage ``first``, on what ``miner`` finds.
 
     ``model`` is what is trained: its base, layers and scale.
     """

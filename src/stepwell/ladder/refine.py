@@ -1,6 +1,6 @@
 """Data progressive distillation: only the queries that the teacher gets right and the student still gets wrong.
 
-Source: PROD, section 3.3 (METHOD: DPD). The rule looks at two ranks of a query's first positive, 1 = best: in the
+Source: PROD, section 3.3. The rule looks at two ranks of a query's first positive, 1 = best: in the
 student's list, and after the teacher has reranked that list.
 """
 

@@ -20,7 +20,7 @@ from stepwell.retrieval.run import Run
 
 K1, B = 1.2, 0.6
 """Saturation of repeated words and strength of length normalisation: of five settings the best nDCG@10 over
-3,471 training queries of nq_wiki, scifact and cranfield together, by less than a point."""
+3,471 training queries of Wikipedia with NQ questions, SciFact and Cranfield together, by less than a point."""
 
 _WORD = re.compile(r"[^\W_]+")
 _STOPWORDS = frozenset(STOPWORDS_EN_PLUS)
