@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from stepwell.recipe import Rung
 from stepwell.recipe_ladder import teacher_temperature
-from stepwell.score_spread import check_scores
-from stepwell.scores import check_tau, spread
+from stepwell.score_spread import check_scores, check_tau, spread
 
 RNG = np.random.default_rng(3)
 GOOD = RNG.normal(scale=3.0, size=(200, 8))

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,20 +23,6 @@ from stepwell.score_segments import BLOCK
 from stepwell.scores import ScoreStore
 
 TEACHER, COLLECTION = "7ea0" * 16, "c011" * 16
-
-
-class Ids:
-    """As much of a collection as export and import use."""
-
-    texts_fingerprint = COLLECTION
-    query_ids = tuple(f"query {row}" for row in range(50))
-    passage_ids = tuple(f"p{row}" for row in range(200))
-
-    def query_row(self, id_):
-        return self.query_ids.index(id_)
-
-    def passage_row(self, id_):
-        return self.passage_ids.index(id_)
 
 
 def open_store(root: Path, teacher=TEACHER, collection=COLLECTION) -> ScoreStore:
@@ -279,32 +264,6 @@ class TestDamage:
         np.testing.assert_array_equal(found[BLOCK:], scores[BLOCK:])
         assert np.isnan(found[:BLOCK]).all()
         np.testing.assert_array_equal(store.lookup(queries + 3000, passages), scores)
-
-
-class TestExport:
-    def test_there_and_back(self, tmp_path):
-        store, file = open_store(tmp_path / "a"), tmp_path / "scores.parquet"
-        store.add([1, 2, 49], [10, 199, 0], [1.5, -2.5, 0.0])
-        store.export(file, Ids())
-        rows = sorted(pq.read_table(file).to_pylist(), key=lambda row: row["query_id"])
-        assert rows[0] == {"query_id": "query 1", "passage_id": "p10", "score": 1.5}
-        other = open_store(tmp_path / "b")
-        other.add([1], [10], [8.0])
-        assert other.import_parquet(file, Ids()) == 2
-        np.testing.assert_array_equal(other.lookup([1, 2, 49], [10, 199, 0]), [8.0, -2.5, 0.0])
-
-    def test_scores_of_others_are_refused(self, tmp_path):
-        file = tmp_path / "scores.parquet"
-        store = open_store(tmp_path)
-        store.add([1], [1], [1.0])
-        store.export(file, Ids())
-        with pytest.raises(StepwellError, match="two teachers"):
-            open_store(tmp_path, teacher="b" * 64).import_parquet(file, Ids())
-        with pytest.raises(StepwellError, match="texts differ"):
-            open_store(tmp_path, collection="b" * 64).import_parquet(file, Ids())
-        file.write_text("no parquet")
-        with pytest.raises(StepwellError, match="Parquet"):
-            store.import_parquet(file, Ids())
 
 
 # -- kills. A child adds batch after batch and notes each one that `add` has returned from.

@@ -28,8 +28,6 @@ from stepwell.overlap import near_duplicates
 from stepwell.recipe import Mining
 from stepwell.retrieval.run import Run
 
-__all__ = ["Candidates", "Example", "MiningReport", "mine"]
-
 DenoiseScores = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[np.float32]]
 Flags = NDArray[np.uint8]
 

@@ -11,29 +11,19 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import filelock
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from stepwell.errors import StepwellError
 from stepwell.score_segments import DamagedError, Owner, Segment, sync_directory, write_segment
-from stepwell.score_spread import Spread, check_tau, spread
-
-if TYPE_CHECKING:
-    from stepwell.collection import Collection
-
-__all__ = ["ScoreStore", "Spread", "check_tau", "spread"]
 
 FAN = 4  # so many segments of about one size become one
 LARGEST = 4**11  # pairs; a segment of this size is not merged any more, so that merging needs bounded memory
-ROWS_AT_ONCE = 1 << 20  # pairs, in export and import
 
 
 class ScoreStore:
@@ -148,58 +138,6 @@ class ScoreStore:
                 self._segments[path.name] = Segment.open(path)
                 self._compact()
 
-    def export(self, path: Path, collection: Collection) -> None:
-        """Write all scores as Parquet (columns query_id, passage_id, score), for other machines and tools."""
-        schema = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("score", pa.float32())])
-        told = {f"stepwell.{name}": value for name, value in self.owner._asdict().items()}
-        aside = path.with_name(path.name + ".tmp")
-        self._same_collection(collection.texts_fingerprint, "this collection")
-        with pq.ParquetWriter(aside, schema.with_metadata(told), compression="zstd") as writer:
-            for segment in self._segments.values():
-                segment.check_all()
-                for start in range(0, len(segment), ROWS_AT_ONCE):
-                    part = slice(start, start + ROWS_AT_ONCE)
-                    queries, passages = _rows(segment.pairs[part])
-                    columns = [
-                        _ids(queries, collection.query_ids),
-                        _ids(passages, collection.passage_ids),
-                        pa.array(segment.scores[part]),
-                    ]
-                    writer.write_table(pa.table(columns, schema=schema))
-        aside.replace(path)
-
-    def import_parquet(self, path: Path, collection: Collection) -> int:
-        """Add what :meth:`export` wrote, here or elsewhere, and return how many pairs were new.
-
-        Raises
-        ------
-        StepwellError
-            When the file was made by another teacher or over another collection, or is no such file.
-        """
-        before = len(self)
-        try:
-            file = pq.ParquetFile(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise StepwellError(
-                f"{path} can't be read as a Parquet file of scores ({error}). Export it again."
-            ) from error
-        with file:
-            told = file.schema_arrow.metadata or {}
-            teacher = told.get(b"stepwell.teacher", b"").decode()
-            if teacher != self.owner.teacher:
-                raise StepwellError(
-                    f"{path} holds scores of the teacher {teacher[:16] or '(not named)'}, and these are kept "
-                    f"for {self.owner.teacher[:16]}: logits of two teachers can't be mixed. Import them with "
-                    "the model that made them."
-                )
-            self._same_collection(told.get(b"stepwell.collection", b"").decode(), str(path))
-            self._same_collection(collection.texts_fingerprint, "this collection")
-            for batch in file.iter_batches(ROWS_AT_ONCE):
-                queries = _from_ids(batch.column("query_id"), collection.query_row)
-                passages = _from_ids(batch.column("passage_id"), collection.passage_row)
-                self.add(queries, passages, batch.column("score").to_numpy())
-        return len(self) - before
-
     # -- segments
 
     def _find(self, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
@@ -309,14 +247,6 @@ class ScoreStore:
 
     # -- words for the user
 
-    def _same_collection(self, fingerprint: str, what: str) -> None:
-        if fingerprint != self.owner.collection:
-            raise StepwellError(
-                f"{what} belongs to the collection {fingerprint[:16] or '(not named)'}, and these scores to "
-                f"{self.owner.collection[:16]}: the texts differ, so the scores don't carry over. Score them "
-                "again."
-            )
-
     @contextmanager
     def _disk(self, done: str) -> Iterator[None]:
         try:
@@ -335,14 +265,3 @@ def _keys(queries: NDArray[np.integer], passages: NDArray[np.integer]) -> NDArra
 
 def _rows(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     return (keys >> np.uint64(32)).astype(np.int32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int32)
-
-
-def _ids(rows: NDArray[np.int32], ids: Sequence[str]) -> pa.Array:
-    unique, inverse = np.unique(rows, return_inverse=True)
-    return pa.array([ids[row] for row in unique.tolist()], pa.string()).take(pa.array(inverse))
-
-
-def _from_ids(column: pa.Array, row_of: Callable[[str], int]) -> NDArray[np.int32]:
-    encoded = column.dictionary_encode()
-    rows = np.array([row_of(id_) for id_ in encoded.dictionary.to_pylist()], dtype=np.int32)
-    return np.take(rows, np.asarray(encoded.indices))

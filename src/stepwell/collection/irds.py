@@ -132,7 +132,7 @@ class IrDatasets(Source):
         """Turn what the library raises while it downloads and parses into a sentence."""
         try:
             yield
-        except (StepwellError, GeneratorExit):
+        except StepwellError:
             raise
         except Exception as error:  # of many kinds: network, disk, format, packages that it wants for some formats
             reason = " ".join(str(error).split())[:400]

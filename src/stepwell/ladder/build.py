@@ -12,7 +12,7 @@ from stepwell.ladder.contrastive_stages import add_start
 from stepwell.ladder.prices import Prices, vector_width
 from stepwell.ladder.teacher_stages import add_teacher
 from stepwell.ladder.teachers import inputs_of
-from stepwell.ladder.workspace import Stage, with_candidates
+from stepwell.ladder.workspace import Stage
 from stepwell.models.files import content_digest
 from stepwell.recipe import Mining, Rung
 from stepwell.recipe_ladder import MORE, teacher_temperature
@@ -198,21 +198,14 @@ class Builder:
             inputs += (f"teacher.{teacher}.vectors", *self.more_vectors(f"rung-{number}", rung))
             more = self.more(rung)
             work = self.prices.embedding(self.recipe.student.base, self.recipe.student.layers, rung, more=more)
+            run = partial(making.imitate, self.ctx, rung, before)
         else:
             found = self._rung_candidates(number, rung, miner)
             inputs += self._distil_inputs(rung, before, found)
             work = self.prices.dense(self.recipe.student.base, self.recipe.student.layers, rung, rung.candidates)
+            looked_at = self._scores_first(rung)
+            run = partial(making.distil, self.ctx, rung, teacher, rung.loss, before, found, looked_at=looked_at)
         settings = {**rung.model_dump(exclude={"force", "negatives", *MORE.values()}), **self.student()}
-        run = partial(
-            with_candidates,
-            making.distil,
-            self.ctx,
-            rung,
-            teacher,
-            rung.loss,
-            before,
-            f"candidates-{number}",
-        )
         title = f"rung {number}: {teacher} teaches ({rung.loss})"
         self.add(f"rung-{number}", "distil", title, settings, inputs, run, collective=True, work=work)
         self.judge_student(f"rung-{number}", f"the student after rung {number}")
@@ -236,7 +229,7 @@ class Builder:
     def _rung_candidates(self, number: int, rung: Rung, miner: str) -> str:
         denoiser = None if self.embeds(rung.teacher) else rung.teacher
         found = self.candidates(f"candidates-{number}", miner, rung.candidates, teacher=denoiser)
-        if not self.embeds(rung.teacher) and rung.beta:
+        if self._scores_first(rung):
             k = max(self.recipe.mining.pool or 0, rung.candidates)
             work = self.prices.scoring(self.recipe.teachers, rung.teacher, self.prices.train, k)
             tau = teacher_temperature(rung)
@@ -246,11 +239,15 @@ class Builder:
                 f"{rung.teacher} scores the candidates",
                 {"tau": tau},
                 (found, *self.opens(rung.teacher)),
-                partial(with_candidates, finding.scores, self.ctx, rung.teacher, tau, found),
+                partial(finding.scores, self.ctx, rung.teacher, tau, found),
                 collective=True,
                 work=work,
             )
         return found
+
+    def _scores_first(self, rung: Rung) -> bool:
+        """Tell whether a stage of its own has the teacher score the candidates before the rung trains on them."""
+        return not self.embeds(rung.teacher) and bool(rung.beta)
 
     def _distil_inputs(self, rung: Rung, before: str, found: str) -> tuple[str, ...]:
         inputs = [found, *self.opens(rung.teacher)]

@@ -132,14 +132,13 @@ def mine_from(ctx: Context, run: Run, settings: Mining, k: int, teacher: str | N
     return found
 
 
-def scores(ctx: Context, teacher: str, tau: float | None, job: Job) -> None:
-    """Have a teacher score all candidates (each pair once, ever) and look at the spread of the scores.
+def scores(ctx: Context, teacher: str, tau: float | None, mined: str, job: Job) -> None:
+    """Have a teacher score all candidates of the stage ``mined`` (each pair once, ever) and look at their spread.
 
     ``tau`` is what the loss divides them by, None for a loss without temperature.
     """
-    found = targets(
-        ctx, teacher, job, Candidates.load(job.inputs["candidates"] / "candidates.parquet", ctx.collection), job.advance
-    )
+    asked = Candidates.load(job.inputs[mined] / "candidates.parquet", ctx.collection)
+    found = targets(ctx, teacher, job, asked, job.advance)
     if not distributed.is_main():
         return
     (job.folder / MISSING).unlink(missing_ok=True)  # of an attempt before the file was complete

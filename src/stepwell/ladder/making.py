@@ -119,7 +119,32 @@ def start_student(ctx: Context, job: Job) -> None:
         contrast(ctx, encoder, candidates, ctx.recipe.warmup, job)
 
 
-def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: str, job: Job) -> None:
+def imitate(ctx: Context, rung: Rung, student: str, job: Job) -> None:
+    """Climb an embedding rung: pull the vectors of the student that the stage ``student`` left to its teacher's."""
+    encoder = ctx.encoder(job.inputs[student], ctx.recipe.student.loss_scale)
+    objective = EmbeddingObjective(
+        encoder,
+        ctx.texts(encoder, "query"),
+        ctx.texts(encoder, "document"),
+        Vectors.open(job.inputs[f"teacher.{rung.teacher}.vectors"]),
+        ctx.splits.train.query_rows.astype(np.int64),
+        ctx.recipe.seed,
+        _more(ctx, rung, encoder, job),
+    )
+    learn(ctx, objective, rung, encoder, job)
+
+
+def distil(
+    ctx: Context,
+    rung: Rung | Refine,
+    teacher: str,
+    loss: str,
+    student: str,
+    found: str,
+    job: Job,
+    *,
+    looked_at: bool = False,
+) -> None:
     """Climb one rung: distil ``teacher`` into the student that the stage ``student`` left, and save it.
 
     Parameters
@@ -129,20 +154,16 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
     teacher
         The teacher's name.
     loss
-        ``embedding``, ``in-batch`` or ``candidates``.
+        ``in-batch`` or ``candidates``.
     student
         The input stage that holds the student; its vectors give the keep scores.
+    found
+        The input stage that holds the candidates.
+    looked_at
+        Whether a stage before this one has warned of the teacher's scores of them.
     """
     encoder = ctx.encoder(job.inputs[student], ctx.recipe.student.loss_scale)
-    queries, passages = ctx.texts(encoder, "query"), ctx.texts(encoder, "document")
-    seed = ctx.recipe.seed
-    if loss == "embedding":
-        rows = ctx.splits.train.query_rows.astype(np.int64)
-        target = Vectors.open(job.inputs[f"teacher.{teacher}.vectors"])
-        more = _more(ctx, rung, encoder, job)
-        learn(ctx, EmbeddingObjective(encoder, queries, passages, target, rows, seed, more), rung, encoder, job)
-        return
-    candidates = Candidates.load(job.inputs["candidates"] / "candidates.parquet", ctx.collection)
+    candidates = Candidates.load(job.inputs[found] / "candidates.parquet", ctx.collection)
     if not len(candidates.queries):
         raise StepwellError(
             "there are no training queries with candidates for this rung; check the qrels of the training split."
@@ -150,30 +171,29 @@ def distil(ctx: Context, rung: Rung | Refine, teacher: str, loss: str, student: 
     over = "batch" if loss == "in-batch" else "candidates"
     scores = None
     if over == "candidates" and rung.beta:
-        found = targets(ctx, teacher, job, candidates)
-        candidates, scores = found.candidates, found.scores
-        if found.missing and distributed.is_main():
+        given = targets(ctx, teacher, job, candidates)
+        candidates, scores = given.candidates, given.scores
+        if given.missing and distributed.is_main():
             warn(
-                f"{teacher} has no score of {found.missing:,} candidates, which are left out, and with them "
-                f"{found.left_out:,} queries; {len(candidates.queries):,} queries train."
+                f"{teacher} has no score of {given.missing:,} candidates, which are left out, and with them "
+                f"{given.left_out:,} queries; {len(candidates.queries):,} queries train."
             )
         if distributed.is_main():
             known = np.where(candidates.passages >= 0, scores, np.nan)
             seen = histogram(known)
             job.write_json("teacher_scores.json", None if seen is None else asdict(seen))
-            if isinstance(rung, Refine) or student == "start" or ctx.teacher(teacher).embeds:
-                # else the rung's own stage of scores has warned
+            if not looked_at:
                 warn_of(teacher, known, teacher_temperature(rung))
     vectors = {name: Vectors.open(path) for name, path in job.inputs.items() if name.endswith(".vectors")}
     hold = next((r.teacher for r in ctx.recipe.ladder if r.loss == "embedding"), None)
-    terms, draw = _terms(rung, over), Draw(rung.candidates, seed)
+    terms, draw = _terms(rung, over), Draw(rung.candidates, ctx.recipe.seed)
     teaches = vectors.get(f"teacher.{teacher}.vectors")
     if over == "batch" and teaches is not None and rung.beta and distributed.is_main():
         warn_of(teacher, _in_batch_scores(teaches, candidates, draw, rung.batch), teacher_temperature(rung))
     objective = StudentObjective(
         encoder,
-        queries,
-        passages,
+        ctx.texts(encoder, "query"),
+        ctx.texts(encoder, "document"),
         candidates,
         ctx.splits.train,
         terms,
@@ -201,10 +221,10 @@ def _in_batch_scores(teacher: Vectors, candidates: Candidates, draw: Draw, batch
     return np.concatenate(padded).astype(np.float32)
 
 
-def _more(ctx: Context, rung: Rung | Refine, encoder: Encoder, job: Job) -> list[Imitated]:
+def _more(ctx: Context, rung: Rung, encoder: Encoder, job: Job) -> list[Imitated]:
     """Return the texts from elsewhere that a rung learns from too, with its teacher's vectors of them."""
     found, tokens = list[Imitated](), ctx.recipe.tokens
-    for side, texts in ctx.more(rung).items() if isinstance(rung, Rung) else ():
+    for side, texts in ctx.more(rung).items():
         limit = tokens.query if side == "query" else tokens.passage
         folder = next(path for name, path in job.inputs.items() if name.endswith(f".more-{side}"))
         vectors = np.load(folder / MORE, mmap_mode="r")

@@ -26,6 +26,7 @@ from stepwell.models.build import (
     transformer_of,
 )
 from stepwell.models.files import locate, modules_of
+from stepwell.models.flops import inner_width
 from stepwell.models.tokens import Template, Tokens
 from stepwell.recipe import Optimiser, StudentSection
 from stepwell.recipe_teachers import (
@@ -41,6 +42,9 @@ from stepwell.training import total_steps
 
 ANSWER = 0.5
 """Seconds that a hosted teacher is guessed to take for a request."""
+
+SELECTED = 0.12
+"""Share of the training queries that refine is guessed to select."""
 
 BACKWARD = 3.0
 """Operations of a training step over those of its forward: the backward pass takes two."""
@@ -91,9 +95,8 @@ def operations_a_token(base: str, layers: int | None) -> float:
     """Return the operations of a forward pass per token: two per weight of the layers' matrices."""
     config = config_of(base)
     width = int(config.hidden_size)
-    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
     count = min(layers or config.num_hidden_layers, config.num_hidden_layers)
-    return float(2 * count * (4 * width * width + 2 * width * inner))
+    return float(2 * count * (4 * width * width + 2 * width * inner_width(config)))
 
 
 @dataclass(frozen=True)
@@ -210,11 +213,6 @@ class Prices:
         return sum(total_steps(settings, sizes.get(loss, self.train) + more) for settings, loss, more in rungs)
 
 
-def selected_share() -> float:
-    """Return the share of training queries that refine is guessed to select, before anything is known."""
-    return 0.12
-
-
-def epochs_of(share: float, settings: Optimiser, train: int) -> int:
-    """Return the steps of a training on a share of the queries."""
-    return settings.steps or math.ceil(settings.epochs * share * train / settings.batch)
+def refine_steps(settings: Optimiser, train: int) -> int:
+    """Return the steps of a round of refine, before it is known which of the training queries it selects."""
+    return settings.steps or math.ceil(settings.epochs * SELECTED * train / settings.batch)

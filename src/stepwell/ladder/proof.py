@@ -10,7 +10,7 @@ from stepwell.collection.splits import NO_TEST
 from stepwell.evaluation import Evaluation, compare
 from stepwell.ladder import judging, making
 from stepwell.ladder.context import Context
-from stepwell.ladder.prices import epochs_of, selected_share, vector_width
+from stepwell.ladder.prices import refine_steps, vector_width
 from stepwell.ladder.workspace import Job, Work, read_json
 from stepwell.negatives import Candidates
 from stepwell.recipe import DenseTraining, Rung
@@ -172,7 +172,7 @@ def asymmetric_teacher(builder: Builder) -> str | None:
 def _baselines(builder: Builder) -> dict[str, str]:
     recipe = builder.recipe
     climbs: list[tuple[Any, str, int]] = [(rung, rung.loss, sum(builder.more(rung))) for rung in recipe.ladder]
-    refined = recipe.refine.rounds and epochs_of(selected_share(), recipe.refine, builder.prices.train)
+    refined = recipe.refine.rounds and refine_steps(recipe.refine, builder.prices.train)
     steps = builder.prices.steps(climbs) + refined
     rungs = tuple(f"rung-{number}" for number in range(1, builder.last + 1))
     builder.add(
@@ -279,6 +279,8 @@ def contrastive_baseline(ctx: Context, settings: DenseTraining, found: str, job:
 
 def straight_baseline(ctx: Context, rung: Rung, found: str, job: Job) -> None:
     """Distil one teacher straight into the start for as many updates as the ladder took."""
-    if found in job.inputs:
-        job.inputs["candidates"] = job.inputs[found]
-    making.distil(ctx, rung.model_copy(update={"steps": _steps(job)}), rung.teacher, rung.loss, "start", job)
+    rung = rung.model_copy(update={"steps": _steps(job)})
+    if rung.loss == "embedding":
+        making.imitate(ctx, rung, "start", job)
+    else:
+        making.distil(ctx, rung, rung.teacher, rung.loss, "start", found, job)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepwell.errors import StepwellError
 from stepwell.ladder import making, refine
-from stepwell.ladder.prices import epochs_of, selected_share
-from stepwell.ladder.workspace import with_candidates
+from stepwell.ladder.prices import refine_steps
 
 if TYPE_CHECKING:
     from stepwell.ladder.build import Builder
@@ -65,14 +64,14 @@ def _select(builder: Builder, round_: int, before: str) -> str:
 def _distil(builder: Builder, round_: int, before: str, gate: str) -> None:
     """Add the training of a round, on the candidates of the stage ``gate``."""
     settings, teacher, student = builder.recipe.refine, builder.refine_teacher, builder.recipe.student
-    steps = epochs_of(selected_share(), settings, builder.prices.train)
+    steps = refine_steps(settings, builder.prices.train)
     builder.add(
         f"rung-{builder.rungs + round_}",
         "distil",
         f"refine, round {round_}: {teacher} teaches",
         {**_settings(builder), **builder.student()},
         (before, gate, *builder.opens(teacher), *([f"{before}.vectors"] if settings.gamma else [])),
-        partial(with_candidates, making.distil, builder.ctx, settings, teacher, "candidates", before, gate),
+        partial(making.distil, builder.ctx, settings, teacher, "candidates", before, gate),
         collective=True,
         work=builder.prices.dense(student.base, student.layers, settings, settings.candidates, steps),
     )

