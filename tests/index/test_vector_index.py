@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from stepwell.errors import StepwellError
 from stepwell.index.codes import Codes, narrow
 from stepwell.index.settings import IndexSettings
 from stepwell.index.vector_index import VectorIndex, make, read, sizes
@@ -135,10 +134,3 @@ def test_usearch_binary_scores_are_those_of_the_signs(tmp_path):
     rows, scores = made(settings, tmp_path).search(QUERIES, 10)
     signs = np.where(QUERIES > 0, 1, -1) @ np.where(PASSAGES > 0, 1, -1).T
     assert np.array_equal(scores, np.take_along_axis(signs, rows, axis=1))
-
-
-def test_bits_of_faiss_are_told(tmp_path):
-    from stepwell.retrieval.packages import Settings
-
-    with pytest.raises(StepwellError, match="no storage b1"):
-        Settings("faiss-hnsw", "b1")

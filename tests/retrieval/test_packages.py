@@ -87,16 +87,11 @@ def test_nothing_is_imported_before_it_is_asked_for():
 
 
 def test_mistakes_are_told():
-    with pytest.raises(StepwellError, match="no kind 'annoy': it is one of usearch, faiss-hnsw"):
-        Settings("annoy")
-    with pytest.raises(StepwellError, match="no storage 'int4'"):
-        Settings(storage="int4")
-    with pytest.raises(StepwellError, match="lengths from 2 to 2"):
+    with pytest.raises(StepwellError, match=r"lengths from 2 to 2 .*--precision fp16"):
         make(Settings(storage="i8"), PASSAGES * 2)
 
 
 def test_settings_that_do_not_fit_the_vectors_are_told():
     need(IVFPQ)
-    for passages, code in ((PASSAGES, 5), (PASSAGES[:255], 4)):
-        with pytest.raises(StepwellError, match="exact search is faster"):
-            make(Settings("faiss-ivfpq", code=code), passages)
+    with pytest.raises(StepwellError, match=r"255 passages are too few.*exact search is faster"):
+        make(Settings("faiss-ivfpq", code=4), PASSAGES[:255])

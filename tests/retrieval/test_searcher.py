@@ -11,6 +11,7 @@ from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval import searcher as searchers
+from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.searcher import Searcher, read_results, vectors_of
 
 
@@ -56,6 +57,13 @@ def test_a_passage_searched_by_its_own_text_is_found_first(tiny_model, place, ti
 
 def test_no_more_passages_than_there_are(tiny_model, place):
     assert len(Searcher.open(tiny_model, collection=place).search("river", 1000)) == 60
+
+
+def test_the_bm25_index_is_made_once(tiny_run, monkeypatch):
+    Searcher.open(tiny_run, "bm25")
+    monkeypatch.setattr(BM25Index, "build", None)
+    for mode in ("bm25", "fused"):
+        assert Searcher.open(tiny_run, mode).search("old river comet", 3)
 
 
 def test_bm25_finds_only_what_shares_a_word_and_needs_no_model(tiny_run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +12,12 @@ from pathlib import Path
 import bm25s
 import numpy as np
 from bm25s.stopwords import STOPWORDS_EN_PLUS
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection
+from stepwell.collection.store import default_cache
+from stepwell.display import say
 from stepwell.distributed import in_shares
 from stepwell.errors import StepwellError
 from stepwell.retrieval.run import Run
@@ -21,6 +25,9 @@ from stepwell.retrieval.run import Run
 K1, B = 1.2, 0.6
 """Saturation of repeated words and strength of length normalisation: of five settings the best nDCG@10 over
 3,471 training queries of Wikipedia with NQ questions, SciFact and Cranfield together, by less than a point."""
+
+FORMAT = 1
+"""Of a kept index; raised when words are cut otherwise, so that old ones are not taken for new ones."""
 
 _WORD = re.compile(r"[^\W_]+")
 _STOPWORDS = frozenset(STOPWORDS_EN_PLUS)
@@ -122,6 +129,20 @@ class BM25Index:
             return self.search(collection.query_texts(rows[items]), depth)
 
         return Run(rows, *in_shares(len(rows), search))
+
+
+def bm25_of(collection: Collection) -> BM25Index:
+    """Return the BM25 index of a collection, from the cache where it is."""
+    folder = default_cache() / "bm25" / f"{collection.texts_fingerprint[:16]}-{FORMAT}-{K1:g}-{B:g}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            say(f"Building the BM25 index of {collection.n_passages:,} passages, once.")
+            draft = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(draft, ignore_errors=True)
+            BM25Index.build(collection).save(draft)
+            draft.rename(folder)
+    return BM25Index.load(folder)
 
 
 def _top(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 BLOCK = 1 << 16
 """Passages handed over at a time."""
+LINKS, BUILD_EFFORT = 16, 128
+"""Of a graph: neighbours of a passage, and candidates that are looked at for them."""
 CENTROIDS = 256
 """Of each part of a product-quantised vector: one byte."""
 
@@ -37,10 +39,6 @@ class Settings:
         vectors (IVF-PQ, Jégou et al. 2011): the smallest, for corpora that don't fit into memory otherwise.
     storage
         Number type of a graph's vectors. ``i8`` is for vectors of length 1; ``b1``, their signs, for usearch.
-    links
-        Neighbours of a passage in a graph.
-    build_effort
-        Candidates looked at for the links of a passage.
     effort
         Candidates looked at in a search, at least as many as are asked for; of IVF-PQ: lists read.
     lists
@@ -51,21 +49,9 @@ class Settings:
 
     kind: Kind = "usearch"
     storage: Storage = "bf16"
-    links: int = 16
-    build_effort: int = 128
     effort: int = 64
     lists: int = 0
     code: int = 48
-
-    def __post_init__(self) -> None:
-        for name, kinds in (("kind", Kind), ("storage", Storage)):
-            if getattr(self, name) not in get_args(kinds):
-                known = ", ".join(get_args(kinds))
-                raise StepwellError(
-                    f"an approximate index has no {name} {getattr(self, name)!r}: it is one of {known}."
-                )
-        if self.storage == "b1" and self.kind != "usearch":
-            raise StepwellError(f"{self.kind} has no storage b1 (bits): take the kind usearch, or f16.")
 
 
 class Index(Protocol):
@@ -93,8 +79,8 @@ def make(settings: Settings, passages: NDArray[np.float32]) -> Index:
         lengths = np.linalg.norm(passages[:BLOCK], axis=1)
         if not np.allclose(lengths, 1, atol=1e-3):
             raise StepwellError(
-                f"the storage i8 of usearch is for vectors of length 1, and these have lengths from {lengths.min():g} "
-                f"to {lengths.max():g} (their model does not normalise): take the storage bf16."
+                f"int8 of usearch is for vectors of length 1, and these have lengths from {lengths.min():g} to "
+                f"{lengths.max():g} (their model does not normalise): take --precision fp16, or --kind exact."
             )
     return _Usearch.make(settings, passages) if settings.kind == "usearch" else _Faiss.make(settings, passages)
 
@@ -131,8 +117,8 @@ class _Usearch:
                 ndim=passages.shape[1],
                 metric={"i8": "cos", "b1": "hamming"}.get(settings.storage, "ip"),  # of i8, ip has no fixed scale
                 dtype=settings.storage,
-                connectivity=settings.links,
-                expansion_add=settings.build_effort,
+                connectivity=LINKS,
+                expansion_add=BUILD_EFFORT,
             ),
             settings.storage,
         )
@@ -177,15 +163,14 @@ class _Faiss:
         faiss, (n, width) = _package("faiss", "faiss"), passages.shape
         if settings.kind == "faiss-hnsw":
             stored = {"f32": "Flat", "bf16": "SQbf16", "f16": "SQfp16", "i8": "SQ8"}[settings.storage]
-            index = faiss.index_factory(width, f"HNSW{settings.links},{stored}", faiss.METRIC_INNER_PRODUCT)
-            index.hnsw.efConstruction = settings.build_effort
+            index = faiss.index_factory(width, f"HNSW{LINKS},{stored}", faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = BUILD_EFFORT
             learn_from = BLOCK
         else:
-            if width % settings.code or n < CENTROIDS:
+            if n < CENTROIDS:
                 raise StepwellError(
-                    f"faiss-ivfpq can't cut vectors of {width} numbers into {settings.code} bytes, or {n} passages are "
-                    f"too few: `code` has to divide the width, and {CENTROIDS} passages are the least. For small "
-                    "collections exact search is faster anyway."
+                    f"{n} passages are too few for faiss-ivfpq: {CENTROIDS} are the least. For small collections exact "
+                    "search is faster anyway."
                 )
             lists = settings.lists or max(1, min(round(4 * n**0.5), n // 39))
             spec = f"IVF{lists},PQ{settings.code}x8np"  # np: no polysemous training, which is slow and of no use here

@@ -13,6 +13,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from stepwell import distributed
 from stepwell.collection import Collection, Qrels, open_collection
 from stepwell.collection.store import default_cache
 from stepwell.display import progress
@@ -20,7 +21,7 @@ from stepwell.errors import StepwellError
 from stepwell.index.folder import is_index, open_index
 from stepwell.index.vector_index import VectorIndex
 from stepwell.models.encoder import Encoder
-from stepwell.retrieval.bm25 import BM25Index
+from stepwell.retrieval.bm25 import BM25Index, bm25_of
 from stepwell.retrieval.fusion import reciprocal_rank_fusion
 from stepwell.retrieval.packages import Found
 from stepwell.retrieval.run import Run
@@ -97,7 +98,7 @@ class Searcher:
                 "its vectors would name other passages. Run again, or search with the model: stepwell search "
                 f"{run / 'model'} --collection {place}."
             )
-        bm25 = BM25Index.build(opened) if mode in ("bm25", "fused") else None
+        bm25 = bm25_of(opened) if mode in ("bm25", "fused") else None
         if mode == "bm25":
             return cls(opened, None, None, bm25)
         encoder = Encoder.open(run / "model" if facts else run)
@@ -123,7 +124,7 @@ class Searcher:
                 f"{'--collection' if collection else 'the mode asymmetric'}. Leave that out."
             )
         opened = open_index(folder)
-        bm25 = BM25Index.build(opened.collection) if mode in ("bm25", "fused") else None
+        bm25 = bm25_of(opened.collection) if mode in ("bm25", "fused") else None
         if mode == "bm25":
             opened.vectors.close()
             return cls(opened.collection, None, None, bm25)
@@ -188,7 +189,18 @@ class Searcher:
 
 
 def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = ()) -> Vectors:
-    """Return the vectors of a collection under any encoder, from the cache where they are."""
+    """Return the vectors of a collection under any encoder, from the cache where they are.
+
+    Raises
+    ------
+    StepwellError
+        When several processes ask for them: they would wait for one another.
+    """
+    if distributed.world_size() > 1:
+        raise StepwellError(
+            "several processes were started for what one does (search, eval, compare, mine): start it without accelerate "
+            "launch. run, encode and score share their work."
+        )
     rows = np.asarray(query_rows, dtype=np.int32)
     texts, queries = collection.texts_fingerprint[:16], hashlib.sha256(rows.tobytes()).hexdigest()[:8]
     name = f"{texts}-{encoder.fingerprint[:16]}-{queries}"
@@ -206,10 +218,10 @@ def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int)
     rows: NDArray[np.int32] = qrels.query_rows
     place = Path(system)
     if system == "bm25":
-        return BM25Index.build(collection).run(collection, rows, depth)
+        return bm25_of(collection).run(collection, rows, depth)
     if place.is_file():
         return Run.from_trec(place, collection, rows)
-    model = place / "model" if (place / "results.json").is_file() else place
+    model = place / "model" if results_of(place, "name it again") else place
     encoder = Encoder.open(str(model) if place.is_dir() else system)
     return retrieve(vectors_of(encoder, collection, rows), rows, depth)
 

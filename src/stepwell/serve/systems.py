@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
@@ -11,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from stepwell.collection import Collection
-from stepwell.collection.store import default_cache
-from stepwell.display import say
 from stepwell.errors import StepwellError
 from stepwell.ladder.workspace import read_json
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
-from stepwell.retrieval.bm25 import K1, B, BM25Index
+from stepwell.retrieval.bm25 import BM25Index, bm25_of
 from stepwell.retrieval.searcher import Hit, Searcher, read_results
 from stepwell.retrieval.vectors import Vectors
 
@@ -203,17 +199,3 @@ def _second(place: Path, stages: dict[str, str], label: str, quality: float | No
     open_teacher = partial(Reranker.open, place / stages[teachers[0]] / "model", settings["tokens"]["pair"])
     depth = int(manifest["settings"]["rerank"])
     return [Second("reranked", label, quality, lambda: student, depth, open_teacher)]
-
-
-def bm25_of(collection: Collection) -> BM25Index:
-    """Return the BM25 index of a collection, from the cache where it is."""
-    folder = default_cache() / "bm25" / f"{collection.texts_fingerprint[:16]}-{K1:g}-{B:g}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            say(f"Building the BM25 index of {collection.n_passages:,} passages, once.")
-            draft = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(draft, ignore_errors=True)
-            BM25Index.build(collection).save(draft)
-            draft.rename(folder)
-    return BM25Index.load(folder)
