@@ -37,3 +37,11 @@ def writing(place: Path) -> Iterator[None]:
         if error.errno in DISK_FULL and error.filename is None:
             error.filename = str(place)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    draft = path.with_name(f"{path.name}.draft")
+    with writing(path):
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)

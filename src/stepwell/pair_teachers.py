@@ -110,7 +110,7 @@ def _of_section(name: str, teacher: AnyTeacher, tokens: TokensSection) -> PairTe
         case HostedTeacher():
             fingerprint = HostedReranker.fingerprint_of(teacher)
             block = teacher.batch * teacher.parallel
-            return PairTeacher(teacher.kind, fingerprint, partial(_hosted, teacher), block, teacher.logit)
+            return PairTeacher(teacher.kind, fingerprint, partial(hosted_scorer, teacher), block, teacher.logit)
         case _:
             raise StepwellError(
                 f"the teacher {name!r} is of the kind {teacher.kind}, which scores no pair by itself: "
@@ -145,7 +145,8 @@ def _similarities(encoder: Encoder, query: int, passage: int, collection: Collec
     return score
 
 
-def _hosted(settings: HostedTeacher, collection: Collection) -> Scorer:
+def hosted_scorer(settings: HostedTeacher, collection: Collection) -> Scorer:
+    """Open a hosted teacher as what scores pairs of rows of a collection."""
     server = HostedReranker(settings)
 
     def score(queries: Rows, passages: Rows, advance: Advance) -> NDArray[np.float32]:

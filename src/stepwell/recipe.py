@@ -194,6 +194,19 @@ class Recipe(Section):
         description="Which baselines are trained for the final table, with the ladder's number of updates: `quick`: contrastive only and straight from the strongest teacher; `full`: straight from each teacher by each loss; `none`.",
     )
 
+    @property
+    def embedding_teacher(self) -> str | None:
+        """The dual encoder whose vectors the student imitates: that of the first embedding rung."""
+        return next((rung.teacher for rung in self.ladder if rung.loss == "embedding"), None)
+
+    def miner_of(self, number: int) -> str:
+        """Return who mines for a rung, counted from 1: ``bm25``, ``student`` or a dual encoder's name."""
+        rung = self.ladder[number - 1]
+        if rung.negatives != "auto":
+            return rung.negatives
+        seen = [other.teacher for other in self.ladder[:number] if self.teachers[other.teacher].embeds]
+        return seen[-1] if seen else "bm25"
+
     @field_validator("teachers")
     @classmethod
     def _names(cls, teachers: dict[str, AnyTeacher]) -> dict[str, AnyTeacher]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from scipy.special import softmax
 
 ONE_HOT = 0.99  # largest probability of a softmax that is as good as a label
 FLAT = 0.99  # share of the greatest possible entropy above which a softmax is as good as even
@@ -67,7 +68,7 @@ def spread(scores: ArrayLike, tau: float = 1.0) -> Spread:
         raise ValueError("no query has two scores: there is nothing to compare")
     there = np.isfinite(table)
     std = np.nanstd(np.where(there, table, np.nan), axis=1)  # (Q,)
-    probabilities = _softmax(np.where(there, table / tau, -np.inf))  # (Q, K)
+    probabilities = softmax(np.where(there, table / tau, -np.inf), axis=1)  # (Q, K)
     logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
     entropy = -(probabilities * logs).sum(axis=1) / np.log(there.sum(axis=1))  # (Q,)
     return Spread(
@@ -187,9 +188,3 @@ def check_range(scores: ArrayLike) -> list[str]:
         "teach. Have the teacher give raw logits, or set `logit: true` where the recipe has that key (a file, a "
         "server); where they are no probabilities, a low tau mends it."
     ]
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
-    return result

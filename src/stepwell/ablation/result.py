@@ -12,11 +12,11 @@ from typing import Any
 from stepwell.ablation.grid import Grid
 from stepwell.ablation.rendering import latex, markdown
 from stepwell.display import Cell, Table, duration
+from stepwell.errors import write_text
 from stepwell.evaluation import Comparison, Evaluation, compare
 from stepwell.evaluation.comparison import Row
 from stepwell.ladder.context import Context
 from stepwell.ladder.judging import measures_of
-from stepwell.ladder.run import write_text
 from stepwell.ladder.workspace import read_json, versions
 from stepwell.pair_counts import FILE, read_counts
 

@@ -14,11 +14,11 @@ from stepwell.ablation.grid import Grid, Variant
 from stepwell.ablation.result import Ablation, Outcome
 from stepwell.ablation.vocabulary import ladder_steps, matched
 from stepwell.display import Cell, Progress, Table, duration, progress, say, warn
-from stepwell.errors import StepwellError
+from stepwell.errors import StepwellError, write_text
 from stepwell.ladder.build import Builder
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, Speed, make_plan, probe
-from stepwell.ladder.run import climb, prepare, shared_facts, write_text
+from stepwell.ladder.run import climb, file_name, prepare, shared_facts
 from stepwell.ladder.workspace import Stage, Workspace, read_json
 from stepwell.recipe_file import dump_recipe
 
@@ -61,7 +61,7 @@ def get_ready(grid: Grid, out: Path) -> list[Ready]:
         if grid.match_updates:
             sizes = ctx.collection.n_passages, len(ctx.splits.train.query_rows)
             ctx = replace(ctx, recipe=matched(ctx.recipe, updates, *sizes))
-        folder = out / "variants" / f"{number:02d}-{_file_name(variant.name)}"
+        folder = out / "variants" / f"{number:02d}-{file_name(variant.name)}"
         ready.append(Ready(variant, ctx, stages_of_variant(variant, ctx), folder))
     return ready
 
@@ -243,7 +243,3 @@ def _updates(one: Ready, workspace: Workspace) -> int:
     """Count the optimiser steps of the student's rungs and rounds of refine, warm-up apart."""
     rungs = [workspace.folders.get(f"rung-{number}") for number in range(1, one.last + 1)]
     return sum(int(read_json(folder / "training.json")["steps"]) for folder in rungs if folder is not None)
-
-
-def _file_name(name: str) -> str:
-    return "-".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())

@@ -14,12 +14,8 @@ def settled(recipe: Recipe) -> Recipe:
 
     So a changed ladder keeps the negatives and the scores of the whole one, and differs in its rungs alone.
     """
-    rungs = []
-    miner = "bm25"
-    for rung in recipe.ladder:
-        if recipe.teachers[rung.teacher].embeds:
-            miner = rung.teacher
-        rungs.append(rung.model_copy(update={"negatives": miner}) if rung.negatives == "auto" else rung)
+    numbered = enumerate(recipe.ladder, start=1)
+    rungs = [rung.model_copy(update={"negatives": recipe.miner_of(number)}) for number, rung in numbered]
     settled_ = recipe.model_copy(update={"ladder": rungs})
     return with_refine(settled_, teacher=recipe.refine.teacher or recipe.ladder[-1].teacher)
 

@@ -214,11 +214,7 @@ class Builder:
 
     def _miner(self, number: int, rung: Rung) -> str:
         """Make sure of the training run that the rung's negatives come from; return its stage's prefix."""
-        who = rung.negatives
-        if who == "auto":
-            seen = [r.teacher for r in self.recipe.ladder[:number]]
-            dense = [name for name in seen if self.embeds(name)]
-            who = dense[-1] if dense else "bm25"
+        who = self.recipe.miner_of(number)
         if who == "bm25" or rung.loss == "embedding":
             return "bm25"
         if who == "student":
@@ -262,7 +258,8 @@ class Builder:
 
     def _held(self, rung: Rung) -> list[str]:
         """Return the dual encoder whose vectors the student's are to stay near, if any."""
-        return [other.teacher for other in self.recipe.ladder if other.loss == "embedding"][:1] if rung.hold else []
+        name = self.recipe.embedding_teacher
+        return [name] if rung.hold and name is not None else []
 
     def _check_hold(self, number: int, rung: Rung) -> None:
         for name in self._held(rung) if rung.loss != "embedding" else ():

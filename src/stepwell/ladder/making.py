@@ -185,7 +185,6 @@ def distil(
             if not looked_at:
                 warn_of(teacher, known, teacher_temperature(rung))
     vectors = {name: Vectors.open(path) for name, path in job.inputs.items() if name.endswith(".vectors")}
-    hold = next((r.teacher for r in ctx.recipe.ladder if r.loss == "embedding"), None)
     terms, draw = _terms(rung, over), Draw(rung.candidates, ctx.recipe.seed)
     teaches = vectors.get(f"teacher.{teacher}.vectors")
     if over == "batch" and teaches is not None and rung.beta and distributed.is_main():
@@ -202,7 +201,7 @@ def distil(
         teacher=teaches,
         start=vectors.get(f"{student}.vectors"),
         beside=vectors.get(f"teacher.{getattr(rung, 'beside', None)}.vectors"),
-        hold=vectors.get(f"teacher.{hold}.vectors"),
+        hold=vectors.get(f"teacher.{ctx.recipe.embedding_teacher}.vectors"),
     )
     learn(ctx, objective, rung, encoder, job)
 

@@ -161,7 +161,7 @@ def _asymmetric(builder: Builder, systems: dict[str, str], top: str) -> None:
 
 def asymmetric_teacher(builder: Builder) -> str | None:
     """Return the dual encoder whose passages the student can search, or None."""
-    name = next((rung.teacher for rung in builder.recipe.ladder if rung.loss == "embedding"), None)
+    name = builder.recipe.embedding_teacher
     if name is None:
         return None
     teacher = builder.recipe.teachers[name]

@@ -24,7 +24,8 @@ MISSING = 2**30
 """The rank of a positive that is not in the list: worse than any."""
 
 EDGES = (1, 2, 4, 8, 16, MISSING)
-"""Borders of the rank groups in the funnel: 1, 2-3, 4-7, 8-15, 16 and later, missing."""
+GROUPS = ("1", "2-3", "4-7", "8-15", "16+", "missing")
+"""The rank groups of the funnel: where each begins, and its name."""
 
 
 def first_positive_ranks(run: Run, qrels: Qrels) -> NDArray[np.int64]:
@@ -114,8 +115,7 @@ def funnel(student: NDArray[np.int64], teacher: NDArray[np.int64]) -> list[dict[
 
 
 def _group(ranks: NDArray[np.int64]) -> list[str]:
-    names = ("1", "2-3", "4-7", "8-15", "16+", "missing")
-    return ["-" if rank < 0 else names[int(np.searchsorted(EDGES, rank, side="right")) - 1] for rank in ranks]
+    return ["-" if rank < 0 else GROUPS[int(np.searchsorted(EDGES, rank, side="right")) - 1] for rank in ranks]
 
 
 def outcome(ctx: Context, before: str, after: str, number: int, job: Job) -> None:

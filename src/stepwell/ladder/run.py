@@ -14,7 +14,7 @@ from stepwell import distributed
 from stepwell.collection import open_collection, resolve_splits
 from stepwell.collection.store import default_cache
 from stepwell.display import Progress, duration, progress, say, warn
-from stepwell.errors import writing
+from stepwell.errors import write_text
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
@@ -136,7 +136,7 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
     runs = out / "runs"
     runs.mkdir(exist_ok=True)
     for label, stage in comparison["systems"].items():
-        shutil.copyfile(workspace.folders[stage] / "run.trec", runs / f"{_file_name(label)}.trec")
+        shutil.copyfile(workspace.folders[stage] / "run.trec", runs / f"{file_name(label)}.trec")
     facts = {
         "name": ctx.recipe.name,
         "collection": {
@@ -164,11 +164,11 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
 def _asymmetric(ctx: Context, workspace: Workspace) -> str | None:
     if "asymmetric.test" not in workspace.folders:
         return None
-    name = next(rung.teacher for rung in ctx.recipe.ladder if rung.loss == "embedding")
-    return f"teacher.{name}.vectors"
+    return f"teacher.{ctx.recipe.embedding_teacher}.vectors"
 
 
-def _file_name(label: str) -> str:
+def file_name(label: str) -> str:
+    """Return the letters and digits of a label, in lower case, with dashes between words."""
     return "-".join("".join(letter if letter.isalnum() else " " for letter in label.lower()).split())
 
 
@@ -178,11 +178,3 @@ def _replace_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, draft)
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    draft = path.with_name(f"{path.name}.draft")
-    with writing(path):
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from stepwell.models.encoder import Side
 from stepwell.models.hosted import HostedReranker
 from stepwell.models.teacher import Advance, EmbeddingTeacher, LogOdds, Several, Teacher, silent
 from stepwell.negatives import Candidates
+from stepwell.pair_teachers import hosted_scorer
 from stepwell.recipe import Recipe
 from stepwell.recipe_teachers import (
     BestTeacher,
@@ -107,16 +109,7 @@ def file_teacher(ctx: Context, teacher: ScoresTeacher, folder: Path) -> FileTeac
 
 
 def _hosted(ctx: Context, teacher: HostedTeacher) -> Stored:
-    def scorer() -> Scorer:
-        server = HostedReranker(teacher)
-
-        def score(query_rows: Rows, passage_rows: Rows, advance: Count) -> NDArray[np.float32]:
-            texts = ctx.collection.query_texts(query_rows), ctx.collection.passage_texts(passage_rows)
-            return server.scores(*texts, advance)
-
-        return score
-
-    name = HostedReranker.fingerprint_of(teacher)
+    name, scorer = HostedReranker.fingerprint_of(teacher), partial(hosted_scorer, teacher, ctx.collection)
     return Stored(ctx.store_root, name, ctx.collection.texts_fingerprint, scorer, teacher.batch * teacher.parallel)
 
 

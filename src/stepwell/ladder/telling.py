@@ -8,6 +8,7 @@ from typing import Any
 from stepwell.display import Table, duration, say, show_aside
 from stepwell.evaluation import Evaluation
 from stepwell.ladder.context import Context
+from stepwell.ladder.refine import GROUPS
 from stepwell.ladder.workspace import Stage, read_json
 from stepwell.training import TrainingLog
 
@@ -95,12 +96,11 @@ def funnel_table(decision: dict[str, Any]) -> Table:
 
 def funnel_grid(funnel: list[dict[str, Any]]) -> tuple[list[str], list[list[str | int | float | None]]]:
     """Return the heads of the teacher's rank groups, and a row for each of the student's: its name, the counts."""
-    groups = ("1", "2-3", "4-7", "8-15", "16+", "missing")
     counts = {(row["student"], row["teacher"]): row["queries"] for row in funnel}
-    columns = [group for group in (*groups, "-") if any(teacher == group for _, teacher in counts)]
+    columns = [group for group in (*GROUPS, "-") if any(teacher == group for _, teacher in counts)]
     rows: list[list[str | int | float | None]] = [
         [student, *(counts.get((student, teacher), 0) for teacher in columns)]
-        for student in groups
+        for student in GROUPS
         if any(key[0] == student for key in counts)
     ]
     return ["teacher not asked" if column == "-" else f"teacher {column}" for column in columns], rows

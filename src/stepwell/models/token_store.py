@@ -22,6 +22,7 @@ from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.collection.store import default_cache
 from stepwell.collection.unlabelled import Unlabelled
+from stepwell.display import progress
 from stepwell.errors import writing
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.late_interaction import LateInteraction
@@ -40,10 +41,9 @@ def side_tokens(
     encoder: Encoder | LateInteraction,
     side: Side,
     limit: int | None = None,
-    advance: Callable[[int], None] = lambda n: None,
 ) -> Tokens:
     """Return the tokens of all queries or passages for an encoder, at most ``limit`` a text, specials included."""
-    return _of_collection(collection, side, encoder.tokenizer, encoder.room(limit), encoder.prompt(side), advance)
+    return _of_collection(collection, side, encoder.tokenizer, encoder.room(limit), encoder.prompt(side))
 
 
 def unlabelled_tokens(unlabelled: Unlabelled, encoder: Encoder, side: Side, limit: int | None = None) -> Tokens:
@@ -53,19 +53,15 @@ def unlabelled_tokens(unlabelled: Unlabelled, encoder: Encoder, side: Side, limi
     return open_tokens(root, name, encoder.tokenizer, unlabelled.slice, len(unlabelled), room, encoder.prompt(side))
 
 
-def pair_tokens(
-    collection: Collection, reranker: Reranker, advance: Callable[[int], None] = lambda n: None
-) -> tuple[Tokens, Tokens]:
+def pair_tokens(collection: Collection, reranker: Reranker) -> tuple[Tokens, Tokens]:
     """Return the tokens of all queries and of all passages for a cross-encoder, to be paired."""
     return (
-        _of_collection(collection, "query", reranker.tokenizer, reranker.room, "", advance),
-        _of_collection(collection, "document", reranker.tokenizer, reranker.room, "", advance),
+        _of_collection(collection, "query", reranker.tokenizer, reranker.room, ""),
+        _of_collection(collection, "document", reranker.tokenizer, reranker.room, ""),
     )
 
 
-def _of_collection(
-    collection: Collection, side: Side, tokenizer: Any, limit: int, prompt: str, advance: Callable[[int], None]
-) -> Tokens:
+def _of_collection(collection: Collection, side: Side, tokenizer: Any, limit: int, prompt: str) -> Tokens:
     def queries(start: int, stop: int) -> list[str]:
         return collection.query_texts(range(start, stop))
 
@@ -73,7 +69,7 @@ def _of_collection(
         (queries, collection.n_queries) if side == "query" else (collection.passages_slice, collection.n_passages)
     )
     name = f"{collection.name}-{collection.texts_fingerprint[:16]}-{side}"
-    return open_tokens(default_cache() / "tokens", name, tokenizer, texts, size, limit, prompt, advance)
+    return open_tokens(default_cache() / "tokens", name, tokenizer, texts, size, limit, prompt)
 
 
 def open_tokens(
@@ -84,7 +80,6 @@ def open_tokens(
     size: int,
     limit: int,
     prompt: str = "",
-    advance: Callable[[int], None] = lambda n: None,
 ) -> Tokens:
     """Map the tokens of some texts, tokenising those that the store has not.
 
@@ -102,8 +97,6 @@ def open_tokens(
         Tokens that count of each text.
     prompt
         Goes in front of each text.
-    advance
-        Told how many texts were done.
 
     Returns
     -------
@@ -119,7 +112,7 @@ def open_tokens(
         with FileLock(f"{folder}.lock"):
             if _map(folder, tokenizer, size, kept) is None:
                 with writing(folder):
-                    _make(folder, tokenizer, texts, size, kept, prompt, advance)
+                    _make(folder, tokenizer, texts, size, kept, prompt)
     distributed.barrier()
     tokens = tokens or _map(folder, tokenizer, size, kept)
     if tokens is None:
@@ -152,9 +145,7 @@ def _map(folder: Path, tokenizer: Any, size: int, limit: int) -> Tokens | None:
         return None
 
 
-def _make(
-    folder: Path, tokenizer: Any, texts: Texts, size: int, limit: int, prompt: str, advance: Callable[[int], None]
-) -> None:
+def _make(folder: Path, tokenizer: Any, texts: Texts, size: int, limit: int, prompt: str) -> None:
     kind = id_type(tokenizer)
     if (folder / "offsets.npy").is_file():  # it was finished once and does not fit: nothing of it can be trusted
         shutil.rmtree(folder)
@@ -163,15 +154,15 @@ def _make(
         done = _whole_blocks(folder, kind.itemsize, size)
         lengths.truncate(4 * done)
         ids.truncate(int(np.fromfile(folder / "lengths.bin", dtype=np.uint32).sum()) * kind.itemsize)
-        advance(done)
-        for start in range(done, size, BLOCK):
-            stop = min(start + BLOCK, size)
-            block, each = tokenise_block(tokenizer, texts(start, stop), limit, prompt)
-            ids.write(block.tobytes())
-            ids.flush()  # ids first: lengths say what is whole
-            lengths.write(each.tobytes())
-            lengths.flush()
-            advance(stop - start)
+        with progress(size, "tokenising", done) as bar:
+            for start in range(done, size, BLOCK):
+                stop = min(start + BLOCK, size)
+                block, each = tokenise_block(tokenizer, texts(start, stop), limit, prompt)
+                ids.write(block.tobytes())
+                ids.flush()  # ids first: lengths say what is whole
+                lengths.write(each.tobytes())
+                lengths.flush()
+                bar.advance(stop - start)
         os.fsync(ids.fileno())
     offsets = np.zeros(size + 1, dtype=np.int64)
     np.cumsum(np.fromfile(folder / "lengths.bin", dtype=np.uint32), out=offsets[1:])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.display import duration
-from stepwell.errors import StepwellError, writing
+from stepwell.errors import StepwellError, write_text
 from stepwell.ladder.telling import funnel_grid
 from stepwell.report import plots
 from stepwell.report.drawing import need_matplotlib
@@ -91,10 +91,7 @@ def write(runs: Sequence[RunFacts], target: Path) -> Path:
     contents = {target: page(runs), facts: json.dumps(to_json(runs), indent=1)}
     target.parent.mkdir(parents=True, exist_ok=True)
     for path, text in contents.items():
-        draft = path.with_name(f"{path.name}.draft")
-        with writing(path):
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
+        write_text(path, text)
     return facts
 
 

@@ -198,8 +198,8 @@ def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = ()) -
     """
     if distributed.world_size() > 1:
         raise StepwellError(
-            "several processes were started for what one does (search, eval, compare, mine): start it without accelerate "
-            "launch. run, encode and score share their work."
+            "several processes were started for what one does (search, eval, compare, mine): start it without "
+            "accelerate launch. run, encode and score share their work."
         )
     rows = np.asarray(query_rows, dtype=np.int32)
     texts, queries = collection.texts_fingerprint[:16], hashlib.sha256(rows.tobytes()).hexdigest()[:8]

@@ -70,20 +70,6 @@ class Headings:
         return self.counts[hashed] < SHARED and hashed not in self.above
 
 
-@dataclass(frozen=True)
-class Passage:
-    """A passage as it is searched: what is asked is taken out of its title and text."""
-
-    id: str
-    title: str
-    text: str
-
-    @property
-    def joined(self) -> str:
-        """Title and text, as they are searched."""
-        return f"{self.title} {self.text}".strip()
-
-
 def propose(text: Text, headings: Headings, share: float = 1.0) -> list[Proposal | Refusal]:
     """Return the queries that a passage proposes by itself.
 
@@ -132,7 +118,7 @@ def split_first(text: str) -> tuple[str, str] | None:
     return (first, rest) if first.endswith((".", "!", "?", "…", "。", "！", "？")) and rest else None
 
 
-def without(text: Text, heading: bool = False, sentence: bool = False) -> Passage:
+def without(text: Text, heading: bool = False, sentence: bool = False) -> Text:
     """Return a passage without what is asked of it: the last heading of its title, its first sentence."""
     title, body = text.title, text.text
     if heading:
@@ -141,10 +127,10 @@ def without(text: Text, heading: bool = False, sentence: bool = False) -> Passag
         if length(asked[-1]) < QUERY_WORDS[0]:  # the query holds the one above too
             title = BETWEEN.join(asked[:-2])
     first = split_first(body) if sentence else None
-    return Passage(text.id, title, first[1] if first else body)
+    return text._replace(title=title, text=first[1] if first else body)
 
 
-def _checked(proposal: Proposal, searched: Passage) -> Proposal | Refusal:
+def _checked(proposal: Proposal, searched: Text) -> Proposal | Refusal:
     reason = refusal(proposal.text, searched.joined)
     if reason is None and proposal.origin == SENTENCE and length(searched.text) < REST_WORDS:
         reason = "too little is left without it"
