@@ -141,6 +141,8 @@ def _limits(metadata: Any) -> list[Any]:
 
 def _limit(bound: Any) -> str:
     match bound:
+        case Le() if bound.le == 2**63 - 1:
+            return "at most 2^63 - 1"
         case Ge():
             return f"at least {bound.ge:g}"
         case Gt():

@@ -71,7 +71,7 @@ class Rung(Optimiser):
 
     teacher: str = Field(description="The teacher's name.")
     loss: Literal["embedding", "in-batch", "candidates"] = Field(
-        description="`embedding`: its vectors; `in-batch`: its scores of all passages of the batch; `candidates`: its scores of the query's own K candidates."
+        description="`embedding`: its vectors (then only `force`, `more_*` and the keys of a training count); `in-batch`: its scores of all passages of the batch; `candidates`: its scores of the query's own K candidates."
     )
     alpha: Weight = Field(0.1, description="Weight of the hard loss (labels).")
     beta: Weight = Field(0.9, description="Weight of the soft loss (the teacher's scores).")
