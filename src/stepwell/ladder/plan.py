@@ -15,9 +15,11 @@ from stepwell.display import Cell, Table, duration
 from stepwell.ladder.context import Context
 from stepwell.ladder.prices import BACKWARD, config_of, operations_a_token
 from stepwell.ladder.workspace import Stage, Work, Workspace, damage
+from stepwell.models.attention import for_training
 from stepwell.models.build import quiet
-from stepwell.models.engine import autocast, precision, token_budget
+from stepwell.models.engine import autocast, micro_batch, precision, token_budget
 from stepwell.recipe_teachers import ModelTeacher
+from stepwell.training import sparse_words
 
 
 @dataclass(frozen=True)
@@ -41,23 +43,30 @@ def probe(base: str) -> Speed:
         automatic: Any = AutoModel
         model = automatic.from_config(shape).to(distributed.state().device)
     length = 48
-    ids = torch.randint(0, int(config.vocab_size), (max(1, token_budget() // length), length))
-    features = {"input_ids": ids.to(model.device), "attention_mask": torch.ones_like(ids).to(model.device)}
-    operations = operations_a_token(base, layers) * ids.numel()
+
+    def features(tokens: int) -> dict[str, torch.Tensor]:
+        ids = torch.randint(0, int(config.vocab_size), (max(1, tokens // length), length)).to(model.device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    few, many = features(token_budget()), features(micro_batch())
     model.eval()
 
     def forward() -> None:
         with torch.inference_mode(), autocast():
-            model(**features)
+            model(**few)
 
     def training() -> None:
         with autocast():
-            loss = model(**features).last_hidden_state.float().square().mean()
+            loss = model(**many).last_hidden_state.float().square().mean()
         loss.backward()
         model.zero_grad(set_to_none=True)
 
+    operations = operations_a_token(base, layers)
+    inference = operations * few["input_ids"].numel() / _median(forward)
+    with for_training(model), sparse_words(model):  # as the trainings do
+        trained = BACKWARD * operations * many["input_ids"].numel() / _median(training)
     # What is around the matrix products (padding, lookups, the optimiser) takes about a fifth of a stage.
-    return Speed(0.8 * operations / _median(forward), 0.8 * BACKWARD * operations / _median(training))
+    return Speed(0.8 * inference, 0.8 * trained)
 
 
 def _median(work: Any) -> float:

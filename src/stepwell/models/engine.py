@@ -96,6 +96,14 @@ def token_budget() -> int:
     return 32_768 if distributed.state().device.type == "cuda" else 1_024
 
 
+def micro_batch() -> int:
+    """Return the padded tokens of one forward with a gradient.
+
+    More than in inference: each backward writes a gradient of all weights, and the graph of all batches is kept anyhow.
+    """
+    return 4 * token_budget()
+
+
 def trim(every: float) -> None:
     """Give freed memory back where the C library can, unless that was done less than ``every`` seconds ago.
 
@@ -169,10 +177,8 @@ def forward_all(lengths: NDArray[np.int64], forward: Forward, gradient_cache: bo
     mine = padded[own::world]
     outputs: list[Tensor] = []
     places: list[NDArray[np.int64]] = []
-    # Larger batches than in inference: each backward writes a gradient of the whole vocabulary, and the graph of all
-    # batches is kept anyhow.
     widths = round_up(lengths[mine]) if few_shapes() else lengths[mine]
-    for batch in cheapest_batches(widths, 4 * token_budget(), BATCH_COST):
+    for batch in cheapest_batches(widths, micro_batch(), BATCH_COST):
         items = mine[batch]
         with autocast():
             out = checkpoint(forward, items, use_reentrant=False) if gradient_cache else forward(items)
