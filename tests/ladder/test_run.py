@@ -257,6 +257,16 @@ def test_the_paper_s_ladder_in_two_towers_with_a_dot_product(variant, tmp_path, 
     assert not np.allclose(model.encode_query("the river"), model.encode_document("the river"))
 
 
+def test_scores_that_teach_nothing_are_told_once_a_training(variant, tmp_path, capsys):
+    """By the rung's stage of scores, also where the rung begins the ladder; the straight baseline has no such stage."""
+    only = ("  - {teacher: de, loss: embedding, epochs: 1", "  # {teacher: de, loss: embedding, epochs: 1")
+    recipe = variant(
+        only, ("loss: candidates, tau: 0.5", "loss: candidates, tau: 900"), ("{depth: 10", "{rounds: 0, depth: 10")
+    )
+    api.run(recipe, tmp_path / "run")
+    assert capsys.readouterr().err.count("at tau 900") == 2
+
+
 def test_full_proof_adds_every_teacher_by_every_loss(variant):
     recipe = load_recipe(variant(("proof: quick", "proof: full")))
     assert {

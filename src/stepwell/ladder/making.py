@@ -14,7 +14,7 @@ from stepwell.errors import StepwellError
 from stepwell.imitation import EmbeddingObjective, Imitated
 from stepwell.ladder.context import Context
 from stepwell.ladder.finding import MORE, warn_of
-from stepwell.ladder.teachers import targets
+from stepwell.ladder.teachers import Targets, targets
 from stepwell.ladder.workspace import Job
 from stepwell.models.build import build_student, transformer_of
 from stepwell.models.encoder import Encoder
@@ -173,17 +173,8 @@ def distil(
     if over == "candidates" and rung.beta:
         given = targets(ctx, teacher, job, candidates)
         candidates, scores = given.candidates, given.scores
-        if given.missing and distributed.is_main():
-            warn(
-                f"{teacher} has no score of {given.missing:,} candidates, which are left out, and with them "
-                f"{given.left_out:,} queries; {len(candidates.queries):,} queries train."
-            )
         if distributed.is_main():
-            known = np.where(candidates.passages >= 0, scores, np.nan)
-            seen = histogram(known)
-            job.write_json("teacher_scores.json", None if seen is None else asdict(seen))
-            if not looked_at:
-                warn_of(teacher, known, teacher_temperature(rung))
+            _look_at(given, teacher, None if looked_at else rung, job)
     vectors = {name: Vectors.open(path) for name, path in job.inputs.items() if name.endswith(".vectors")}
     terms, draw = _terms(rung, over), Draw(rung.candidates, ctx.recipe.seed)
     teaches = vectors.get(f"teacher.{teacher}.vectors")
@@ -204,6 +195,21 @@ def distil(
         hold=vectors.get(f"teacher.{ctx.recipe.embedding_teacher}.vectors"),
     )
     learn(ctx, objective, rung, encoder, job)
+
+
+def _look_at(given: Targets, teacher: str, rung: Rung | Refine | None, job: Job) -> None:
+    """Say how many candidates have no score, keep a histogram of the others, warn where they teach ``rung`` nothing."""
+    queries = len(given.candidates.queries)
+    if given.missing:
+        warn(
+            f"{teacher} has no score of {given.missing:,} candidates, which are left out, and with them "
+            f"{given.left_out:,} queries; {queries:,} queries train."
+        )
+    known = np.where(given.candidates.passages >= 0, given.scores, np.nan)
+    seen = histogram(known)
+    job.write_json("teacher_scores.json", None if seen is None else asdict(seen))
+    if rung is not None:
+        warn_of(teacher, known, teacher_temperature(rung))
 
 
 def _in_batch_scores(teacher: Vectors, candidates: Candidates, draw: Draw, batch: int) -> NDArray[np.float32]:
