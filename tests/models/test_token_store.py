@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
@@ -74,6 +76,24 @@ def test_an_interrupted_store_goes_on_after_its_last_whole_block(tmp_path, token
     source = Source()
     assert_same(stored(tmp_path, tokenizer, source), tokenizer)
     assert source.asked[0] == (broken, min(broken + 4, len(TEXTS)))
+
+
+def test_a_resumed_store_tells_what_is_done_and_what_comes(tmp_path, tokenizer, monkeypatch):
+    told = []
+
+    class Bar:
+        def advance(self, n):
+            told.append(n)
+
+    def progress(total, description, done):
+        told.append((total, done))
+        return contextlib.nullcontext(Bar())
+
+    with pytest.raises(KeyboardInterrupt):
+        stored(tmp_path, tokenizer, Source(broken=8))
+    monkeypatch.setattr(token_store, "progress", progress)
+    stored(tmp_path, tokenizer)
+    assert told == [(25, 8), 4, 4, 4, 4, 1]
 
 
 def test_a_block_whose_ids_are_lost_is_made_again(tmp_path, tokenizer):
