@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stepwell.collection.beir_writer import BeirWriter
 from stepwell.collection.folder import Folder
 from stepwell.collection.source import Source
 from stepwell.collection.store import refuse
@@ -180,25 +180,12 @@ def write_pairs(source: Source, folder: Path) -> None:
     """
     draft = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
-    (draft / "qrels").mkdir(parents=True)
-    with (draft / "corpus.jsonl").open("w", encoding="utf-8") as file:
+    texts = {text.id: text.text for text in source.texts("query", refuse)}
+    pairs = dict.fromkeys((judged.query, judged.passage) for judged in source.judgements("train", refuse))
+    with BeirWriter(draft) as beir:
         for text in source.texts("passage", refuse):
-            file.write(json.dumps({"_id": text.id, "title": text.title, "text": text.text}, ensure_ascii=False) + "\n")
-    queries: set[str] = set()
-    with (
-        (draft / "queries.jsonl").open("w", encoding="utf-8") as file,
-        (draft / "qrels" / "train.tsv").open("w", encoding="utf-8") as qrels,
-    ):
-        qrels.write("query-id\tcorpus-id\tscore\n")
-        seen: set[tuple[str, str]] = set()
-        texts = {text.id: text.text for text in source.texts("query", refuse)}
-        for judgement in source.judgements("train", refuse):
-            pair = judgement.query, judgement.passage
-            if judgement.query not in queries:
-                queries.add(judgement.query)
-                line = {"_id": judgement.query, "text": texts[judgement.query]}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            if pair not in seen:
-                seen.add(pair)
-                qrels.write(f"{pair[0]}\t{pair[1]}\t1\n")
+            beir.passage(text.id, text.title, text.text)
+        for query in dict.fromkeys(query for query, _ in pairs):
+            beir.query(query, texts[query])
+        beir.judge("train", pairs)
     draft.rename(folder)

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection, Qrels
 from stepwell.collection.qrels import pair_keys
+from stepwell.collection.row_tables import read_lists, read_rows, write_rows
 from stepwell.distributed import in_shares
-from stepwell.errors import StepwellError
 from stepwell.mining_report import Example, MiningReport
 from stepwell.overlap import near_duplicates
 from stepwell.recipe import Mining
@@ -89,18 +87,9 @@ class Candidates:
     def save(self, path: Path, collection: Collection) -> None:
         """Write as Parquet: columns query, passage (rows of the collection), grade, in order."""
         filled = self.passages >= 0
-        table = pa.table(
-            {
-                "query": np.repeat(self.queries, filled.sum(axis=1)),
-                "passage": self.passages[filled],
-                "grade": self.grades[filled],
-            }
-        )
-        metadata = {
-            "stepwell.collection": collection.fingerprint,
-            "stepwell.width": str(self.passages.shape[1]),
-        }
-        pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+        query = np.repeat(self.queries, filled.sum(axis=1))
+        columns = {"query": query, "passage": self.passages[filled], "grade": self.grades[filled]}
+        write_rows(path, columns, collection, width=self.passages.shape[1])
 
     @classmethod
     def load(cls, path: Path, collection: Collection) -> Candidates:
@@ -111,22 +100,12 @@ class Candidates:
         StepwellError
             When the candidates belong to another collection.
         """
-        table = pq.read_table(path)
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"stepwell.collection", b"").decode() != collection.fingerprint:
-            raise StepwellError(
-                f"{path} holds candidates of another collection than {collection.name}: its row numbers "
-                "would name other texts. Mine again from this collection."
-            )
-        query = table["query"].to_numpy()
-        starts = np.flatnonzero(np.r_[True, query[1:] != query[:-1]]) if len(query) else np.zeros(0, np.int64)
-        width = int(metadata[b"stepwell.width"])
-        filled = np.arange(width) < np.diff(np.r_[starts, len(query)])[:, None]  # (Q, M)
+        table = read_rows(path, collection, "candidates")
+        queries, filled = read_lists(table, "width")
         passages = np.full(filled.shape, -1, dtype=np.int32)
         grades = np.zeros(filled.shape, dtype=np.int32)
-        passages[filled] = table["passage"].to_numpy()
-        grades[filled] = table["grade"].to_numpy()
-        return cls(query[starts].astype(np.int32), passages, grades)
+        passages[filled], grades[filled] = table["passage"].to_numpy(), table["grade"].to_numpy()
+        return cls(queries, passages, grades)
 
 
 def mine(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import platform
 import shutil
 import sysconfig
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from stepwell.collection.beir_writer import BeirWriter
 from stepwell.collection.collection import normal
 from stepwell.collection.docstrings import Pair, read_package
 
@@ -156,18 +156,13 @@ def write(folder: Path, pairs: Iterable[Pair], size: Size) -> None:
     for pair in chosen:
         splits[_split(pair)].append(pair)
     queries = [(split, pair) for split in SHARES for pair in splits[split][: getattr(size, split)]]
-    (folder / "qrels").mkdir(parents=True)
-    _write_lines(folder / "corpus.jsonl", ({"_id": p.name, "title": "", "text": p.passage} for p in chosen))
-    _write_lines(folder / "queries.jsonl", ({"_id": f"q:{p.name}", "text": p.query} for _, p in queries))
-    for split in SHARES:
-        lines = [f"q:{pair.name}\t{pair.name}\t1\n" for name, pair in queries if name == split]
-        text = "".join(["query-id\tcorpus-id\tscore\n", *lines])
-        (folder / "qrels" / f"{split}.tsv").write_text(text, encoding="utf-8")
-
-
-def _write_lines(path: Path, records: Iterable[dict[str, str]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    with BeirWriter(folder) as beir:
+        for pair in chosen:
+            beir.passage(pair.name, "", pair.passage)
+        for _, pair in queries:
+            beir.query(f"q:{pair.name}", pair.query)
+        for split in SHARES:
+            beir.judge(split, ((f"q:{pair.name}", pair.name) for name, pair in queries if name == split))
 
 
 def _place(pair: Pair) -> bytes:

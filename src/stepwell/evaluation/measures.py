@@ -10,10 +10,10 @@ from typing import Any
 import ir_measures
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection, Qrels
+from stepwell.collection.row_tables import read_rows, write_rows
 from stepwell.errors import StepwellError
 from stepwell.evaluation.answers import judge
 from stepwell.retrieval.run import Run
@@ -60,9 +60,8 @@ class Evaluation:
     def save(self, path: Path, collection: Collection) -> None:
         """Write one line a query as Parquet: query (its row), query_id, and one column a measure."""
         ids = [collection.query_ids[int(row)] for row in self.queries]
-        table = pa.table({"query": self.queries, "query_id": pa.array(ids, pa.string()), **self.values})
-        metadata = {"stepwell.collection": collection.fingerprint}
-        pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+        columns = {"query": self.queries, "query_id": pa.array(ids, pa.string()), **self.values}
+        write_rows(path, columns, collection)
 
     @classmethod
     def load(cls, path: Path, collection: Collection) -> Evaluation:
@@ -73,13 +72,7 @@ class Evaluation:
         StepwellError
             When it belongs to another collection.
         """
-        table = pq.read_table(path)
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"stepwell.collection", b"").decode() != collection.fingerprint:
-            raise StepwellError(
-                f"{path} holds results over another collection than {collection.name}: its row numbers would "
-                "name other queries. Evaluate again on this collection."
-            )
+        table = read_rows(path, collection, "results")
         names = [name for name in table.column_names if name not in ("query", "query_id")]
         values = {name: table[name].to_numpy().astype(np.float64) for name in names}
         return cls(table["query"].to_numpy().astype(np.int32), values)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection
 from stepwell.collection.lines import open_bytes
+from stepwell.collection.row_tables import read_lists, read_rows, write_rows
 from stepwell.collection.trec import own_id, run_id
 from stepwell.errors import StepwellError
 
@@ -66,15 +65,9 @@ class Run:
         """
         filled = self.passages >= 0
         filled[:, 0] = True
-        table = pa.table(
-            {
-                "query": np.repeat(self.queries, filled.sum(axis=1)),
-                "passage": self.passages[filled],
-                "score": self.scores[filled],
-            }
-        )
-        metadata = {"stepwell.collection": collection.fingerprint, "stepwell.depth": str(self.depth)}
-        pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+        query = np.repeat(self.queries, filled.sum(axis=1))
+        columns = {"query": query, "passage": self.passages[filled], "score": self.scores[filled]}
+        write_rows(path, columns, collection, depth=self.depth)
 
     @classmethod
     def load(cls, path: Path, collection: Collection) -> Run:
@@ -85,23 +78,12 @@ class Run:
         StepwellError
             When the run belongs to another collection.
         """
-        table = pq.read_table(path)
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"stepwell.collection", b"").decode() != collection.fingerprint:
-            raise StepwellError(
-                f"{path} is a run over another collection than {collection.name}: its row numbers would name "
-                "other texts. Retrieve again from this collection."
-            )
-        query = table["query"].to_numpy()
-        starts = np.flatnonzero(np.r_[True, query[1:] != query[:-1]]) if len(query) else np.zeros(0, np.int64)
-        lengths = np.diff(np.r_[starts, len(query)])
-        depth = int(metadata[b"stepwell.depth"])
-        passages = np.full((len(starts), depth), -1, dtype=np.int32)
-        scores = np.full((len(starts), depth), -np.inf, dtype=np.float32)
-        filled = np.arange(depth) < lengths[:, None]
-        passages[filled] = table["passage"].to_numpy()
-        scores[filled] = table["score"].to_numpy()
-        return cls(query[starts].astype(np.int32), passages, scores)
+        table = read_rows(path, collection, "a run")
+        queries, filled = read_lists(table, "depth")
+        passages = np.full(filled.shape, -1, dtype=np.int32)
+        scores = np.full(filled.shape, -np.inf, dtype=np.float32)
+        passages[filled], scores[filled] = table["passage"].to_numpy(), table["score"].to_numpy()
+        return cls(queries, passages, scores)
 
     def to_trec(self, path: Path, collection: Collection, tag: str = "stepwell") -> None:
         """Write a TREC run file: query-id Q0 passage-id rank score tag.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from stepwell.collection.beir_writer import BeirWriter
 from stepwell.collection.collection import hash_text, normal
 from stepwell.collection.source import Text
 from stepwell.synthetic.proposals import GENERATED, HEADING, SENTENCE, Proposal, without
@@ -27,19 +28,14 @@ class Draft:
     """
 
     def __init__(self, folder: Path, real: Real | None) -> None:
-        (folder / "qrels").mkdir(parents=True)
         self.folder, self.real = folder, real
+        self._writer = BeirWriter(folder)
         self.origins: dict[str, str] = {}
         self.refused: set[str] = set()
         self._answers: dict[str, list[str]] = {}  # query -> passages
         self._texts: dict[int, str] = {}  # hash of the text -> query
         self._asked = {hash_text(normal(text)) for text in real.texts} if real else set[int]()
         self._matched: dict[str, list[str]] = {}
-        self._corpus = self._open("corpus.jsonl")
-        self._queries = self._open("queries.jsonl")
-
-    def _open(self, name: str) -> TextIO:
-        return (self.folder / name).open("w", encoding="utf-8")
 
     def holds(self, proposal: Proposal) -> bool:
         """Say whether the query is there already: a heading, for another passage beneath it."""
@@ -61,13 +57,13 @@ class Draft:
         """Write a passage and the queries that ask for it."""
         origins = {proposal.origin for proposal in proposals}
         passage = without(text, HEADING in origins, SENTENCE in origins)
-        _line(self._corpus, {"_id": passage.id, "title": passage.title, "text": passage.text})
+        self._writer.passage(passage.id, passage.title, passage.text)
         for proposal in proposals:
             if proposal.id not in self._answers:
                 metadata: dict[str, Any] = {"synthetic": True, "origin": proposal.origin}
                 if proposal.origin == GENERATED and generator:
                     metadata["generator"] = generator
-                _line(self._queries, {"_id": proposal.id, "text": proposal.text, "metadata": metadata})
+                self._writer.query(proposal.id, proposal.text, metadata)
             self.name(proposal)
             self._answers.setdefault(proposal.id, []).append(text.id)
         for place in self.real.places_of(text.id) if self.real else ():
@@ -78,16 +74,15 @@ class Draft:
         test = self.real.judge(self._matched) if self.real else []
         dev = self._dev() if report is not None else set()
         pairs = [(query, passage) for query, found in self._answers.items() for passage in found]
-        self._judge("train", [pair for pair in pairs if pair[0] not in dev])
+        self._writer.judge("train", [pair for pair in pairs if pair[0] not in dev])
         if report is not None and self.real is not None:
             for name, query in self.real.named():
-                _line(self._queries, {"_id": name, "text": query})
-            self._judge("test", test)
+                self._writer.query(name, query)
+            self._writer.judge("test", test)
             report.test = len({query for query, _ in test})
-        self._corpus.close()
-        self._queries.close()
+        self._writer.close()
         if report is not None:
-            self._judge("dev", [pair for pair in pairs if pair[0] in dev])
+            self._writer.judge("dev", [pair for pair in pairs if pair[0] in dev])
             report.train, report.dev = len(self._answers) - len(dev), len(dev)
             told = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
             (self.folder / "synthetic.json").write_text(told + "\n", encoding="utf-8")
@@ -97,12 +92,3 @@ class Draft:
         wanted = min(max(round(DEV_SHARE * len(self._answers)), DEV_LEAST), len(self._answers) // 2)
         order = sorted(self._answers.items(), key=lambda item: hash_text(f"dev {item[1][0]}"))
         return {query for query, _ in order[:wanted]}
-
-    def _judge(self, split: str, pairs: list[tuple[str, str]]) -> None:
-        lines = [f"{query}\t{passage}\t1\n" for query, passage in pairs]
-        text = "".join(["query-id\tcorpus-id\tscore\n", *lines])
-        (self.folder / "qrels" / f"{split}.tsv").write_text(text, encoding="utf-8")
-
-
-def _line(file: TextIO, record: dict[str, Any]) -> None:
-    file.write(json.dumps(record, ensure_ascii=False) + "\n")
