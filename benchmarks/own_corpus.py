@@ -17,10 +17,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from stepwell import api
+from stepwell.cache import default_cache
 from stepwell.collection.demo import build
 from stepwell.collection.folder import Folder
 from stepwell.collection.source import Join
-from stepwell.collection.store import default_cache, refuse
+from stepwell.collection.store import refuse
 from stepwell.display import say, show
 from stepwell.recipe_file import load_recipe, parse_override
 

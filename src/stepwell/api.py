@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from stepwell.ablation import Ablation, AblationPlan, open_grid, run_ablation
 from stepwell.ablation import plan_ablation as plan_variants
+from stepwell.cache import default_cache
 from stepwell.cluster import Cluster
 from stepwell.collection import Collection, Problem, check_directory, open_collection
-from stepwell.collection.store import default_cache
 from stepwell.demo_recipe import demo_recipe
 from stepwell.display import Table, say
 from stepwell.errors import StepwellError

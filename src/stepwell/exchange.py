@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from stepwell import distributed
+from stepwell.cache import default_cache
 from stepwell.cluster import Cluster, encode_on, score_on
 from stepwell.collection import Collection, open_collection
-from stepwell.collection.store import default_cache
 from stepwell.collection.trec import own_id
 from stepwell.display import Cell, Table, progress
 from stepwell.errors import StepwellError, writing

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from stepwell.cache import default_cache
 from stepwell.collection import unlabelled
-from stepwell.collection.store import default_cache
 from stepwell.collection.unlabelled import open_unlabelled
 from stepwell.errors import StepwellError
 

@@ -6,11 +6,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from stepwell.cache import default_cache
 from stepwell.collection import demo
 from stepwell.collection.formats import Place, find_source, section_of
 from stepwell.collection.scan import scan
 from stepwell.collection.source import Problem
-from stepwell.collection.store import default_cache
 from stepwell.errors import StepwellError
 
 SHOWN = 20

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow as pa
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from stepwell.cache import default_cache
 from stepwell.collection import demo
 from stepwell.collection.collection import AnsweredTexts, Collection, IdIndex, Mapped, Strings
 from stepwell.collection.formats import Place, find_source, place_of, section_of
@@ -24,11 +24,6 @@ from stepwell.errors import StepwellError
 from stepwell.recipe import CollectionSection
 
 FORMAT = 3  # of the files in the cache; a change makes everything parse again
-
-
-def default_cache() -> Path:
-    """Return the folder for what can be made again: ``$STEPWELL_CACHE`` or ``~/.cache/stepwell``."""
-    return Path(os.environ.get("STEPWELL_CACHE") or Path.home() / ".cache" / "stepwell")
 
 
 def open_collection(path: Place, cache: Path | None = None) -> Collection:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 from filelock import FileLock
 
+from stepwell.cache import default_cache
 from stepwell.collection.beir import read_field, read_record
 from stepwell.collection.collection import Mapped, Strings, hash_text
 from stepwell.collection.lines import read_lines
 from stepwell.collection.source import BadLineError, Problem
-from stepwell.collection.store import default_cache
 from stepwell.errors import StepwellError
 
 BLOCK = 2_048

@@ -18,8 +18,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from stepwell.cache import default_cache
 from stepwell.collection import Collection
-from stepwell.collection.store import default_cache
 from stepwell.display import progress, say
 from stepwell.errors import StepwellError, writing
 from stepwell.index.folder import (

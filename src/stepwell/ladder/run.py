@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from stepwell import distributed
+from stepwell.cache import default_cache
 from stepwell.collection import open_collection, resolve_splits
-from stepwell.collection.store import default_cache
 from stepwell.display import Progress, duration, progress, say, warn
 from stepwell.errors import write_text
 from stepwell.ladder.build import stages_of

@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from stepwell.collection.store import default_cache
+from stepwell.cache import default_cache
 from stepwell.errors import StepwellError
 from stepwell.models.build import quiet
 from stepwell.models.tokens import Features

@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock
 
 from stepwell import display, distributed
-from stepwell.collection.store import default_cache
+from stepwell.cache import default_cache
 from stepwell.errors import StepwellError
 from stepwell.models import engine
 from stepwell.models.backends import WAYS, Net, Runner, disparity, missing, open_way, parts, unfit

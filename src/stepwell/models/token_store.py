@@ -19,8 +19,8 @@ import numpy as np
 from filelock import FileLock
 
 from stepwell import distributed
+from stepwell.cache import default_cache
 from stepwell.collection import Collection
-from stepwell.collection.store import default_cache
 from stepwell.collection.unlabelled import Unlabelled
 from stepwell.display import progress
 from stepwell.errors import writing

@@ -15,8 +15,8 @@ from bm25s.stopwords import STOPWORDS_EN_PLUS
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from stepwell.cache import default_cache
 from stepwell.collection import Collection
-from stepwell.collection.store import default_cache
 from stepwell.display import say
 from stepwell.distributed import in_shares
 from stepwell.errors import StepwellError

@@ -14,8 +14,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from stepwell import distributed
+from stepwell.cache import default_cache
 from stepwell.collection import Collection, Qrels, open_collection
-from stepwell.collection.store import default_cache
 from stepwell.display import progress
 from stepwell.errors import StepwellError
 from stepwell.index.folder import is_index, open_index
