@@ -145,8 +145,9 @@ class _Usearch:
         rows = np.full((len(queries), k), -1, dtype=np.int32)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         there = np.arange(keys.shape[1]) < counts[:, None]
-        near = queries.shape[1] - 2 * distances if self._bits else 1 - distances  # the inner product of signs
-        rows[:, : keys.shape[1]][there], scores[:, : keys.shape[1]][there] = keys[there], near[there]
+        far = distances[there]  # the rest of it was never written to
+        near = queries.shape[1] - 2 * far if self._bits else 1 - far  # of signs: their inner product
+        rows[:, : keys.shape[1]][there], scores[:, : keys.shape[1]][there] = keys[there], near
         return rows, scores
 
     def save(self, path: Path) -> None:
