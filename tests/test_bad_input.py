@@ -423,7 +423,7 @@ def test_no_room_for_what_a_stage_makes(refused, full, tiny_recipe, tmp_path):
     out, ctx = tmp_path / "run", prepare(load_recipe(tiny_recipe))
     bm25 = stages_of(ctx)[0]
     place = Workspace(out, shared_facts(ctx)).place(bm25)
-    full(place.with_name(f"{place.name}.partial") / "dev.parquet")
+    full(place.with_name(f"{place.name}.partial") / "train.parquet")
     refused("run", tiny_recipe, "--out", out, names=(*ADVICE, f"{place}.partial"))
     assert not place.exists() and not (out / "results.json").exists()
 

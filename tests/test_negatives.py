@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stepwell.collection import Qrels, open_collection
 from stepwell.errors import StepwellError
 from stepwell.negatives import Candidates, mine
+from stepwell.objectives import Draw
 from stepwell.recipe import Mining
 from stepwell.retrieval.run import Run
 
@@ -69,12 +70,24 @@ class TestPositives:
         assert candidates.grades.tolist() == [[3, 2, 0, 0, 0, 0]]
         assert not {1, 4} & set(candidates.passages[0].tolist())
 
-    @pytest.mark.parametrize(("k", "most"), [(2, 1), (3, 1), (8, 4)])
-    def test_positives_are_at_most_half(self, k, most):
-        qrels = qrels_of(*((0, row, 1) for row in range(20)))
-        candidates, _ = mined(run_of({0: list(range(10, 40))}), qrels, k=k, positives=50)
-        assert candidates.positives.sum() == most
-        assert candidates.passages.shape == (1, k)
+    @pytest.mark.parametrize(("k", "half"), [(2, 1), (3, 1), (8, 4)])
+    @pytest.mark.parametrize("pool", [None, 12])
+    def test_an_epoch_takes_half_of_k_and_all_kept_positives_get_their_turn(self, k, half, pool):
+        qrels = qrels_of(*((0, row, 1) for row in range(20)), (1, 7, 1))
+        run = run_of({0: list(range(10, 60)), 1: list(range(50))})
+        candidates, report = mined(run, qrels, k=k, positives=6, pool=pool)
+        kept = max(pool or k, k)
+        assert candidates.positives.sum(axis=1).tolist() == [6, 1]
+        assert (candidates.passages >= 0).sum(axis=1).tolist() == [kept - half + 6, kept]
+        assert report.negatives["places left empty"] == 0
+        seen = set()
+        for epoch in range(40):
+            columns = Draw(k, 1).columns(candidates, np.array([0, 1]), epoch)
+            assert np.take_along_axis(candidates.positives, columns, axis=1).sum(axis=1).tolist() == [half, 1]
+            drawn = np.take_along_axis(candidates.passages, columns, axis=1)
+            assert (drawn >= 0).all() and all(len(set(row)) == k for row in drawn.tolist())
+            seen |= set(drawn[0].tolist()) & set(range(20))
+        assert len(seen) == 6
 
     def test_all_positives_get_their_turn_over_seeds(self):
         qrels = qrels_of((0, 1, 1), (0, 2, 1), (0, 3, 1))

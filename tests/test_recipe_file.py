@@ -139,6 +139,17 @@ def test_what_is_written_is_read_and_the_rest_has_its_default(recipe):
         ),
         ("lr: 1e-4", "imitate_epochs: 1", "`train.imitate_epochs` does nothing without `imitate`; name there the dual"),
         (
+            "    train:\n      lr: 1e-4\n",
+            "    layers: 1\n",
+            "`layers: 1` cuts the model before its training, and it has none",
+        ),
+        ("- teacher: ce", "- teacher: ce\n    alpha: 0\n    beta: 0", "rung 2 of the ladder: alpha and beta are 0"),
+        (
+            "ladder:",
+            "refine: {alpha: 0, beta: 0}\nladder:",
+            "refine: alpha and beta are 0: nothing is left to learn from",
+        ),
+        (
             "ladder:",
             "  both: {kind: mean, of: [de, ce]}\nmining: {denoise: 1}\nrefine: {teacher: both}\nladder:",
             "`mining.denoise` asks 'both' about one passage at a time",

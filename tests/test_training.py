@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import ModernBertConfig, ModernBertForSequenceClassification, PreTrainedModel
 
 from stepwell import distributed, training
 from stepwell.errors import StepwellError
@@ -396,6 +396,19 @@ class TestOptimiser:
         assert all(
             step > 0 for name, step in moved.items() if "position_embeddings" in name or "layer.0.output" in name
         )
+
+    def test_words_are_found_whatever_a_model_calls_them(self):
+        config = ModernBertConfig(
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            pad_token_id=0,
+        )
+        with_head = ModernBertForSequenceClassification(config)
+        assert [table.shape for table in training._words(with_head)] == [(50, 16)]
+        assert training._words(with_head)[0] is with_head.model.embeddings.tok_embeddings.weight
 
     def test_only_matrices_decay(self, tmp_path):
         toy = Toy(lambda step, loss: 0 * loss)

@@ -160,12 +160,12 @@ def mine(
         known=[qrels.positives(int(query)) for query in queries],
         chance=[_generator(seed, collection.query_ids[int(query)]) for query in queries],
     )
-    chosen = _choose_positives(lists, qrels, min(settings.positives, max(k // 2, 1)), max(settings.pool or k, k))
+    chosen, wanted = _choose_positives(lists, qrels, settings.positives, k, max(settings.pool or k, k))
     flags, best = _filter(lists, qrels, collection, settings)
     order = _order(lists, best, settings)
     if settings.denoise is not None and denoise_scores is not None:
-        _denoise(lists, flags, order, chosen, settings.denoise, denoise_scores)
-    negatives = _fill(lists, flags, order, chosen, len(collection.passage_ids), settings.last)
+        _denoise(lists, flags, order, chosen, wanted, settings.denoise, denoise_scores)
+    negatives = _fill(lists, flags, order, chosen, wanted, len(collection.passage_ids), settings.last)
 
     window = flags[:, settings.first - 1 : settings.last]
     report = MiningReport(
@@ -186,8 +186,17 @@ def _generator(seed: int, query_id: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def _choose_positives(lists: _Lists, qrels: Qrels, most: int, width: int) -> Candidates:
-    """Return candidates (Q, M): positives by grade, chance among equals, and -1 behind."""
+def _choose_positives(
+    lists: _Lists, qrels: Qrels, most: int, k: int, pool: int
+) -> tuple[Candidates, NDArray[np.int64]]:
+    """Return candidates (Q, M): positives by grade, chance among equals, and -1 behind; and wanted negatives (Q,).
+
+    An epoch takes half of K positives at the most. Where more are kept, so that epochs can take others, M grows by
+    these: the negatives stay as many.
+    """
+    half, counts = max(k // 2, 1), np.minimum([len(known) for known in lists.known], most).astype(np.int64)
+    wanted = pool - np.minimum(counts, half)
+    width = int((counts + wanted).max(initial=pool))
     passages = np.full((len(lists.queries), width), -1, dtype=np.int32)
     grades = np.zeros(passages.shape, dtype=np.int32)
     pairs = pair_keys(qrels.queries, qrels.passages)
@@ -196,7 +205,7 @@ def _choose_positives(lists: _Lists, qrels: Qrels, most: int, width: int) -> Can
         best = np.lexsort((chance.random(len(positives)), -grade))[:most]
         passages[row, : len(best)] = positives[best]
         grades[row, : len(best)] = grade[best]
-    return Candidates(lists.queries, passages, grades)
+    return Candidates(lists.queries, passages, grades), wanted
 
 
 def _filter(lists: _Lists, qrels: Qrels, collection: Collection, settings: Mining) -> tuple[Flags, NDArray[np.float64]]:
@@ -250,12 +259,11 @@ def _simans(scores: NDArray[np.float32], best: NDArray[np.float64], window: slic
     return np.where(there, -SIMANS_A * (away - SIMANS_B) ** 2, -1e300)
 
 
-def _draw(flags: Flags, order: NDArray[np.intp], chosen: Candidates) -> tuple[NDArray[np.intp], ...]:
+def _draw(flags: Flags, order: NDArray[np.intp], wanted: NDArray[np.int64]) -> tuple[NDArray[np.intp], ...]:
     """Return row, column in the run, and number in the row's draws, of the passages that fill the lists."""
-    free = (chosen.passages < 0).sum(axis=1, keepdims=True)
     is_open = np.take_along_axis(flags == OPEN, order, axis=1)
     number = is_open.cumsum(axis=1)
-    row, place = np.nonzero(is_open & (number <= free))
+    row, place = np.nonzero(is_open & (number <= wanted[:, None]))
     return row, order[row, place], number[row, place] - 1
 
 
@@ -264,6 +272,7 @@ def _denoise(
     flags: Flags,
     order: NDArray[np.intp],
     chosen: Candidates,
+    wanted: NDArray[np.int64],
     limit: float,
     ask: DenoiseScores,
 ) -> None:
@@ -274,7 +283,7 @@ def _denoise(
     bar = np.where(np.isfinite(bar), bar - limit, np.inf)  # (Q,)
     asked = np.zeros(flags.shape, dtype=np.bool_)
     while True:  # what is drawn in the place of a dropped passage is asked for in the next turn
-        row, column, _ = _draw(flags, order, chosen)
+        row, column, _ = _draw(flags, order, wanted)
         fresh = ~asked[row, column]
         row, column = row[fresh], column[fresh]
         if not len(row):
@@ -285,27 +294,36 @@ def _denoise(
 
 
 def _fill(
-    lists: _Lists, flags: Flags, order: NDArray[np.intp], chosen: Candidates, n_passages: int, last: int
+    lists: _Lists,
+    flags: Flags,
+    order: NDArray[np.intp],
+    chosen: Candidates,
+    wanted: NDArray[np.int64],
+    n_passages: int,
+    last: int,
 ) -> dict[str, int]:
-    """Put negatives behind the positives, in place, and return where they came from."""
-    row, column, number = _draw(flags, order, chosen)
+    """Put the wanted negatives behind the positives, in place, and return where they came from."""
+    row, column, number = _draw(flags, order, wanted)
     behind = chosen.positives.sum(axis=1)
     chosen.passages[row, behind[row] + number] = lists.ranked[row, column]
     from_below = int((column >= last).sum())
-    by_chance = 0
-    for short in np.flatnonzero((chosen.passages < 0).any(axis=1)).tolist():
-        gaps = np.flatnonzero(chosen.passages[short] < 0)
+    by_chance = empty = 0
+    ends = behind + wanted
+    filled = behind + np.bincount(row, minlength=len(behind))
+    for short in np.flatnonzero(filled < ends).tolist():
+        gaps = np.arange(filled[short], ends[short])
         barred = np.union1d(lists.ranked[short], lists.known[short])
         # So many different passages that, whatever is barred among them, enough are left if there are enough.
         drawn = lists.chance[short].choice(n_passages, min(n_passages, len(gaps) + len(barred)), replace=False)
         drawn = drawn[~np.isin(drawn, barred)][: len(gaps)]
         chosen.passages[short, gaps[: len(drawn)]] = drawn
         by_chance += len(drawn)
+        empty += len(gaps) - len(drawn)
     return {
         "from the window": len(row) - from_below,
         "from the ranks below": from_below,
         "by chance": by_chance,
-        "places left empty": int((chosen.passages < 0).sum()),
+        "places left empty": empty,
     }
 
 

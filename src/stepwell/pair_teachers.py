@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -104,9 +103,8 @@ def _of_section(name: str, teacher: AnyTeacher, tokens: TokensSection) -> PairTe
         case LateInteractionTeacher():
             return _of_model(LateInteraction.open(teacher.base, tokens.query, tokens.passage))
         case DualEncoderTeacher():
-            longest = max(tokens.query, tokens.passage)
-            shape = teacher.layers, "first", teacher.pooling, teacher.similarity, 1, longest
-            return _of_encoder(Encoder(build_student(teacher.base, *shape), teacher.scale), tokens)
+            shape = teacher.layers, "first", teacher.pooling, teacher.similarity, 1, tokens.longest
+            return _of_encoder(Encoder(build_student(teacher.base, *shape), teacher.scale))
         case HostedTeacher():
             fingerprint = HostedReranker.fingerprint_of(teacher)
             block = teacher.batch * teacher.parallel
@@ -123,20 +121,18 @@ def _of_model(model: Reranker | LateInteraction) -> PairTeacher:
     return PairTeacher(model.kind, model.fingerprint, partial(block_scorer, model), reranker=reranker)
 
 
-def _of_encoder(encoder: Encoder, tokens: TokensSection | None = None) -> PairTeacher:
-    query, passage = (tokens.query, tokens.passage) if tokens is not None else (encoder.limit, encoder.limit)
-    name = hashlib.sha256(f"{encoder.fingerprint} {query} {passage}".encode()).hexdigest()
-    return PairTeacher(encoder.kind, name, partial(_similarities, encoder, query, passage))
+def _of_encoder(encoder: Encoder) -> PairTeacher:
+    return PairTeacher(encoder.kind, encoder.fingerprint, partial(_similarities, encoder))
 
 
-def _similarities(encoder: Encoder, query: int, passage: int, collection: Collection) -> Scorer:
+def _similarities(encoder: Encoder, collection: Collection) -> Scorer:
     """Return a scorer by the similarity of vectors, times the scale; a block embeds each of its texts once."""
 
     def score(queries: Rows, passages: Rows, advance: Advance) -> NDArray[np.float32]:
         query_rows, query_places = np.unique(queries, return_inverse=True)
         passage_rows, passage_places = np.unique(passages, return_inverse=True)
-        q = encoder.encode(encoder.tokenise(collection.query_texts(query_rows), "query", query), "query")
-        texts = encoder.tokenise(collection.passage_texts(passage_rows), "document", passage)
+        q = encoder.encode(encoder.tokenise(collection.query_texts(query_rows), "query"), "query")
+        texts = encoder.tokenise(collection.passage_texts(passage_rows), "document")
         p = encoder.encode(texts, "document")
         advance(len(queries))
         scores: NDArray[np.float32] = np.einsum("bd,bd->b", q[query_places], p[passage_places])  # (B,)

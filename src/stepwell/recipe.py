@@ -119,13 +119,21 @@ class CollectionSection(Section):
 class TokensSection(Section):
     """Where texts are cut, in tokens."""
 
-    query: Annotated[int, Field(ge=4)] = Field(32, description="Longest query, in tokens.")
+    query: Annotated[int, Field(ge=4)] = Field(
+        32,
+        description="Longest query of a late-interaction teacher, in tokens. Student and dual encoders cut both sides at the larger of `query` and `passage`: sentence-transformers has one limit for both.",
+    )
     passage: Annotated[int, Field(ge=4)] = Field(
         144, description="Longest passage, in tokens (titles are joined in front)."
     )
     pair: Annotated[int, Field(ge=8)] = Field(
         176, description="Longest query-passage pair of a cross-encoder, in tokens; the passage is cut."
     )
+
+    @property
+    def longest(self) -> int:
+        """Where a model with one limit for queries and passages cuts both."""
+        return max(self.query, self.passage)
 
 
 class StudentSection(Section):
@@ -225,10 +233,12 @@ class Recipe(Section):
             if isinstance(teacher, ListTeacher) and not all(other.embeds for other in others):
                 raise ValueError(f"{where}: `imitate` needs a dual-encoder teacher, and {teacher.imitate!r} is none")
             if isinstance(teacher, ListTeacher):
-                _check_imitation(teacher, where)
+                _check_training(teacher, where)
             for other, inner in zip(teacher.names, others, strict=True):
                 if isinstance(inner, SeveralTeachers):
                     raise ValueError(f"{where}: {other!r} is made of teachers itself; name them one by one in `of`")
+        if self.refine.rounds and not (self.refine.alpha or self.refine.beta):
+            raise ValueError("refine: alpha and beta are 0: nothing is left to learn from; set `beta`, or `rounds: 0`")
         if self.refine.teacher is not None:
             self._teacher(self.refine.teacher, "refine")
         if self.mining.denoise is not None:
@@ -254,6 +264,12 @@ class Recipe(Section):
             raise ValueError(
                 f"{where}: `more_passages` and `more_queries` are texts without labels, and the loss `{rung.loss}` needs labels; only `embedding` learns from them"
             )
+        if rung.loss != "embedding" and not (
+            rung.alpha or rung.beta or rung.hold or (rung.beside and rung.beside_weight)
+        ):
+            raise ValueError(
+                f"{where}: alpha and beta are 0, and there is no `beside` and no `hold`: nothing is left to learn from; set `beta`"
+            )
         if rung.hold and not any(other.loss == "embedding" for other in self.ladder):
             raise ValueError(f"{where}: `hold` stays near the vectors of an embedding rung, and the ladder has none")
         if rung.beside is not None and not self._teacher(rung.beside, where).embeds:
@@ -271,8 +287,12 @@ class Recipe(Section):
         return self.teachers[name]
 
 
-def _check_imitation(teacher: ListTeacher, where: str) -> None:
-    """Refuse a teacher whom to imitate without how long, and the reverse: either alone would do nothing, in silence."""
+def _check_training(teacher: ListTeacher, where: str) -> None:
+    """Refuse what would do nothing, in silence: `imitate` without how long, the reverse, layers without a training."""
+    if teacher.layers is not None and teacher.train is None:
+        raise ValueError(
+            f"{where}: `layers: {teacher.layers}` cuts the model before its training, and it has none; add `train`, or leave `layers` out and take the model as it is"
+        )
     epochs = teacher.train.imitate_epochs if teacher.train else 0
     if teacher.imitate is not None and not epochs:
         raise ValueError(

@@ -26,7 +26,10 @@ class Mining(Section):
         "random",
         description="How negatives are drawn from the window: evenly, from the top, or near the positive's score (SimANS).",
     )
-    positives: Count = Field(2, description="Positives a query, at most (never more than half of its candidates).")
+    positives: Count = Field(
+        2,
+        description="Positives that are kept of a query, at most; each epoch draws from them, never more than half of K.",
+    )
     margin: float | None = Field(
         None,
         description="Drop a passage that scores higher than the positive's score minus this, in the miner's own scores.",

@@ -50,7 +50,6 @@ class DenseTraining(Optimiser):
     negatives: Annotated[int, Field(ge=0)] = Field(
         1, description="Mined negatives a query, besides those of the batch."
     )
-    tau: Positive = Field(1.0, description="Temperature of the softmax, after the scale.")
     further: Continued | None = Field(
         None,
         alias="continue",

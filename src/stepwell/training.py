@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from stepwell import distributed
 from stepwell.display import warn
@@ -176,7 +177,7 @@ def train(
     total = total_steps(settings, objective.size)
     module = objective.module
     _set_dropout(module, settings.dropout)
-    frozen = [p for name, p in module.named_parameters() if settings.freeze_words and "word_embeddings" in name]
+    frozen = _words(module) if settings.freeze_words else []
     for parameter in frozen:  # no gradient of the vocabulary is computed at all
         parameter.requires_grad_(False)
     optimiser = _optimiser(module, settings)
@@ -226,6 +227,19 @@ def _backward(objective: Objective, examples: NDArray[np.int64], epoch: int) -> 
         for name, part in its.items():
             parts[name] = parts.get(name, 0.0) + share * part
     return value, parts
+
+
+def _words(module: nn.Module) -> list[Tensor]:
+    """Return the tables of word embeddings in ``module``, whatever their architecture calls them."""
+    models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
+    try:
+        tables = [cast("Tensor", model.get_input_embeddings().weight) for model in models]
+        return list({id(table): table for table in tables}.values())  # a model with a head holds one without
+    except (NotImplementedError, AttributeError) as error:
+        raise StepwellError(
+            f"freeze_words: where {type(models[0]).__name__} keeps its word embeddings is not known ({error}). Leave "
+            "`freeze_words` out."
+        ) from error
 
 
 @contextlib.contextmanager

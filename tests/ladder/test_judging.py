@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
 from stepwell.ladder import judging
 from stepwell.ladder.workspace import Job, read_json
@@ -179,3 +180,17 @@ def test_the_deciding_measure_comes_first_in_all_tables(world):
     assert names[0] == "RR@10" and len(names) == len(set(names))
     world.ctx.recipe.judging.measures = ["R@50", "RR@10", "R@1000"]
     assert judging.measures_of(world.ctx) == ("RR@10", "R@50", "R@1000")
+
+
+def test_no_measure_looks_deeper_than_the_lists(world):
+    section, world.ctx.recipe.ladder = world.ctx.recipe.judging, []
+    section.depth = 20
+    judging.check_measures(world.ctx)
+    assert set(judging.measures_of(world.ctx)) == {"nDCG@10", "RR@10", "R@5", "R@20"}
+    section.measures = ["AP", "R@20", "nDCG@50"]
+    with pytest.raises(StepwellError, match=r"nDCG@50 looks at the first 50 .* 20 are retrieved"):
+        judging.check_measures(world.ctx)
+    section.measures = None
+    section.measure = "R@21"
+    with pytest.raises(StepwellError, match=r"Set `depth` to 21"):
+        judging.check_measures(world.ctx)

@@ -154,6 +154,19 @@ def test_the_same_recipe_gives_the_same_weights_and_no_rung_is_idle(tiny_run, fa
     assert imitation["steps"] > 0 and list(imitation["parts"]) == ["imitate"]
 
 
+def test_a_training_reads_as_much_of_a_text_as_its_vectors_are_made_of(tiny_recipe, tiny_run, facts):
+    ctx = prepare(load_recipe(tiny_recipe, {"tokens.query": 4}))  # shorter than most queries
+    encoder = ctx.encoder(tiny_run / facts["stages"]["start"])
+    for tokens, side, texts in zip(
+        ctx.texts(encoder),
+        ("query", "document"),
+        (ctx.collection.query_texts(), ctx.collection.passage_texts()),
+        strict=True,
+    ):
+        assert tokens.lengths.tolist() == encoder.tokenise(texts, side).lengths.tolist()
+        assert tokens.lengths.max() > 4
+
+
 def test_the_embedding_rung_brings_the_student_nearer_to_the_teachers_space(tiny_run, facts):
     losses = read_json(tiny_run / facts["stages"]["rung-1"] / "training.json")["losses"]
     assert np.mean(losses[-2:]) < np.mean(losses[:2])
@@ -215,6 +228,22 @@ def test_changing_the_second_rung_keeps_all_before_it(tiny_run, variant, tmp_pat
     assert names(old) == names(new)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "again", "kept"),
+    [
+        ("judging.depth", 59, {"start.dev", "bm25.test"}, {"bm25", "teacher.de", "teacher.ce", "rung-1", "rung-2"}),
+        ("mining.denoise", 3.0, {"candidates-2", "rung-2"}, {"candidates.de", "teacher.de", "teacher.ce", "rung-1"}),
+        ("tokens.pair", 50, {"teacher.ce", "rung-2"}, {"start", "teacher.de", "candidates.ce", "rung-1", "base"}),
+        ("tokens.query", 20, set(), {"start", "teacher.de", "teacher.ce", "rung-1", "rung-2", "table"}),
+        ("tokens.passage", 30, {"start", "teacher.de", "rung-1"}, {"bm25", "candidates.de"}),
+    ],
+)
+def test_a_changed_setting_does_again_what_it_is_in_and_no_more(tiny_run, tiny_recipe, key, value, again, kept):
+    plan = api.plan(load_recipe(tiny_recipe, {key: value}), tiny_run)
+    done = {stage.name for stage, done in zip(plan.stages, plan.done, strict=True) if done}
+    assert again.isdisjoint(done) and kept <= done
+
+
 def test_a_rung_without_headroom_is_left_out_and_the_student_before_it_goes_on(variant, tmp_path, capsys):
     recipe = variant(
         (", batch: 16, force: true", ", batch: 16"),
@@ -230,6 +259,9 @@ def test_a_rung_without_headroom_is_left_out_and_the_student_before_it_goes_on(v
     assert facts["final"] == "rung-2"
     assert "no headroom" in capsys.readouterr().err
     assert "contrastive only" not in facts["comparison"]["systems"]
+    plan = api.plan(recipe, tmp_path / "run")
+    assert all(plan.done) and plan.total == 0 and plan.left_out == {"rung-1", "rung-1.vectors", "rung-1.dev"}
+    assert [row[2] for row in plan.table().rows].count("left out") == 3
     # and it can be searched, also with the vectors of the student behind the name
     assert Searcher.open(tmp_path / "run").search("river", 3)
 
@@ -272,6 +304,12 @@ def test_full_proof_adds_every_teacher_by_every_loss(variant):
     assert {
         *("straight-ce-candidates", "straight-de-embedding", "straight-de-in-batch", "contrastive"),
     } <= set(names(recipe))
+
+
+def test_a_rung_that_lives_on_what_a_baseline_has_not_is_climbed_alone_by_its_own_loss(variant):
+    recipe = load_recipe(variant(("loss: candidates,", "loss: candidates, alpha: 0, beta: 0, hold: 1,")))
+    straight = next(stage for stage in stages_of(prepare(recipe)) if stage.name == "straight-ce-candidates")
+    assert (straight.settings["alpha"], straight.settings["beta"], straight.settings["hold"]) == (0, 0.9, 0)
 
 
 def test_baselines_get_negatives_as_clean_as_those_of_the_ladder(variant):

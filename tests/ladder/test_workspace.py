@@ -66,6 +66,19 @@ def test_a_changed_setting_redoes_that_stage_and_what_follows_and_nothing_else(r
     assert {name for name in before.keys if before.keys[name] == after.keys[name]} == {"first", "aside"}
 
 
+def test_behind_a_stage_that_counts_by_content_nothing_is_done_again_for_the_same_content(recorder, tmp_path):
+    def stages(middle, by_content):
+        first = recorder.stage("first")
+        same = replace(recorder.stage("middle", "first", settings={"lr": middle}), by_content=by_content)
+        return [first, same, recorder.stage("last", "middle")]
+
+    for by_content, again in ((True, ["middle"]), (False, ["middle", "last"])):
+        do(tmp_path / str(by_content), stages(1, by_content))
+        recorder.ran.clear()
+        do(tmp_path / str(by_content), stages(2, by_content))
+        assert recorder.ran == again
+
+
 def test_going_back_to_old_settings_finds_the_old_work(recorder, tmp_path):
     do(tmp_path, chain(recorder))
     do(tmp_path, chain(recorder, {"lr": 2}))

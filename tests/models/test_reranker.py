@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +49,23 @@ def test_agrees_with_the_predictions_of_a_transformers_classifier(tiny_models, f
     ours = scores_of(Reranker.open(tmp_path))
     assert ours == pytest.approx(expected, abs=1e-5)
     assert plain.predict(pairs(), show_progress_bar=False) == pytest.approx(1 / (1 + np.exp(-ours)), abs=1e-5)
+
+
+def test_the_fingerprint_knows_whatever_changes_a_score(tiny_model, tmp_path):
+    def changed(file, **facts):
+        path = folder / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+        return Reranker.open(folder)
+
+    folder = tmp_path / "saved"
+    plain = Reranker(build_cross_encoder(str(tiny_model), 2, 64, 1))
+    plain.save(folder)
+    assert Reranker.open(folder).fingerprint == plain.fingerprint
+    pooling = next(path.name for path in folder.glob("*Pooling"))
+    other = changed(f"{pooling}/config.json", pooling_mode="cls")
+    assert not np.allclose(scores_of(other), scores_of(plain), atol=1e-3)
+    cased = changed("tokenizer_config.json", do_lower_case=False)
+    assert len({plain.fingerprint, other.fingerprint, cased.fingerprint, Reranker.open(folder, 32).fingerprint}) == 4
 
 
 def test_a_batch_gives_what_single_pairs_give(tiny_model):

@@ -147,7 +147,8 @@ def test_texts_without_a_token_can_be_stored(tmp_path, tokenizer):
 def test_encoder_and_cross_encoder_of_one_tokenizer_share_the_passages(tiny_collection, tiny_model):
     encoder = Encoder.open(tiny_model)
     reranker = Reranker(build_cross_encoder(str(tiny_model), 1, 40, seed=1))
-    passages = side_tokens(tiny_collection, encoder, "document", 9)
-    expected = encoder.tokenise(tiny_collection.passage_texts(), "document", 9)
+    encoder.limit = 9
+    passages = side_tokens(tiny_collection, encoder, "document")
+    expected = encoder.tokenise(tiny_collection.passage_texts(), "document")
     assert [passages[row].tolist() for row in range(3)] == [expected[row].tolist() for row in range(3)]
     assert pair_tokens(tiny_collection, reranker)[1].ids.filename == passages.ids.filename

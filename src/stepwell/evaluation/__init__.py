@@ -1,7 +1,7 @@
 """Proof: measures, significance, comparison."""
 
 from stepwell.evaluation.comparison import Comparison, Row, compare, wins_and_losses
-from stepwell.evaluation.measures import DEFAULT_MEASURES, Evaluation, cutoff_of_set, evaluate, measure_name
+from stepwell.evaluation.measures import DEFAULT_MEASURES, Evaluation, cutoff_of, cutoff_of_set, evaluate, measure_name
 from stepwell.evaluation.significance import bootstrap_interval, bootstrap_intervals, holm, paired_test
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "bootstrap_interval",
     "bootstrap_intervals",
     "compare",
+    "cutoff_of",
     "cutoff_of_set",
     "evaluate",
     "holm",

@@ -102,8 +102,19 @@ def cutoff_of_set(measure: str) -> int | None:
     >>> cutoff_of_set("R@20"), cutoff_of_set("Success@5"), cutoff_of_set("nDCG@20")
     (20, 5, None)
     """
+    return cutoff_of(measure) if _parse(measure).NAME in ("R", "P", "Success") else None
+
+
+def cutoff_of(measure: str) -> int | None:
+    """Return k where a measure looks at the first k passages alone, else None.
+
+    Examples
+    --------
+    >>> cutoff_of("R@1000"), cutoff_of("nDCG@20"), cutoff_of("AP")
+    (1000, 20, None)
+    """
     parsed = _parse(measure)
-    return int(parsed["cutoff"]) if parsed.NAME in ("R", "P", "Success") and "cutoff" in parsed.params else None
+    return int(parsed["cutoff"]) if "cutoff" in parsed.params else None
 
 
 def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES) -> Evaluation:

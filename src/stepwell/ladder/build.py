@@ -55,9 +55,8 @@ class Builder:
     # -- finding ------------------------------------------------------------------------------------------
 
     def bm25(self) -> str:
-        """Add the BM25 runs of all splits."""
-        settings = {"train": self.recipe.mining.depth, "eval": self.recipe.judging.depth}
-        run = partial(finding.bm25, self.ctx)
+        """Add BM25's run of the training queries, to mine from."""
+        settings, run = {"depth": self.recipe.mining.depth}, partial(finding.bm25, self.ctx)
         return self.add("bm25", "bm25", "BM25 retrieves", settings, (), run, only_if=(), collective=True)
 
     def vectors(self, model: str, title: str, base: str, layers: int | None, scale: float | None = None) -> str:
@@ -131,7 +130,7 @@ class Builder:
         denoise = teacher if mining.denoise is not None else None
         inputs = (source, *(self.opens(denoise) if denoise else ()))
         run = partial(finding.candidates, self.ctx, source, mining, k, denoise, limit)
-        settings = {**mining.model_dump(), "k": k, "limit": limit}
+        settings = {**mining.model_dump(exclude=set() if denoise else {"denoise"}), "k": k, "limit": limit}
         return self.add(
             name,
             "mine",
@@ -322,7 +321,7 @@ class Builder:
 
     def student(self) -> dict[str, Any]:
         """Return the settings that every training of the student depends on."""
-        return {"student": self.recipe.student.model_dump(), "tokens": self.recipe.tokens.model_dump()}
+        return {"student": self.recipe.student.model_dump(), "tokens": self.recipe.tokens.longest}
 
     def judging(self) -> dict[str, Any]:
         """Return the settings of every comparison."""

@@ -59,17 +59,8 @@ class Context:
             return LateInteraction.open(place, tokens.query, tokens.passage)
         return Reranker.open(place, tokens.pair)
 
-    def texts(self, encoder: Encoder, side: Side) -> Tokens:
-        """Return the tokens of all texts of one side, cut as the recipe says."""
-        tokens = self.recipe.tokens
-        return side_tokens(self.collection, encoder, side, tokens.query if side == "query" else tokens.passage)
-
-    def pair_texts(self, model: Reranker | LateInteraction) -> tuple[Tokens, Tokens]:
-        """Return the tokens of all queries and passages for a model that scores pairs."""
+    def texts(self, model: Encoder | Reranker | LateInteraction) -> tuple[Tokens, Tokens]:
+        """Return the tokens of all queries and all passages for a model."""
         if isinstance(model, Reranker):
             return pair_tokens(self.collection, model)
-        limits = model.limits
-        return (
-            side_tokens(self.collection, model, "query", limits["query"]),
-            side_tokens(self.collection, model, "document", limits["document"]),
-        )
+        return side_tokens(self.collection, model, "query"), side_tokens(self.collection, model, "document")

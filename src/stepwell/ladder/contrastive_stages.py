@@ -50,7 +50,7 @@ def go_on(
     base, layers, scale = model
     k = 1 + train.negatives
     found = builder.candidates(f"candidates.{stage}", miner, k)
-    settings = {"train": train.model_dump(), "scale": scale, "tokens": builder.recipe.tokens.model_dump()}
+    settings = {"train": train.model_dump(), "scale": scale}
     run = partial(making.go_on, builder.ctx, first, found, train, scale)
     work = builder.prices.dense(base, layers, train.further, k)
     builder.add(stage, "train-dense", title, settings, (first, found), run, collective=True, work=work)

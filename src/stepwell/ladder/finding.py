@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -16,7 +15,7 @@ from stepwell.ladder.workspace import Job
 from stepwell.models.encoder import Side
 from stepwell.negatives import Candidates, mine
 from stepwell.recipe import Mining, Rung
-from stepwell.retrieval.bm25 import BM25Index
+from stepwell.retrieval.bm25 import bm25_of
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import Vectors, write_unlabelled, write_vectors
@@ -27,29 +26,11 @@ MORE = "texts.npy"
 
 
 def bm25(ctx: Context, job: Job) -> None:
-    """Retrieve with BM25: training queries to mine from, dev and test queries to compare with.
-
-    The main process makes the index and all map it; each takes a share of the queries.
-    """
-    index = job.folder / "index"
+    """Retrieve for the training queries with BM25, to mine from. Each process takes a share of the queries."""
+    queries = ctx.splits.train.query_rows
+    run = bm25_of(ctx.collection).run(ctx.collection, queries, ctx.recipe.mining.depth)
     if distributed.is_main():
-        BM25Index.build(ctx.collection).save(index)
-    distributed.barrier()
-    engine = BM25Index.load(index)
-    depths = {
-        "train": ctx.recipe.mining.depth,
-        "dev": ctx.recipe.judging.depth,
-        "test": ctx.recipe.judging.depth,
-    }
-    for number, (split, depth) in enumerate(depths.items()):
-        queries = getattr(ctx.splits, split).query_rows
-        run = engine.run(ctx.collection, queries, depth)
-        if distributed.is_main():
-            run.save(job.folder / f"{split}.parquet", ctx.collection)
-        job.advance((number + 1) / 3, split)
-    distributed.barrier()
-    if distributed.is_main():
-        shutil.rmtree(index)
+        run.save(job.folder / "train.parquet", ctx.collection)
 
 
 def vectors(ctx: Context, model: str, scale: float | None, job: Job) -> None:

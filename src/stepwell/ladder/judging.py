@@ -11,10 +11,19 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.collection import Qrels
 from stepwell.errors import StepwellError
-from stepwell.evaluation import DEFAULT_MEASURES, Evaluation, cutoff_of_set, evaluate, measure_name, paired_test
+from stepwell.evaluation import (
+    DEFAULT_MEASURES,
+    Evaluation,
+    cutoff_of,
+    cutoff_of_set,
+    evaluate,
+    measure_name,
+    paired_test,
+)
 from stepwell.ladder.context import Context
 from stepwell.ladder.teachers import opened
 from stepwell.ladder.workspace import Job
+from stepwell.retrieval.bm25 import bm25_of
 from stepwell.retrieval.fusion import reciprocal_rank_fusion
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
@@ -22,22 +31,27 @@ from stepwell.retrieval.vectors import Vectors
 
 
 def measures_of(ctx: Context) -> tuple[str, ...]:
-    """Return the measures of all tables, the deciding one among them."""
+    """Return the measures of all tables, the deciding one among them; of the usual ones those that `depth` reaches."""
     judging = ctx.recipe.judging
-    others = judging.measures or DEFAULT_MEASURES
+    others = judging.measures or [name for name in DEFAULT_MEASURES if (cutoff_of(name) or 0) <= judging.depth]
     return tuple(dict.fromkeys(map(measure_name, (judging.measure, *others))))
 
 
 def check_measures(ctx: Context) -> None:
-    """Refuse, before anything runs, an unknown measure, and a deciding one that reranking can't change.
+    """Refuse, before anything runs, measures that can't be had, and a deciding one that reranking can't change.
 
     Raises
     ------
     StepwellError
-        When a rung would be left out whatever its teacher knows.
+        When one is unknown or looks deeper than the lists, or a rung would be left out whatever its teacher knows.
     """
-    measures_of(ctx)
     judging, ladder = ctx.recipe.judging, ctx.recipe.ladder
+    for measure in measures_of(ctx):
+        if (deepest := cutoff_of(measure) or 0) > judging.depth:
+            raise StepwellError(
+                f"judging: {measure} looks at the first {deepest} passages, and {judging.depth} are retrieved a query "
+                f"(judging.depth): the figure would be another measure's. Set `depth` to {deepest}, or leave it out."
+            )
     cutoff = cutoff_of_set(judging.measure)
     gated = [rung.teacher for rung in ladder if not (rung.force or ctx.teacher(rung.teacher).embeds)]
     if gated and cutoff is not None and cutoff >= judging.rerank:
@@ -70,10 +84,12 @@ def search_split(ctx: Context, split: str, queries: str, passages: str | None, j
         _keep(ctx, run, qrels, job.folder, trec=split == "test")
 
 
-def take_run(ctx: Context, split: str, source: str, job: Job) -> None:
-    """Evaluate the run of a split that another stage has (BM25)."""
-    run = Run.load(job.inputs[source] / f"{split}.parquet", ctx.collection)
-    _keep(ctx, run, getattr(ctx.splits, split), job.folder, trec=split == "test")
+def search_bm25(ctx: Context, split: str, job: Job) -> None:
+    """Search dev or test with BM25, and evaluate. Each process takes a share of the queries."""
+    qrels: Qrels = getattr(ctx.splits, split)
+    run = bm25_of(ctx.collection).run(ctx.collection, qrels.query_rows, ctx.recipe.judging.depth)
+    if distributed.is_main():
+        _keep(ctx, run, qrels, job.folder, trec=split == "test")
 
 
 def fuse(ctx: Context, split: str, sources: tuple[str, ...], job: Job) -> None:

@@ -39,7 +39,6 @@ LOOKED_AT = 512
 def build_dense(ctx: Context, section: StudentSection | DualEncoderTeacher, folder: Path) -> Encoder:
     """Build a student, or the base of a dual-encoder teacher, and save it."""
     pick, towers = (section.pick, section.towers) if isinstance(section, StudentSection) else ("first", 1)
-    longest = max(ctx.recipe.tokens.query, ctx.recipe.tokens.passage)
     model = build_student(
         section.base,
         section.layers,
@@ -47,7 +46,7 @@ def build_dense(ctx: Context, section: StudentSection | DualEncoderTeacher, fold
         section.pooling,
         section.similarity,
         towers,
-        longest,
+        ctx.recipe.tokens.longest,
     )
     encoder = Encoder(model, section.scale)
     if distributed.is_main():
@@ -60,11 +59,10 @@ def contrast(ctx: Context, encoder: Encoder, candidates: Candidates, settings: D
     """Train a dual encoder contrastively and save it."""
     objective = StudentObjective(
         encoder,
-        ctx.texts(encoder, "query"),
-        ctx.texts(encoder, "document"),
+        *ctx.texts(encoder),
         candidates,
         ctx.splits.train,
-        Terms(tau=settings.tau),
+        Terms(),
         Draw(1 + settings.negatives, ctx.recipe.seed),
     )
     learn(ctx, objective, settings, encoder, job)
@@ -124,8 +122,7 @@ def imitate(ctx: Context, rung: Rung, student: str, job: Job) -> None:
     encoder = ctx.encoder(job.inputs[student], ctx.recipe.student.loss_scale)
     objective = EmbeddingObjective(
         encoder,
-        ctx.texts(encoder, "query"),
-        ctx.texts(encoder, "document"),
+        *ctx.texts(encoder),
         Vectors.open(job.inputs[f"teacher.{rung.teacher}.vectors"]),
         ctx.splits.train.query_rows.astype(np.int64),
         ctx.recipe.seed,
@@ -182,8 +179,7 @@ def distil(
         warn_of(teacher, _in_batch_scores(teaches, candidates, draw, rung.batch), teacher_temperature(rung))
     objective = StudentObjective(
         encoder,
-        ctx.texts(encoder, "query"),
-        ctx.texts(encoder, "document"),
+        *ctx.texts(encoder),
         candidates,
         ctx.splits.train,
         terms,
@@ -228,12 +224,11 @@ def _in_batch_scores(teacher: Vectors, candidates: Candidates, draw: Draw, batch
 
 def _more(ctx: Context, rung: Rung, encoder: Encoder, job: Job) -> list[Imitated]:
     """Return the texts from elsewhere that a rung learns from too, with its teacher's vectors of them."""
-    found, tokens = list[Imitated](), ctx.recipe.tokens
+    found = list[Imitated]()
     for side, texts in ctx.more(rung).items():
-        limit = tokens.query if side == "query" else tokens.passage
         folder = next(path for name, path in job.inputs.items() if name.endswith(f".more-{side}"))
         vectors = np.load(folder / MORE, mmap_mode="r")
-        own = unlabelled_tokens(texts, encoder, side, limit)
+        own = unlabelled_tokens(texts, encoder, side)
         found.append(Imitated(side, own, np.arange(len(texts)), vectors.__getitem__))
     return found
 

@@ -55,7 +55,7 @@ def take_or_train_lists(ctx: Context, name: str, job: Job) -> None:
     settings = teacher.train
     model = _built(ctx, teacher)
     candidates = Candidates.load(job.inputs[f"candidates.{name}"] / "candidates.parquet", ctx.collection)
-    queries, passages = ctx.pair_texts(model)
+    queries, passages = ctx.texts(model)
     draw = Draw(settings.candidates, ctx.recipe.seed)
     if teacher.imitate is not None and settings.imitate_epochs > 0:
         target = Vectors.open(job.inputs[f"teacher.{teacher.imitate}.vectors"]).scores(

@@ -82,12 +82,13 @@ def _median(work: Any) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a run with their estimates; ``done`` are those that are finished already."""
+    """The stages of a run with their estimates; ``done`` are those that are finished, or decided to be left out."""
 
     stages: list[Stage]
     seconds: list[float]
     done: list[bool]
     memory: float
+    left_out: frozenset[str] = frozenset()
 
     @property
     def total(self) -> float:
@@ -102,7 +103,7 @@ class Plan:
     def table(self) -> Table:
         """Return the plan as a table."""
         rows: list[list[Cell]] = [
-            [number, stage.title, "done" if done else duration(seconds), _bytes(stage.work.disk)]
+            [number, stage.title, self._time(stage, seconds, done), _bytes(stage.work.disk)]
             for number, (stage, seconds, done) in enumerate(
                 zip(self.stages, self.seconds, self.done, strict=True), start=1
             )
@@ -114,6 +115,9 @@ class Plan:
             "without headroom is left out, and refine is guessed to select one query in eight.",
         )
         return Table("The ladder, stage by stage", ["#", "stage", "time", "disk"], rows, notes)
+
+    def _time(self, stage: Stage, seconds: float, done: bool) -> str:
+        return "left out" if stage.name in self.left_out else "done" if done else duration(seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain values (seconds, bytes)."""
@@ -128,6 +132,7 @@ class Plan:
                     "seconds": seconds,
                     "disk": stage.work.disk,
                     "done": done,
+                    "left_out": stage.name in self.left_out,
                 }
                 for stage, seconds, done in zip(self.stages, self.seconds, self.done, strict=True)
             ],
@@ -137,20 +142,30 @@ class Plan:
 def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Speed | None = None) -> Plan:
     """Estimate every stage; what the workspace has finished costs nothing. Without a ``speed`` it is probed."""
     speed = speed or probe(ctx.recipe.student.base)
-    done = []
+    done, left_out = [], set[str]()
     for stage in stages:
+        if _decided_against(stage, workspace, left_out):
+            left_out.add(stage.name)
+            done.append(True)
+            continue
         ready = all(real in workspace.keys for name, real in workspace.inputs(stage).items() if name in stage.inputs)
         place = workspace.place(stage) if ready else None
         finished = place is not None and (place / "manifest.json").is_file()
-        if place is not None and finished and stage.kind == "promote":
-            finished = damage(place) is None  # its decision is read next
+        if place is not None and finished and (stage.by_content or (place / "decision.json").is_file()):
+            finished = damage(place) is None  # it is read next
         if place is not None:
             name = workspace.resolve(stage.name)
-            workspace.keys[name] = workspace.key(stage)
+            workspace.keys[name] = workspace.identity(stage) if finished else workspace.key(stage)
             if finished:
                 workspace.folders[name] = place
         done.append(finished)
-    return Plan(stages, [speed.seconds(stage.work) for stage in stages], done, memory_of(ctx))
+    seconds = [speed.seconds(stage.work) for stage in stages]
+    return Plan(stages, seconds, done, memory_of(ctx), frozenset(left_out))
+
+
+def _decided_against(stage: Stage, workspace: Workspace, left_out: set[str]) -> bool:
+    """Return whether a decision that the stage waits for is taken, and says no."""
+    return any(gate in left_out or workspace.go(gate) is False for gate in stage.only_if)
 
 
 def memory_of(ctx: Context) -> float:

@@ -134,8 +134,8 @@ class Prices:
 
         some = random.choice(collection.n_passages, min(400, collection.n_passages), replace=False)
         few = random.choice(ctx.query_rows, min(400, len(ctx.query_rows)), replace=False)
-        passage = mean(collection.passage_texts(some), recipe.tokens.passage)
-        query = mean(collection.query_texts(few), recipe.tokens.query)
+        passage = mean(collection.passage_texts(some), recipe.tokens.longest)
+        query = mean(collection.query_texts(few), recipe.tokens.longest)
         pair = min(passage + query - special / 2, recipe.tokens.pair)
         train, dev, test = (len(getattr(ctx.splits, split).query_rows) for split in ("train", "dev", "test"))
         return cls(collection.n_passages, train, dev, test, passage, query, pair)

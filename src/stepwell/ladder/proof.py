@@ -51,11 +51,12 @@ def _as_they_are(builder: Builder) -> dict[str, str]:
     systems = dict[str, str]()
     systems["BM25"] = builder.add(
         "bm25.test",
-        "take-run",
+        "search-bm25",
         "test: BM25",
         builder.judging(),
-        ("bm25",),
-        partial(judging.take_run, builder.ctx, "test", "bm25"),
+        (),
+        partial(judging.search_bm25, builder.ctx, "test"),
+        collective=True,
     )
     systems["base model, untuned"] = _base(builder)
     systems["student, untrained"] = builder.split("test", "start", "the student at the start")
@@ -134,7 +135,7 @@ def _base(builder: Builder) -> str:
     def run(job: Job) -> None:
         making.build_dense(builder.ctx, section, job.folder)
 
-    own = {"student": section.model_dump(), "tokens": builder.recipe.tokens.model_dump()}
+    own = {"student": section.model_dump(), "tokens": builder.recipe.tokens.longest}
     settings = {**own, **builder.content(section.base)}
     builder.add("base", "base", "take the base model", settings, (), run, collective=True)
     builder.vectors("base", "the base model", section.base, None)
@@ -183,6 +184,7 @@ def _baselines(builder: Builder) -> dict[str, str]:
         (),
         partial(updates, builder.ctx),
         optional=rungs,
+        by_content=True,
     )
     miner = builder.last_miner()
     k = recipe.ladder[-1].candidates
@@ -242,7 +244,8 @@ def straight_rungs(builder: Builder) -> list[Rung]:
     """Return the rungs that the straight baselines climb alone: the strongest teacher's, or every one (full).
 
     A baseline has the settings of the ladder's own rung with that teacher and loss where there is one, and of
-    the last rung else; what belongs to a ladder (keep, a teacher beside, hold) is off.
+    the last rung else; what belongs to a ladder (keep, a teacher beside, hold) is off. A rung that lives on these
+    alone is climbed with the usual weight of its own loss. Candidates are the last rung's, for all of them.
     """
     recipe = builder.recipe
     strongest = recipe.ladder[-1]
@@ -254,10 +257,12 @@ def straight_rungs(builder: Builder) -> list[Rung]:
             wanted += [(name, loss) for loss in losses]
     own = {(rung.teacher, rung.loss): rung for rung in recipe.ladder}
     alone = {"gamma": 0.0, "beside": None, "hold": 0.0, "candidates": strongest.candidates}
-    return [
-        own.get(pair, strongest).model_copy(update={"teacher": pair[0], "loss": pair[1], **alone})
-        for pair in dict.fromkeys(wanted)
-    ]
+    rungs = []
+    for teacher, loss in dict.fromkeys(wanted):
+        rung = own.get((teacher, loss), strongest)
+        soft = {} if rung.alpha or rung.beta else {"beta": Rung.model_fields["beta"].default}
+        rungs.append(rung.model_copy(update={"teacher": teacher, "loss": loss, **alone, **soft}))
+    return rungs
 
 
 def updates(ctx: Context, job: Job) -> None:

@@ -95,8 +95,9 @@ def _add_model(
     teacher: Any = builder.recipe.teachers[name]
     how = "take" if teacher.train is None else "train"
     # Without what comes behind it, the first training is the same work whether or not the recipe goes on.
-    settings = {**teacher.model_dump(exclude={"train": {"further"}}), "tokens": builder.recipe.tokens.model_dump()}
-    settings |= builder.content(teacher.base)
+    tokens = builder.recipe.tokens
+    read = {"dense": tokens.longest, "late": [tokens.query, tokens.passage], "reranker": tokens.pair}[kind]
+    settings = {**teacher.model_dump(exclude={"train": {"further"}}), "tokens": read, **builder.content(teacher.base)}
     run = partial(make, builder.ctx, name)
     title = f"{how} the teacher {name}"
     builder.add(stage or f"teacher.{name}", f"{how}-{kind}", title, settings, inputs, run, collective=True, work=work)

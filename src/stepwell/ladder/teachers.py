@@ -90,7 +90,7 @@ def _pair_teacher(ctx: Context, name: str, folder: Path) -> Stored:
     model = ctx.pair_model(name, folder / "model")
 
     def scorer() -> Scorer:
-        queries, passages = ctx.pair_texts(model)
+        queries, passages = ctx.texts(model)
 
         def score(query_rows: Rows, passage_rows: Rows, advance: Count) -> NDArray[np.float32]:
             return model.score(queries, passages, query_rows.astype(np.int64), passage_rows.astype(np.int64), advance)

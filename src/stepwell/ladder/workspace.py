@@ -27,7 +27,7 @@ from stepwell.display import warn
 from stepwell.errors import StepwellError, writing
 from stepwell.pair_counts import counting
 
-LAYOUT = 3
+LAYOUT = 4
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
 
 
@@ -82,6 +82,8 @@ class Stage:
     named
         The key also depends on which stages the inputs are, not only on what is in them (for decisions, which
         name a stage).
+    by_content
+        What is made from it depends on what it wrote alone, and not on how it came to write that.
     only_if
         Stages whose decision ``go`` must be true; else this one is left out.
     work
@@ -97,6 +99,7 @@ class Stage:
     collective: bool = False
     optional: tuple[str, ...] = ()
     named: bool = False
+    by_content: bool = False
     only_if: tuple[str, ...] = ()
     work: Work = field(default_factory=Work)
 
@@ -211,10 +214,12 @@ class Workspace:
 
     def wanted(self, stage: Stage) -> bool:
         """Return whether all decisions that the stage waits for say ``go``."""
-        return all(
-            name in self.folders and bool(read_json(self.folders[name] / "decision.json")["go"])
-            for name in stage.only_if
-        )
+        return all(self.go(gate) for gate in stage.only_if)
+
+    def go(self, gate: str) -> bool | None:
+        """Return what a decision says; None when it is not taken."""
+        folder = self.folders.get(gate)
+        return None if folder is None else bool(read_json(folder / "decision.json")["go"])
 
     def key(self, stage: Stage) -> str:
         """Return the stage's key; its inputs must have been met before."""
@@ -227,6 +232,13 @@ class Workspace:
             "names": list(self.inputs(stage).items()) if stage.named else [],
         }
         return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+    def identity(self, stage: Stage) -> str:
+        """Return what the keys of the stages behind a finished stage are made of: its key, or its files' checksums."""
+        if not stage.by_content:
+            return self.key(stage)
+        files = read_json(self.place(stage) / "manifest.json")["files"]
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     def place(self, stage: Stage) -> Path:
         """Return the stage's folder, finished or not."""
@@ -270,7 +282,7 @@ class Workspace:
                     self._finish(stage, partial, place, time.monotonic() - began)
             distributed.barrier()
         name = self.resolve(stage.name)
-        self.keys[name], self.folders[name] = self.key(stage), place
+        self.keys[name], self.folders[name] = self.identity(stage), place
         return time.monotonic() - began
 
     def _finish(self, stage: Stage, partial: Path, place: Path, seconds: float) -> None:

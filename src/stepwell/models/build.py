@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from stepwell.errors import StepwellError
 from stepwell.models.files import facts_of, locate
+from stepwell.models.tokens import tokenizer_fingerprint
 
 WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
 """How weights are read: in fp32, and never from a pickle."""
@@ -334,8 +335,11 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def fingerprint(model: nn.Module, *extra: object) -> str:
-    """Return the sha256 (hex) of all weights and of ``extra`` facts; the same weights give the same name."""
-    return sha256_of(model.state_dict(), json.dumps([str(fact) for fact in extra]))
+    """Return the sha256 (hex) of weights, tokenizer, pooling and dense layers, and of ``extra`` facts."""
+    tokenizer = getattr(model, "tokenizer", None)
+    words = None if tokenizer is None else tokenizer_fingerprint(tokenizer)
+    shapes = [part.get_config_dict() for part in model.modules() if isinstance(part, Pooling | Dense)]
+    return sha256_of(model.state_dict(), json.dumps([words, shapes, *map(str, extra)], sort_keys=True))
 
 
 def sha256_of(tensors: Mapping[str, Tensor], facts: str) -> str:

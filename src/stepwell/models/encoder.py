@@ -76,11 +76,9 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of weights, token limit, pooling, prompts and similarity."""
-        pooling = [module.pooling_mode for module in self.model.modules() if isinstance(module, Pooling)]
+        """The sha256 of the model, token limit, prompts and similarity."""
         prompts = [self.prompt("query"), self.prompt("document")]
-        unpooled = [self.unpooled] if self.unpooled else []
-        return fingerprint(self.model, self.limit, pooling, prompts, self.cosine, self.scale, *unpooled)
+        return fingerprint(self.model, self.limit, prompts, self.cosine, self.scale)
 
     def prompt(self, side: Side) -> str:
         """Return what the model wants in front of its texts, as sentence-transformers would choose it."""
@@ -95,13 +93,13 @@ class Encoder:
         before, sides = len(self.template.single[0]), get_args(Side)
         return {side: before + len(self.tokenise([""], side)[0]) for side in sides if self.prompt(side)}
 
-    def room(self, limit: int | None = None) -> int:
-        """Return how many tokens of a text count, specials apart, when it may have ``limit`` with them."""
-        return min(limit or self.limit, self.limit) - self.template.overhead[0]
+    def room(self, side: Side) -> int:
+        """Return how many tokens of a text count, specials apart; sentence-transformers cuts both sides alike."""
+        return self.limit - self.template.overhead[0]
 
-    def tokenise(self, texts: Sequence[str], side: Side, limit: int | None = None) -> Tokens:
-        """Tokenise texts of one side in memory, at most ``limit`` tokens each, specials included."""
-        return Tokens.build(self.tokenizer, texts, self.room(limit), self.prompt(side))
+    def tokenise(self, texts: Sequence[str], side: Side) -> Tokens:
+        """Tokenise texts of one side in memory."""
+        return Tokens.build(self.tokenizer, texts, self.room(side), self.prompt(side))
 
     def embed(self, tokens: Tokens, rows: NDArray[np.int64], side: Side) -> Tensor:
         """Embed the texts ``rows`` with the gradient, shared over the processes: (B, D), normalised for cosine."""

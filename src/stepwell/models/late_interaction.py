@@ -74,7 +74,7 @@ class LateInteraction:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of weights, limits, prompts and everything else that the scores depend on."""
+        """The sha256 of the model, limits, prompts and everything else that the scores depend on."""
         words = [getattr(module, "skiplist_words", None) for module in self.model]
         prompts = [self.prompt("query"), self.prompt("document")]
         return fingerprint(self.model, sorted(self.limits.items()), prompts, self.expansion, words, self.mean)
@@ -83,13 +83,13 @@ class LateInteraction:
         """Return what the model wants in front of its texts."""
         return (self.model.prompts or {}).get(side) or ""
 
-    def room(self, limit: int | None = None) -> int:
-        """Return how many tokens of a text count, specials apart, when it may have ``limit`` with them."""
-        return (limit or max(self.limits.values())) - self.template.overhead[0]
+    def room(self, side: Side) -> int:
+        """Return how many tokens of a text count, specials apart."""
+        return self.limits[side] - self.template.overhead[0]
 
     def tokenise(self, texts: list[str], side: Side) -> Tokens:
         """Tokenise texts of one side in memory."""
-        return Tokens.build(self.tokenizer, texts, self.room(self.limits[side]), self.prompt(side))
+        return Tokens.build(self.tokenizer, texts, self.room(side), self.prompt(side))
 
     def _lengths(self, tokens: Tokens, rows: Rows, side: Side) -> NDArray[np.int64]:
         lengths = np.minimum(tokens.lengths_of(rows) + self.template.overhead[0], self.limits[side])

@@ -55,7 +55,7 @@ class Reranker:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of weights and token limit."""
+        """The sha256 of the model and its token limit."""
         return fingerprint(self.model, self.limit)
 
     @property

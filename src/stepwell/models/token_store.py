@@ -27,7 +27,7 @@ from stepwell.errors import writing
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
-from stepwell.models.tokens import BLOCK, Tokens, id_type, tokenise_block
+from stepwell.models.tokens import BLOCK, Tokens, id_type, tokenise_block, tokenizer_fingerprint
 
 LEAST = 512
 """Tokens that a store keeps of each text at least, so that models with other limits share it."""
@@ -40,16 +40,15 @@ def side_tokens(
     collection: Collection,
     encoder: Encoder | LateInteraction,
     side: Side,
-    limit: int | None = None,
 ) -> Tokens:
-    """Return the tokens of all queries or passages for an encoder, at most ``limit`` a text, specials included."""
-    return _of_collection(collection, side, encoder.tokenizer, encoder.room(limit), encoder.prompt(side))
+    """Return the tokens of all queries or passages, cut where the encoder cuts them."""
+    return _of_collection(collection, side, encoder.tokenizer, encoder.room(side), encoder.prompt(side))
 
 
-def unlabelled_tokens(unlabelled: Unlabelled, encoder: Encoder, side: Side, limit: int | None = None) -> Tokens:
-    """Return the tokens of texts from elsewhere for an encoder, at most ``limit`` a text, specials included."""
+def unlabelled_tokens(unlabelled: Unlabelled, encoder: Encoder, side: Side) -> Tokens:
+    """Return the tokens of texts from elsewhere, cut where the encoder cuts them."""
     name = f"{unlabelled.name}-{unlabelled.fingerprint[:16]}"
-    root, room = default_cache() / "tokens", encoder.room(limit)
+    root, room = default_cache() / "tokens", encoder.room(side)
     return open_tokens(root, name, encoder.tokenizer, unlabelled.slice, len(unlabelled), room, encoder.prompt(side))
 
 
@@ -118,17 +117,6 @@ def open_tokens(
     if tokens is None:
         raise OSError(f"the tokens in {folder} can't be read back: the disk may be failing")
     return tokens.cut(limit)
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Return a name that two tokenizers share when they cut every text alike, wherever they were loaded from."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return str(tokenizer.name_or_path)
-    facts = json.loads(backend.to_str())
-    facts.pop("truncation", None)
-    facts.pop("padding", None)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _map(folder: Path, tokenizer: Any, size: int, limit: int) -> Tokens | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -72,6 +74,17 @@ class Tokens:
             np.cumsum(np.concatenate([lengths for _, lengths in blocks]), out=offsets[1:])
         ids = np.concatenate([ids for ids, _ in blocks]) if blocks else np.zeros(0, id_type(tokenizer))
         return cls(ids, offsets, limit)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return a name that two tokenizers share when they cut every text alike, wherever they were loaded from."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return str(tokenizer.name_or_path)
+    facts = json.loads(backend.to_str())
+    facts.pop("truncation", None)
+    facts.pop("padding", None)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def id_type(tokenizer: Any) -> np.dtype[Any]:

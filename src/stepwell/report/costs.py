@@ -61,12 +61,10 @@ def costs(run: RunFolder, systems: dict[str, str]) -> list[Cost]:
 
 
 def _cost(run: RunFolder, label: str, kept: Kept, speeds: dict[int, list[float]]) -> Cost:
-    inputs = run.inputs(kept)
-    if kept.kind == "take-run":
-        source = next(iter(inputs.values()), None)
-        counts = [_rows(source.folder / f"{split}.parquet") for split in ("train", "dev", "test")] if source else []
-        return Cost(label, "bm25", query_ms=_per(source, sum(counts)) if source else None)
     queries = _rows(kept.folder / "evaluation.parquet")
+    if kept.kind == "search-bm25":
+        return Cost(label, "bm25", query_ms=_per(kept, queries))
+    inputs = run.inputs(kept)
     models = models_of(run, kept)
     weights = [weights_of(folder) for folder in models.values()]
     elsewhere = any(stage.kind == "name-teacher" and not models_of(run, stage) for stage in inputs.values())  # hosted
