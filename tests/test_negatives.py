@@ -112,6 +112,29 @@ class TestPositives:
         assert candidates.queries.tolist() == [3] and report.without_positives == 1
 
 
+class TestDenoise:
+    @pytest.mark.parametrize(
+        ("positives", "kept", "dropped"), [({50: 5.0, 51: 1.0}, [1, 3], 1), ({50: np.nan}, [2, 1], 0)]
+    )
+    def test_the_bar_is_the_best_positives_and_without_a_score_there_is_none(self, positives, kept, dropped):
+        scores = {**positives, 2: 4.5, 1: 3.0, 3: 0.0}
+
+        def teacher(queries, passages):
+            return np.array([scores.get(int(passage), 0.0) for passage in passages], np.float32)
+
+        candidates, report = mined(
+            run_of({0: [2, 1, 3, 4]}),
+            qrels_of(*((0, passage, 1) for passage in positives)),
+            k=len(positives) + 2,
+            positives=2,
+            sampling="hardest",
+            denoise=1.0,
+            denoise_scores=teacher,
+        )
+        assert candidates.passages[0, len(positives) :].tolist() == kept
+        assert report.dropped["scored like a positive by the teacher"] == dropped
+
+
 class TestWindow:
     def test_negatives_come_from_the_window_alone(self):
         run = run_of({query: list(range(50)) for query in range(10)})

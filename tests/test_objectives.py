@@ -227,6 +227,30 @@ class TestOtherTerms:
             _, parts = task.objective(Terms(gamma=1, tau=2, keep_over=over), start=task.own).loss(np.arange(5), 0)
             assert parts["keep"] == pytest.approx(0, abs=1e-5)
 
+    @pytest.mark.parametrize("keep_over", ["batch", "candidates"])
+    def test_keep_is_measured_over_what_it_says_whatever_the_rung_is(self, task, keep_over):
+        over = "batch" if keep_over == "candidates" else "candidates"
+        terms, examples = Terms(gamma=1, tau=2, over=over, keep_over=keep_over), np.arange(5)
+        with torch.no_grad():
+            _, parts = task.objective(terms, start=task.teacher).loss(examples, 0)
+        rows, own = task.candidates.queries[examples], task.candidates.passages[examples]
+        if keep_over == "candidates":
+            student, start = (torch.from_numpy(vectors.scores(rows, own)) for vectors in (task.own, task.teacher))
+            expected = losses.soft_loss(student, start, 2, torch.from_numpy(own >= 0))
+        else:
+            unique = np.unique(own[own >= 0])
+            student, start = (
+                torch.from_numpy(20 * vectors.of_queries(rows) @ vectors.passages[unique].T)
+                for vectors in (task.own, task.teacher)
+            )
+            expected = losses.soft_loss(student, start, 2)
+        assert parts["keep"] == pytest.approx(expected.item(), rel=1e-4)
+
+    @pytest.mark.parametrize("term", ["gamma", "beside", "hold"])
+    def test_a_term_without_its_vectors_is_refused_and_not_left_out(self, task, term):
+        with pytest.raises(ValueError, match=term):
+            task.objective(Terms(**{term: 0.5}))
+
     def test_keep_equals_soft_from_the_same_scores(self, task):
         terms = Terms(alpha=0, beta=1, gamma=1, tau=2, over="batch", keep_over="batch")
         _, parts = task.objective(terms, teacher=task.teacher, start=task.teacher).loss(np.arange(5), 0)

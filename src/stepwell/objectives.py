@@ -154,6 +154,9 @@ class StudentObjective:
         beside: Vectors | None = None,
         hold: Vectors | None = None,
     ) -> None:
+        for name, vectors in (("gamma", start), ("beside", beside), ("hold", hold)):
+            if getattr(terms, name) and vectors is None:
+                raise ValueError(f"the term {name} has a weight and no vectors")
         self.encoder, self.queries, self.passages = encoder, queries, passages
         self.candidates, self.qrels, self.terms, self.draw = candidates, qrels, terms, draw
         self.teacher_scores, self.teacher, self.start = teacher_scores, teacher, start

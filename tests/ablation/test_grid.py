@@ -10,8 +10,8 @@ from stepwell.recipe import Recipe
 
 TEACHERS = {
     "de": {"kind": "dual-encoder", "from": "demo"},
-    "ce2": {"kind": "cross-encoder", "from": "demo", "layers": 2},
-    "ce4": {"kind": "cross-encoder", "from": "demo", "layers": 4},
+    "ce2": {"kind": "cross-encoder", "from": "demo", "layers": 2, "train": {"epochs": 1}},
+    "ce4": {"kind": "cross-encoder", "from": "demo", "layers": 4, "train": {"epochs": 1}},
 }
 RUNGS = [
     {"teacher": "de", "loss": "embedding", "steps": 10},

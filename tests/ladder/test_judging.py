@@ -85,6 +85,28 @@ def test_a_cross_encoders_headroom_is_that_of_reranking_on_the_same_queries(worl
     assert decision["go"] and decision["queries"] == 3 and decision["teacher"] > decision["student"] > 0
 
 
+def test_headroom_is_counted_over_the_asked_queries_and_no_deeper_than_the_table_reranks(world, monkeypatch):
+    qrels = world.ctx.splits.dev
+    rows = qrels.query_rows
+    right = [int(qrels.positives(int(query))[0]) for query in rows]
+    wrong = [[p for p in range(60) if p not in set(qrels.positives(int(query)))][:3] for query in rows]
+    lists = [[good, *bad] if i < 3 else [*bad, good] for i, (good, bad) in enumerate(zip(right, wrong, strict=True))]
+    run = Run(rows, np.array(lists, np.int32), np.tile(np.float32([4, 3, 2, 1]), (len(rows), 1)))
+    mine = judging.evaluate(run, qrels, (MEASURE,))
+    world.lay("student@0.dev", mine, run)
+    world.ctx.recipe.judging.rerank = 3  # from the fourth query on the answer is behind it
+
+    def logits(queries, passages):
+        return np.where(np.isin(queries, rows[3:5])[:, None], qrels.is_positive(queries[:, None], passages), np.nan)
+
+    answers(monkeypatch, logits)
+    judging.headroom(world.ctx, "ce", "student@0.dev", False, world.job)
+    decision = world.decision()
+    assert decision["queries"] == 2 and decision["go"] is False
+    assert decision["teacher"] == decision["student"] == pytest.approx(mine.of(MEASURE)[3:5].mean())
+    assert decision["student"] != pytest.approx(mine.mean(MEASURE))
+
+
 OLD = [0.5, 0.6, 0.4, 0.5, 0.7, 0.5, 0.6, 0.4]
 
 
@@ -104,6 +126,14 @@ def test_only_a_significantly_worse_student_is_not_promoted(world, new, student,
     decision = world.decision()
     assert (decision["student"], decision["go"]) == (student, go)
     assert decision["before"] == pytest.approx(np.mean(OLD)) and decision["after"] == pytest.approx(np.mean(new))
+
+
+def test_the_recipes_level_says_what_is_significant(world):
+    world.lay("student@1.dev", OLD, real="rung-1.dev")
+    world.lay("rung-2.dev", [value - 0.2 - 0.01 * i for i, value in enumerate(OLD)])
+    world.ctx.recipe.judging.level = 0.0
+    judging.promote(world.ctx, 2, "student@1", world.job)
+    assert world.decision()["student"] == "rung-2"
 
 
 def test_when_the_rung_was_left_out_the_student_before_goes_on(world):

@@ -1,5 +1,6 @@
 """A whole ladder from one end to the other."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -13,18 +14,24 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Poolin
 from stepwell import api, training
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
-from stepwell.ladder import prices
+from stepwell.ladder import making, prices
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.prices import vector_width
-from stepwell.ladder.run import prepare
-from stepwell.ladder.workspace import damage, read_json
+from stepwell.ladder.run import prepare, shared_facts
+from stepwell.ladder.workspace import Workspace, damage, read_json
 from stepwell.models.build import build_student, open_sentence_transformer, save_model
 from stepwell.models.encoder import Encoder
-from stepwell.recipe import StudentSection
+from stepwell.negatives import Candidates
+from stepwell.recipe import Rung, StudentSection
 from stepwell.recipe_file import load_recipe
 from stepwell.recipe_teachers import DualEncoderTeacher
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.searcher import Searcher
+
+
+class Killed(BaseException):
+    """As good as kill -9: nothing catches it."""
+
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
@@ -304,6 +311,78 @@ def test_full_proof_adds_every_teacher_by_every_loss(variant):
     assert {
         *("straight-ce-candidates", "straight-de-embedding", "straight-de-in-batch", "contrastive"),
     } <= set(names(recipe))
+
+
+def test_a_second_round_of_refine_waits_for_the_first(variant):
+    recipe = load_recipe(variant(("refine: {", "refine: {rounds: 2, ")))
+    stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
+    gates = {name: stages[name].only_if for name in ("select-3", "rung-3", "select-4", "rung-4")}
+    assert gates == {"select-3": (), "rung-3": ("select-3",), "select-4": ("promote-3",), "rung-4": ("select-4",)}
+    assert "student@3" in stages["rung-4"].inputs
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("alpha", 0.3),
+        ("beta", 0.4),
+        ("gamma", 0.7),
+        ("tau", 3.0),
+        ("keep_over", "batch"),
+        ("soft", "decoupled"),
+        ("teacher_tau", 2.0),
+        ("target", 0.2),
+        ("rest", 0.6),
+        ("hold", 0.5),
+    ],
+)
+def test_what_a_rung_says_of_its_loss_reaches_the_loss(key, value):
+    terms = making._terms(Rung(teacher="t", loss="candidates", **{key: value}), "candidates")
+    assert getattr(terms, key) == value and terms != making._terms(Rung(teacher="t", loss="candidates"), "candidates")
+
+
+def test_a_training_on_a_part_of_the_queries_and_on_grades(variant, tmp_path):
+    """The recipe's `train_queries` and `labels` change what a cross-encoder learns from."""
+    losses = []
+    for labels in ("positives", "grades"):
+        recipe = variant(
+            ("imitate: de", ""),
+            ("candidates: 4, imitate_epochs: 1}", f"candidates: 4, steps: 2, train_queries: 9, labels: {labels}}}"),
+        )
+        ctx = prepare(load_recipe(recipe))
+        with Workspace(tmp_path, shared_facts(ctx)) as workspace:
+            for stage in stages_of(ctx):
+                workspace.do(stage)
+                if stage.name == "teacher.ce":
+                    break
+            found = Candidates.load(workspace.folders["candidates.ce"] / "candidates.parquet", ctx.collection)
+            losses.append(read_json(workspace.folders["teacher.ce"] / "training.json")["losses"])
+        assert len(found) == 9
+    assert losses[0] != losses[1]
+
+
+def test_a_teacher_that_was_killed_behind_its_imitation_goes_on_from_it(
+    tiny_run, facts, tiny_recipe, tmp_path, monkeypatch
+):
+    train = making.train
+
+    def stop_at(call):
+        calls = itertools.count(1)
+
+        def killed(*arguments):
+            if next(calls) == call:
+                raise Killed
+            return train(*arguments)
+
+        monkeypatch.setattr(making, "train", killed)
+        with pytest.raises(Killed):
+            api.run(tiny_recipe, tmp_path / "run")
+
+    stop_at(4)  # 1: de, 2: rung 1, 3: ce imitates, 4: ce on labels
+    assert not (tmp_path / "run" / facts["stages"]["teacher.ce"]).exists()
+    stop_at(2)  # 1: ce on labels, 2: the rung behind it
+    whole, ours = (root / facts["stages"]["teacher.ce"] for root in (tiny_run, tmp_path / "run"))
+    assert (ours / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
 
 def test_a_rung_that_lives_on_what_a_baseline_has_not_is_climbed_alone_by_its_own_loss(variant):

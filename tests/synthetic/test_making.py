@@ -160,9 +160,10 @@ def test_other_settings_ask_anew(docs, tmp_path, monkeypatch):
 def test_the_encoder_may_judge_too(docs, tmp_path, tiny_model):
     kept = {
         by: sum(make_collection(docs, tmp_path / by, Making(by=by, encoder=str(tiny_model), depth=3)).kept.values())
-        for by in ("bm25", "either", "both")
+        for by in ("bm25", "encoder", "either", "both")
     }
-    assert kept["both"] <= kept["bm25"] <= kept["either"]
+    assert 0 < kept["both"] <= kept["encoder"] < kept["bm25"] <= kept["either"]
+    assert kept["both"] + kept["either"] == kept["bm25"] + kept["encoder"]
 
 
 def test_nothing_is_overwritten(docs, tmp_path):

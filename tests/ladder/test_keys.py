@@ -1,0 +1,97 @@
+"""Every setting is in the key of the stage that reads it: else a changed recipe would go on with stale work."""
+
+import shutil
+
+import pytest
+
+from stepwell.ladder.build import stages_of
+from stepwell.ladder.plan import Speed, make_plan
+from stepwell.ladder.run import prepare, shared_facts
+from stepwell.ladder.workspace import Workspace
+from stepwell.recipe import Refine, Rung
+from stepwell.recipe_file import load_recipe
+
+TRAINING = {
+    "epochs": 4,
+    "steps": 3,
+    "lr": 2e-3,
+    "batch": 9,
+    "warmup": 0.2,
+    "weight_decay": 0.1,
+    "clip": 1.0,
+    "dropout": True,
+    "freeze_words": True,
+    "gradient_cache": True,
+}
+LOSS = {
+    "alpha": 0.3,
+    "beta": 0.5,
+    "gamma": 0.5,
+    "tau": 0.9,
+    "teacher_tau": 2.0,
+    "soft": "decoupled",
+    "target": 0.5,
+    "rest": 0.5,
+    "candidates": 3,
+    "keep_over": "batch",
+}
+RUNG = {**TRAINING, **LOSS, "beside": "de", "beside_weight": 0.25, "hold": 0.5}
+OF_RUNG_ELSEWHERE = {"teacher", "loss", "negatives", "more_passages", "more_queries", "force"}  # in other stages' keys
+REFINE = {**TRAINING, **LOSS}
+SELECTION = {"depth": 9, "rule": "top", "worst": 29}
+OF_REFINE_ELSEWHERE = {"rounds", "teacher"}  # stages of their own
+
+CHANGES = [
+    ("seed", 14, "bm25"),
+    ("collection.dev_queries", 5, "start"),
+    ("tokens.passage", 30, "start"),
+    ("tokens.pair", 50, "teacher.ce"),
+    ("student.layers", 2, "start"),
+    ("student.scale", 30.0, "rung-1"),
+    ("warmup.epochs", 1, "start"),
+    ("teachers.de.train.lr", 2e-3, "teacher.de"),
+    ("teachers.ce.train.candidates", 3, "teacher.ce"),
+    ("teachers.ce.train.train_queries", 9, "candidates.ce"),
+    ("mining.depth", 29, "bm25"),
+    ("mining.last", 19, "candidates-2"),
+    ("mining.sampling", "hardest", "candidates-2"),
+    ("mining.denoise", 1.0, "candidates-2"),
+    ("judging.depth", 59, "start.dev"),
+    ("judging.depth", 59, "bm25.test"),
+    ("judging.rerank", 9, "headroom-2"),
+    ("judging.level", 0.5, "promote-1"),
+    ("ladder.2.force", False, "headroom-2"),
+    *((f"ladder.2.{key}", value, "rung-2") for key, value in RUNG.items()),
+    *((f"refine.{key}", value, "rung-3") for key, value in REFINE.items()),
+    *((f"refine.{key}", value, "select-3") for key, value in SELECTION.items()),
+]
+
+
+def keys_of(recipe, out):
+    ctx = prepare(recipe)
+    workspace = Workspace(out, shared_facts(ctx))
+    make_plan(ctx, stages_of(ctx), workspace, Speed(1e9, 1e9))
+    return dict(workspace.keys)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_recipe, tmp_path_factory):
+    return keys_of(load_recipe(tiny_recipe), tmp_path_factory.mktemp("nowhere"))
+
+
+def test_every_setting_of_a_rung_and_of_refine_is_tried():
+    assert RUNG.keys() | OF_RUNG_ELSEWHERE == Rung.model_fields.keys()
+    assert REFINE.keys() | SELECTION.keys() | OF_REFINE_ELSEWHERE == Refine.model_fields.keys()
+
+
+@pytest.mark.parametrize(("change", "value", "stage"), CHANGES)
+def test_a_setting_is_in_the_key_of_the_stage_that_reads_it(tiny_recipe, plain, tmp_path, change, value, stage):
+    assert keys_of(load_recipe(tiny_recipe, {change: value}), tmp_path)[stage] != plain[stage]
+
+
+def test_other_texts_are_other_work_altogether(tiny_recipe, tiny_path, plain, tmp_path):
+    other = shutil.copytree(tiny_path, tmp_path / "other")
+    with (other / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"_id": "new", "title": "", "text": "one more"}\n')
+    changed = keys_of(load_recipe(tiny_recipe, {"collection.path": str(other)}), tmp_path)
+    assert changed.keys() == plain.keys() and not set(changed.values()) & set(plain.values())
