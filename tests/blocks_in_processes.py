@@ -1,13 +1,9 @@
-"""Encode and score a small collection block by block; run as one process or by ``accelerate launch``.
-
-``blocks_in_processes.py MODEL SCORER COLLECTION CACHE FOLDER [SECONDS]``: vectors go to ``FOLDER``, scores to the store
-``FOLDER/scores``. A block takes ``SECONDS`` at least, so that it can be killed.
-"""
+"""Encode and score a small collection block by block, in one process or in one of several."""
 
 from __future__ import annotations
 
-import sys
-import time
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -23,27 +19,34 @@ PAIRS = np.divmod(np.arange(0, 40 * 60, 7, dtype=np.int32), np.int32(60))
 """Query rows and passage rows of 343 pairs."""
 
 
-def work(model: str, scorer: str, place: str, cache: str, folder: Path, seconds: float = 0.0) -> ScoreStore:
-    """Write the vectors and score the pairs; return the store."""
+def work(model: str, scorer: str, place: str, cache: str, folder: Path, stop: str | None = None) -> ScoreStore:
+    """Write the vectors to ``folder`` and score the pairs into ``folder/scores``; return the store.
+
+    With ``stop`` the process sends SIGKILL to itself: before its sixth block when ``encoding``, before the next block
+    when ``scoring`` and something is in the store.
+    """
     vectors.BLOCK, scoring.BLOCK = 4, 16
     collection = open_collection(place, Path(cache))
     encoder = Encoder.open(model)
     encode = encoder.encode
-    encoder.encode = lambda *arguments: time.sleep(seconds) or encode(*arguments)  # type: ignore[method-assign]
+
+    def encode_block(*arguments: object) -> np.ndarray:
+        if stop == "encoding" and len(list(folder.glob("shards/passages-*.npy"))) == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode(*arguments)  # type: ignore[arg-type]
+
+    encoder.encode = encode_block  # type: ignore[method-assign]
     folder.mkdir(exist_ok=True)
     distributed.barrier()
     vectors.write_vectors(encoder, collection, np.arange(collection.n_queries, dtype=np.int32), folder)
     reranker = Reranker.open(scorer, 56)
     score = scoring.block_scorer(reranker, collection)
 
-    def slow(*arguments: object) -> np.ndarray:
-        time.sleep(seconds)
+    def score_block(*arguments: object) -> np.ndarray:
+        if stop == "scoring" and list(folder.glob("scores/*/*/*.arrow")):
+            os.kill(os.getpid(), signal.SIGKILL)
         return score(*arguments)  # type: ignore[arg-type]
 
     store = ScoreStore.open(folder / "scores", reranker.fingerprint, collection.texts_fingerprint)
-    scoring.score_into(store, slow, *scoring.missing(store, *PAIRS))
+    scoring.score_into(store, score_block, *scoring.missing(store, *PAIRS))
     return store
-
-
-if __name__ == "__main__":
-    work(*sys.argv[1:5], Path(sys.argv[5]), *map(float, sys.argv[6:]))

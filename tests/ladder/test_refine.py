@@ -128,7 +128,7 @@ def world(tiny_collection, tmp_path, monkeypatch):
     ctx = SimpleNamespace(
         collection=tiny_collection,
         splits=SimpleNamespace(train=qrels),
-        recipe=SimpleNamespace(mining=Mining(near_duplicate=None), seed=1),
+        recipe=SimpleNamespace(mining=Mining(near_duplicate=None, first=2, pool=9), seed=1),  # refine has its own
     )
     folder = tmp_path / "select"
     folder.mkdir()

@@ -281,6 +281,10 @@ def test_a_candidate_without_a_score_is_padding_and_a_query_without_a_positive_i
     assert own.tolist() == [[1, 0, 2]]
 
 
+def test_a_query_with_one_score_has_nothing_to_compare(ask):
+    assert ask([[1, 2, 3], [1, NAN, NAN], [1, 2, NAN]], "drop").candidates.queries.tolist() == [0, 2]
+
+
 def test_nothing_left_is_no_training(ask):
     with pytest.raises(StepwellError, match="nothing to learn"):
         ask(np.full((3, 3), NAN), "drop")

@@ -85,6 +85,7 @@ class Served:
         self.thread = threading.Thread(target=self.server.run, args=([self.bound],))
         self.thread.start()
         while not self.server.started:
+            assert self.thread.is_alive()
             time.sleep(0.01)
 
     def stop(self):

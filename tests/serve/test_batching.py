@@ -12,13 +12,37 @@ class Recorder:
     """Doubles numbers; the first batch can be held until ``go`` is set."""
 
     def __init__(self):
-        self.batches, self.go = [], threading.Event()
+        self.batches, self.go, self.entered = [], threading.Event(), threading.Event()
         self.go.set()
 
     def __call__(self, items):
+        self.entered.set()
         self.go.wait(10)
         self.batches.append(list(items))
         return [ValueError(item) if item < 0 else 2 * item for item in items]
+
+
+class Clock:
+    """Pauses that pass at once, or, once they are ``held``, when the test says so."""
+
+    def __init__(self):
+        self.held, self.paused = False, False
+        self._over = asyncio.Event()
+
+    async def pause(self, _):
+        if self.held:
+            self.paused = True
+            await self._over.wait()
+        else:
+            await asyncio.sleep(0)
+
+    async def until(self, condition):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+    def release(self):
+        self.held = False
+        self._over.set()
 
 
 def run(scenario, most=4, queue=10, **options):
@@ -40,12 +64,12 @@ def run(scenario, most=4, queue=10, **options):
 async def held(batcher, recorder, *questions):
     """Ask 0 and hold it in the worker; ask the rest while it is there; return all answers."""
     recorder.go.clear()
+    recorder.entered.clear()
     first = asyncio.create_task(batcher.ask([0]))
-    while len(batcher) or not first.get_coro().cr_await:
+    while not recorder.entered.is_set():
         await asyncio.sleep(0.001)
-    await asyncio.sleep(0.01)
     rest = [asyncio.create_task(batcher.ask(question)) for question in questions]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)  # each of them is in the queue, or refused
     recorder.go.set()
     return await asyncio.gather(first, *rest, return_exceptions=True)
 
@@ -110,34 +134,43 @@ def test_a_client_is_not_looked_for_before_it_has_waited():
 
 
 def test_those_answered_together_are_waited_for_while_they_come():
+    clock = Clock()
+
     async def scenario(batcher, recorder):
         await held(batcher, recorder, [1], [2], [3])  # the last batch has three
-        await asyncio.sleep(0.4)  # their answers are out
+        clock.held = True
         asked = [asyncio.create_task(batcher.ask([number])) for number in (4, 5)]
-        await asyncio.sleep(0.02)  # the batcher waits for the third
+        await clock.until(lambda: clock.paused and len(batcher) == 2)  # the batcher waits for the third
         before = [list(batch) for batch in recorder.batches]
         asked.append(asyncio.create_task(batcher.ask([6])))
+        await clock.until(lambda: len(batcher) == 3)
+        clock.release()
         return before, await asyncio.gather(*asked)
 
-    (before, answers), recorder = run(scenario, linger=0.3)
+    (before, answers), recorder = run(scenario, pause=clock.pause)
     assert before == [[0], [1, 2, 3]] and answers == [[8], [10], [12]]
     assert recorder.batches == [[0], [1, 2, 3], [4, 5, 6]]
 
 
 def test_who_was_answered_is_taken_with_those_who_waited_meanwhile():
+    clock = Clock()
+
     async def scenario(batcher, recorder):
         async def client():
             return [await batcher.ask([number]) for number in (0, 3)]
 
         recorder.go.clear()
         one = asyncio.create_task(client())
-        await asyncio.sleep(0.05)  # 0 is in the worker
+        await clock.until(recorder.entered.is_set)  # 0 is in the worker
         rest = [asyncio.create_task(batcher.ask([number])) for number in (1, 2)]
-        await asyncio.sleep(0.05)
+        await clock.until(lambda: len(batcher) == 2)
+        clock.held = True
         recorder.go.set()
+        await clock.until(lambda: clock.paused and len(batcher) == 3)  # who was answered has asked again
+        clock.release()
         return await asyncio.gather(one, *rest)
 
-    answers, recorder = run(scenario, linger=0.3)
+    answers, recorder = run(scenario, pause=clock.pause)
     assert answers == [[[0], [6]], [2], [4]] and recorder.batches == [[0], [1, 2, 3]]
 
 

@@ -60,6 +60,8 @@ class Batcher(Generic[T, R]):
         Told the items of each batch and the seconds that they waited.
     patience
         Seconds that an item has waited when its client is looked for: the look costs as much as a short answer.
+    pause
+        Waits for so many seconds.
     """
 
     def __init__(
@@ -70,9 +72,10 @@ class Batcher(Generic[T, R]):
         linger: float = 0.002,
         told: Callable[[Sequence[T], Sequence[float]], None] = lambda items, waited: None,
         patience: float = 0.5,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.work, self.most, self.queue = work, most, queue
-        self.linger, self.told, self.patience = linger, told, patience
+        self.linger, self.told, self.patience, self.pause = linger, told, patience, pause
         self._waiting: deque[_Waiting[T, R]] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stepwell-search")
@@ -119,7 +122,7 @@ class Batcher(Generic[T, R]):
         expected = 0
         while True:
             if expected > 1:
-                await asyncio.sleep(self.linger)  # the answers go out
+                await self.pause(self.linger)  # the answers go out
             while not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -134,7 +137,7 @@ class Batcher(Generic[T, R]):
         before = 0
         while before < len(self._waiting) < expected:
             before = len(self._waiting)
-            await asyncio.sleep(self.linger)
+            await self.pause(self.linger)
 
     async def _next(self) -> list[_Waiting[T, R]]:
         """Take a batch from the queue; drop who has hung up."""
