@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +64,26 @@ class Program:
         files = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         said = [file.read_text(encoding="utf-8", errors="replace") if file.exists() else "" for file in files]
         return Done(int(self._process.exitcode or 0), *said)
+
+
+def together(count: int, work: Callable[..., object], *arguments: object, **environment: str) -> list[Program]:
+    """Start what ``torchrun`` and ``accelerate launch`` start: processes that know their number and where to meet."""
+    if count == 1:
+        return [Program(work, *arguments, **environment)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    size = str(count)
+    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return [Program(work, *arguments, **environment, **shared, **rank) for rank in own]
+
+
+def finish(programs: Sequence[Program]) -> None:
+    """Wait for the end of all; each has to be well."""
+    for program in programs:
+        done = program.wait(timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 def stepwell(*arguments: object) -> None:

@@ -2,14 +2,13 @@
 
 import shutil
 import signal
-import socket
 
 import numpy as np
 import pytest
 import torch
 
 from blocks_in_processes import PAIRS, work
-from processes import Program
+from processes import finish, together
 from stepwell import distributed, scoring
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.reranker import Reranker
@@ -133,23 +132,7 @@ def calm(places, tmp_path_factory):
 
 
 def start(places, folder, processes, stop=None):
-    """Start what ``torchrun`` and ``accelerate launch`` start: processes that know their number and where to meet."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"STEPWELL_PRECISION": "fp32"}
-    if processes > 1:
-        size = str(processes)
-        shared |= {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    given = (*places, folder, stop)
-    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {} for rank in range(processes)]
-    return [Program(work, *given, **shared, **rank) for rank in own]
-
-
-def finish(processes):
-    for process in processes:
-        done = process.wait(timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+    return together(processes, work, *places, folder, stop, STEPWELL_PRECISION="fp32")
 
 
 def assert_same(folder, calm):

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from processes import Program, stepwell
+from processes import Program, finish, stepwell
 from stepwell import training
 from stepwell.ladder.workspace import Workspace
 
@@ -38,11 +38,6 @@ def start(recipe, out, *stop):
     return Program(stop_at, *stop, *given, **settings) if stop else Program(stepwell, *given, **settings)
 
 
-def finish(process):
-    done = process.wait()
-    assert done.returncode == 0, done.stderr
-
-
 def stages(out):
     """Return how many stages are finished, and the one that is half done."""
     places = list((out / "stages").glob("*"))
@@ -61,7 +56,7 @@ def weights(out):
 def test_kills_in_trainings_and_between_stages_change_no_weight(tmp_path, variant):
     recipe = variant(("proof: quick", "proof: none"), ("epochs: 1", "epochs: 2"))
     calm, troubled = tmp_path / "calm", tmp_path / "troubled"
-    finish(start(recipe, calm))
+    finish([start(recipe, calm)])
     finished = 0
     # In the first training, before the seal of a stage, in an imitation, in the ladder, shortly before the end.
     for stop in (("checkpoint", 3), ("stage", 5), ("checkpoint", 9), ("checkpoint", 30), ("stage", 4)):
@@ -69,7 +64,7 @@ def test_kills_in_trainings_and_between_stages_change_no_weight(tmp_path, varian
         before, finished = finished, stages(troubled)[0]
         assert before <= finished < stages(calm)[0] and len(stages(troubled)[1]) == 1
         assert not (troubled / "results.json").exists()
-    finish(start(recipe, troubled))
+    finish([start(recipe, troubled)])
     assert weights(troubled) == weights(calm)
     assert len(weights(calm)) == 11  # de, ce (body, head, and both after the imitation), four students, base, final
     assert stages(troubled) == stages(calm)
