@@ -286,6 +286,32 @@ def test_a_cache_that_cant_be_written(refused, tiny_recipe, tmp_path, monkeypatc
     refused("plan", tiny_recipe, names=(tmp_path / "cache", "STEPWELL_CACHE"))
 
 
+def test_a_run_over_other_queries_is_no_run_of_zeros(refused, tiny_run, tiny_path, tmp_path, capfd):
+    bm25 = tiny_run / "runs" / "bm25.trec"
+    refused("eval", bm25, "--collection", tiny_path, "--split", "train", names=(bm25, "none of the 28", "--split"))
+    refused("mine", tiny_path, tmp_path / "x.jsonl", "--by", bm25, names=(bm25, "none of the 28"))
+    lines = bm25.read_text().splitlines(keepends=True)
+    first = lines[0].split()[0]
+    (tmp_path / "part.trec").write_text("".join(line for line in lines if line.split()[0] != first))
+    cli.app(["eval", str(tmp_path / "part.trec"), "--collection", str(tiny_path)], standalone_mode=False)
+    assert "1 of the 6 queries are not in" in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "change", ["student.layers=99", "student.pick=[7]", "student.pick=[0,0]", "teachers.ce.layers=99"]
+)
+def test_layers_that_a_model_has_not_are_told_before_anything_runs(refused, tiny_recipe, tmp_path, change):
+    refused("run", tiny_recipe, "--out", tmp_path / "run", "--set", change, names=("layers", "3"))
+    assert not list((tmp_path / "run" / "stages").iterdir())
+
+
+def test_the_recipe_of_a_run_by_another_version(refused, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    with (run / "recipe.yaml").open("a") as file:
+        file.write("gone: 1\n")
+    refused("eval", run, names=(run, "another version", "--split"))
+
+
 def test_a_folder_in_which_another_run_is_at_work(refused, tiny_recipe, tmp_path):
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"):

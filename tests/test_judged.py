@@ -10,7 +10,7 @@ from conftest import write_recipe
 from stepwell import api
 from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
-from stepwell.evaluation import DEFAULT_MEASURES, Evaluation
+from stepwell.evaluation import Evaluation
 from stepwell.judged import judged_on
 from stepwell.ladder.workspace import read_json
 
@@ -78,8 +78,9 @@ def test_a_run_is_judged_on_the_queries_of_its_table_with_the_same_figures(made)
     stage = run / facts["stages"][facts["comparison"]["systems"]["ladder"]]
     assert np.array_equal(evaluation.queries, Evaluation.load(stage / "evaluation.parquet", collection).queries)
     assert len(evaluation.queries) == facts["comparison"]["queries"] == 7
-    figures = {measure: evaluation.mean(measure) for measure in DEFAULT_MEASURES}
-    assert figures == pytest.approx({measure: rows["ladder"][measure] for measure in DEFAULT_MEASURES}, abs=1e-12)
+    figures = {measure: evaluation.mean(measure) for measure in evaluation.values}
+    assert figures == pytest.approx({measure: rows["ladder"][measure] for measure in figures}, abs=1e-12)
+    assert set(figures) == {"RR@10", "nDCG@10", "R@5"}  # its lists are not 20 deep
     again, _ = api.evaluate_system(run, home)  # naming the collection that it was made from changes nothing
     assert np.array_equal(again.queries, evaluation.queries)
 

@@ -176,7 +176,7 @@ def compare_indexes(
 ) -> list[Report]:
     """Measure several kinds of indexes without keeping them; what is worth comparing when ``settings`` is None."""
     opened, encoder, passages = _vectors_of(source, collection)
-    wanted = choices(passages.shape[1]) if settings is None else settings
+    wanted = choices(*passages.shape) if settings is None else settings
     return compare_choices(opened, encoder, passages, wanted, split)
 
 

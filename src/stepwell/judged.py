@@ -14,7 +14,8 @@ from stepwell.collection.formats import Place
 from stepwell.collection.splits import NO_TEST
 from stepwell.display import say, warn
 from stepwell.errors import StepwellError
-from stepwell.evaluation import DEFAULT_MEASURES, Evaluation, evaluate, wins_and_losses
+from stepwell.evaluation import DEFAULT_MEASURES, Evaluation, cutoff_of, evaluate, wins_and_losses
+from stepwell.recipe import Recipe
 from stepwell.recipe_file import load_recipe
 from stepwell.retrieval.searcher import results_of, retrieve_with
 
@@ -74,8 +75,10 @@ def judge_systems(
     if twice is not None:
         raise StepwellError(f"{twice} is named twice: give each system once.")
     on = judged_on(systems, collection, split)
-    runs = {system: retrieve_with(system, on.collection, on.qrels, depth or on.depth) for system in systems}
-    return on, {system: evaluate(run, on.qrels, DEFAULT_MEASURES) for system, run in runs.items()}
+    depth = depth or on.depth
+    measures = [measure for measure in DEFAULT_MEASURES if (cutoff_of(measure) or 0) <= max(depth, 10)]
+    runs = {system: retrieve_with(system, on.collection, on.qrels, depth) for system in systems}
+    return on, {system: evaluate(run, on.qrels, measures) for system, run in runs.items()}
 
 
 def contests(
@@ -132,7 +135,7 @@ def _of_split(collection: Collection, split: str) -> Judged:
 def _of_tables(known: Mapping[str, dict[str, Any]], collection: Collection) -> Judged:
     """Return the queries that the final tables of all runs are over; ``known`` has the results of each."""
     runs = list(known)
-    recipes = [load_recipe(Path(run) / "recipe.yaml") for run in runs]
+    recipes = [_recipe_of(Path(run)) for run in runs]
     splits, *others = [resolve_splits(collection, recipe.collection) for recipe in recipes]
     for run, its in zip(runs, (splits, *others), strict=True):
         _check_table(Path(run), known[run], its.test, collection)
@@ -149,6 +152,17 @@ def _of_tables(known: Mapping[str, dict[str, Any]], collection: Collection) -> J
     say(f"These are the {len(splits.test.query_rows):,} queries of the final table of {runs[0]}; --split names others.")
     name = "test" if splits.tested else "synthetic dev"
     return Judged(collection, splits.test, name, max(recipe.judging.depth for recipe in recipes))
+
+
+def _recipe_of(run: Path) -> Recipe:
+    try:
+        return load_recipe(run / "recipe.yaml")
+    except StepwellError as error:
+        raise StepwellError(
+            f"the recipe in {run} can't be read, so which queries its table is over is not known: it was changed, or "
+            "another version of stepwell made the run. Name a split to judge on with --split, or run it again. "
+            f"({error})"
+        ) from error
 
 
 def _check_table(run: Path, facts: dict[str, Any], test: Qrels, collection: Collection) -> None:

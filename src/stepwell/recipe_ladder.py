@@ -127,7 +127,7 @@ class Rung(Optimiser):
 class Refine(Optimiser):
     """Data progressive distillation: only what the teacher gets right and the student gets wrong."""
 
-    rounds: Annotated[int, Field(ge=0)] = Field(1, description="At most so many rounds, while dev improves.")
+    rounds: Annotated[int, Field(ge=0, le=100)] = Field(1, description="At most so many rounds, while dev improves.")
     teacher: str | None = Field(None, description="The teacher; the last rung's when empty.")
     depth: Count = Field(20, description="Passages of the student's list that the teacher reranks.")
     rule: Literal["top", "better"] = Field(

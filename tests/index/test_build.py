@@ -218,7 +218,7 @@ def test_comparing_keeps_nothing(tiny_run, monkeypatch, tmp_path):
     sizes = [report.search_bytes for report in reports]
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
     table = report_table("t", reports)
-    assert isinstance(table, Table) and len(table.rows) == len(reports) == len(choices(32))
+    assert isinstance(table, Table) and len(table.rows) == len(reports) == len(choices(60, 32))
     assert not list((module.default_cache() / "indexes").iterdir())
     with pytest.raises(StepwellError, match="keeps nothing"):
         api.compare_indexes(tiny_run, [IndexSettings("milvus", uri="http://db:19530")])

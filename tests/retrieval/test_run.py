@@ -180,3 +180,19 @@ def test_a_damaged_packed_run_is_told(tiny_collection, tmp_path):
     (tmp_path / "run.gz").write_bytes(gzip.compress(b"query:01 Q0 doc/001-engine 1 0.5 x\n" * 999)[:-20])
     with pytest.raises(StepwellError, match="cut off or damaged after line"):
         Run.from_trec(tmp_path / "run.gz", tiny_collection, np.array([1], np.int32))
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [("nan", "2: the score is nan"), ("0.1", "'doc/001-engine' twice for the query 'query:00'")],
+)
+def test_a_run_with_a_rank_that_means_nothing_is_refused(tiny_collection, tmp_path, score, said):
+    (tmp_path / "run").write_text(f"query:00 Q0 doc/001-engine 1 0.5 x\nquery:00 Q0 doc/001-engine 2 {score} x\n")
+    with pytest.raises(StepwellError, match=said):
+        Run.from_trec(tmp_path / "run", tiny_collection, np.array([0], np.int32))
+
+
+def test_a_byte_order_mark_costs_no_line(tiny_collection, tmp_path):
+    lines = "\ufeffquery:00 Q0 doc/001-engine 1 0.5 x\nquery:00 Q0 doc/002-violin 2 0.4 x\n"
+    (tmp_path / "run").write_text(lines, encoding="utf-8")
+    assert Run.from_trec(tmp_path / "run", tiny_collection, np.array([0], np.int32)).passages.tolist() == [[1, 2]]

@@ -44,7 +44,7 @@ def compare(
     systems: Annotated[list[str], typer.Argument(help="Two or more systems, as in eval; the first is the reference.")],
     collection: CollectionOption = None,
     split: SplitOption = None,
-    queries: Annotated[int, typer.Option("--queries", help="Queries won and lost to show.")] = 5,
+    queries: Annotated[int, typer.Option("--queries", min=0, help="Queries won and lost to show.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Compare systems: table, tests, the queries won and lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,16 +28,24 @@ def search(
 
     searcher = Searcher.open(system, mode, collection)
     if query is not None:
-        _show_hits(searcher, query, k, as_json)
+        _show_hits(searcher, _readable(query), k, as_json)
         return
     prompt = "query> " if sys.stdin.isatty() else ""
     while True:
         try:
-            line = input(prompt).strip()
+            line = _readable(input(prompt)).strip()
         except (EOFError, KeyboardInterrupt):
             return
-        if line:
+        if line and as_json:  # one line an answer
+            hits = [hit.to_json() for hit in searcher.search(line, k)]
+            typer.echo(json.dumps({"query": line, "hits": hits}, ensure_ascii=False))
+        elif line:
             _show_hits(searcher, line, k, as_json)
+
+
+def _readable(query: str) -> str:
+    """Return a query with what is no UTF-8 in it replaced."""
+    return query.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _show_hits(searcher: Any, query: str, k: int, as_json: bool) -> None:

@@ -116,7 +116,7 @@ class Comparison:
 def compare(
     evaluations: Mapping[str, Evaluation],
     reference: str,
-    measures: Sequence[str] = MEASURES,
+    measures: Sequence[str] | None = None,
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
@@ -129,7 +129,8 @@ def compare(
     reference
         The system that all others are compared with.
     measures
-        ir-measures names that every system was evaluated with; the first one leads the table.
+        ir-measures names that every system was evaluated with; the first one leads the table. When None those of
+        ``MEASURES`` that the reference was evaluated with.
     seed
         Seed of the bootstrap; all systems and measures share its draws of queries.
     level
@@ -146,7 +147,8 @@ def compare(
         When the reference or a measure is missing, or the systems were evaluated on different queries.
     """
     _check(evaluations, reference)
-    names, measures = list(evaluations), [measure_name(measure) for measure in measures]
+    wanted = [name for name in MEASURES if name in evaluations[reference].values] if measures is None else measures
+    names, measures = list(evaluations), [measure_name(measure) for measure in wanted]
     values = np.stack([[evaluations[name].of(m) for m in measures] for name in names])  # (S, M, Q)
     home = names.index(reference)
     differences = values - values[home]  # (S, M, Q)

@@ -39,6 +39,7 @@ from stepwell.index.passages import write_passages
 from stepwell.index.settings import IndexSettings
 from stepwell.index.vector_index import VectorIndex, make, sizes
 from stepwell.models.encoder import Encoder
+from stepwell.retrieval.packages import CENTROIDS
 
 DRAFT = "draft.json"
 
@@ -140,8 +141,8 @@ def compare(
     return reports
 
 
-def choices(width: int) -> list[IndexSettings]:
-    """Return what is worth comparing for vectors of ``width`` numbers with the packages that are installed."""
+def choices(passages: int, width: int) -> list[IndexSettings]:
+    """Return what is worth comparing for so many vectors of ``width`` numbers with the packages that are installed."""
     exact = IndexSettings()
     precise = [replace(exact, precision="fp32"), replace(exact, precision="fp16"), replace(exact, precision="int8")]
     bits = [
@@ -156,7 +157,8 @@ def choices(width: int) -> list[IndexSettings]:
     if _installed("usearch"):
         graphs += [IndexSettings("usearch", "fp16"), IndexSettings("usearch", "binary")]
     if _installed("faiss"):
-        graphs += [IndexSettings("faiss-hnsw", "fp16"), IndexSettings("faiss-ivfpq")]
+        graphs += [IndexSettings("faiss-hnsw", "fp16")]
+        graphs += [IndexSettings("faiss-ivfpq")] if passages >= CENTROIDS else []
     return [*precise, *bits, *(half + quarter if width >= 32 else []), *graphs]
 
 

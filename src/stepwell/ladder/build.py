@@ -9,13 +9,15 @@ from stepwell.errors import StepwellError
 from stepwell.ladder import finding, judging, making, proof, refine_stages
 from stepwell.ladder.context import Context
 from stepwell.ladder.contrastive_stages import add_start
-from stepwell.ladder.prices import Prices, vector_width
+from stepwell.ladder.prices import Prices, depth_of, vector_width
 from stepwell.ladder.teacher_stages import add_teacher
 from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Stage
+from stepwell.models.build import pick_layers
 from stepwell.models.files import content_digest
-from stepwell.recipe import Mining, Rung
+from stepwell.recipe import Mining, Recipe, Rung
 from stepwell.recipe_ladder import MORE, teacher_temperature
+from stepwell.recipe_teachers import ModelTeacher
 
 
 def stages_of(ctx: Context, prices: Prices | None = None) -> list[Stage]:
@@ -37,6 +39,7 @@ class Builder:
     def __init__(self, ctx: Context, prices: Prices | None = None) -> None:
         self.ctx, self.recipe = ctx, ctx.recipe
         judging.check_measures(ctx)
+        _check_layers(ctx.recipe)
         self.prices = prices or Prices.of(ctx)
         self.stages: dict[str, Stage] = {}
         self.rungs = len(self.recipe.ladder)
@@ -327,3 +330,12 @@ class Builder:
         """Return the settings of every comparison."""
         own = self.recipe.judging.measures
         return self.recipe.judging.model_dump(exclude=set() if own else {"measures"})
+
+
+def _check_layers(recipe: Recipe) -> None:
+    """Refuse, before anything runs, layers that a base model has not."""
+    student = recipe.student
+    pick_layers(depth_of(student.base), student.layers, student.pick)
+    for teacher in recipe.teachers.values():
+        if isinstance(teacher, ModelTeacher) and teacher.layers is not None:
+            pick_layers(depth_of(teacher.base), teacher.layers, "first")

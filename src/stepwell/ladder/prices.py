@@ -51,6 +51,11 @@ BACKWARD = 3.0
 
 
 @lru_cache(maxsize=16)
+def depth_of(base: str) -> int:
+    """Return how many layers a base model has."""
+    return int(config_of(base).num_hidden_layers)
+
+
 def config_of(base: str) -> Any:
     """Return the transformers configuration of a base model without loading its weights where possible."""
     place = Path(locate(base))

@@ -96,7 +96,8 @@ def _add_model(
     how = "take" if teacher.train is None else "train"
     # Without what comes behind it, the first training is the same work whether or not the recipe goes on.
     tokens = builder.recipe.tokens
-    read = {"dense": tokens.longest, "late": [tokens.query, tokens.passage], "reranker": tokens.pair}[kind]
+    keys = {"dense": {"longest"}, "late": {"query", "passage"}, "reranker": {"pair"}}[kind]
+    read = {key: getattr(tokens, key) for key in sorted(keys)}
     settings = {**teacher.model_dump(exclude={"train": {"further"}}), "tokens": read, **builder.content(teacher.base)}
     run = partial(make, builder.ctx, name)
     title = f"{how} the teacher {name}"

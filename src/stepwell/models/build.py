@@ -155,10 +155,10 @@ def pick_layers(total: int, layers: int | None, pick: str | list[int]) -> list[i
     """
     if isinstance(pick, list):
         wrong = [layer for layer in pick if not 0 <= layer < total]
-        if wrong or not pick or (layers is not None and layers != len(pick)):
+        if wrong or not pick or len(set(pick)) < len(pick) or (layers is not None and layers != len(pick)):
             raise StepwellError(
                 f"can't pick the layers {pick} (layers: {layers}) of a model with {total}: give numbers from 0 to "
-                f"{total - 1}, as many as `layers` says."
+                f"{total - 1}, each once, as many as `layers` says."
             )
         return sorted(pick)
     count = total if layers is None else layers

@@ -169,5 +169,5 @@ def _rows(path: Path) -> int:
 def _length(path: Path) -> int:
     try:
         return int(np.load(path, mmap_mode="r").shape[0])
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return 0

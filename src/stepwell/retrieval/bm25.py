@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -89,7 +88,7 @@ class BM25Index:
         """
         try:
             return cls(bm25s.BM25.load(directory, mmap=True, allow_pickle=False, show_progress=False))
-        except (OSError, ValueError, TypeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, TypeError, EOFError) as error:
             raise StepwellError(
                 f"{directory} holds no whole BM25 index ({error}). Delete it: it is built again when needed."
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from array import array
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class Run:
         owners, passages, scores = array("i"), array("i"), array("d")
         number = 0
         try:
-            with io.TextIOWrapper(open_bytes(path), encoding="utf-8", errors="replace") as file:
+            with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="replace") as file:
                 for number, line in enumerate(file, start=1):
                     if not line.strip():
                         continue
@@ -134,7 +135,22 @@ class Run:
             raise StepwellError(f"{path}:{number}: {error}") from None
         except (EOFError, zlib.error) as error:
             raise StepwellError(f"{path} is cut off or damaged after line {number} ({error}): copy it again.") from None
-        return cls._of_entries(np.asarray(queries, dtype=np.int32), *map(np.array, (owners, passages, scores)))
+        run = cls._of_entries(np.asarray(queries, dtype=np.int32), *map(np.array, (owners, passages, scores)))
+        run._refuse_twins(path, collection)
+        return run
+
+    def _refuse_twins(self, path: Path, collection: Collection) -> None:
+        """Refuse lists that name a passage twice: it would take two ranks."""
+        ordered = np.sort(self.passages, axis=1)
+        twins = np.argwhere((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))
+        if len(twins):
+            row, column = twins[0].tolist()
+            query = collection.query_ids[int(self.queries[row])]
+            passage = collection.passage_ids[int(ordered[row, column])]
+            raise StepwellError(
+                f"{path} names the passage {passage!r} twice for the query {query!r}, and a list holds each once: "
+                "leave one of the lines out."
+            )
 
     @classmethod
     def given(cls, collection: Collection, split: str) -> Run:
@@ -192,4 +208,6 @@ def _entry(line: str, number: int) -> tuple[str, str, float]:
         value = float(fields[where])
     except ValueError:
         raise ValueError(f"the {name} {fields[where]!r} is no number. Write the run again.") from None
+    if math.isnan(value):
+        raise ValueError(f"the {name} is nan, which has no rank. Write the run again.")
     return (fields[0], fields[2], value) if len(fields) == 6 else (fields[0], fields[1], -value)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.cache import default_cache
 from stepwell.collection import Collection, Qrels, open_collection
-from stepwell.display import progress
+from stepwell.display import progress, warn
 from stepwell.errors import StepwellError
 from stepwell.index.folder import is_index, open_index
 from stepwell.index.vector_index import VectorIndex
@@ -220,7 +220,16 @@ def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int)
     if system == "bm25":
         return bm25_of(collection).run(collection, rows, depth)
     if place.is_file():
-        return Run.from_trec(place, collection, rows)
+        run = Run.from_trec(place, collection, rows)
+        missing = int((run.passages[:, 0] < 0).sum())
+        if missing == len(rows):
+            raise StepwellError(
+                f"{place} has none of the {len(rows):,} queries that are asked for: it is a run over another split or "
+                "another collection. Name the split with --split."
+            )
+        if missing:
+            warn(f"{missing:,} of the {len(rows):,} queries are not in {place}: each counts as one without any hit.")
+        return run
     model = place / "model" if results_of(place, "name it again") else place
     encoder = Encoder.open(str(model) if place.is_dir() else system)
     return retrieve(vectors_of(encoder, collection, rows), rows, depth)

@@ -24,6 +24,8 @@ from stepwell.serve.metrics import Metrics
 from stepwell.serve.schema import EmbedAnswer, EmbedRequest, Offer, Problem, SearchAnswer, SearchRequest
 from stepwell.serve.systems import Systems
 
+USUAL = 10  # passages a query where none are asked for
+
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -117,9 +119,10 @@ async def search(asked: SearchRequest, request: Request) -> Response:
     queries = _several(asked.query, "queries", state.limits)
     if asked.system not in state.systems.by_name:
         raise HTTPException(422, f"system: there is none of this name; /systems lists {len(state.systems.by_name)}.")
-    if asked.k > state.limits.k:
+    k = min(USUAL, state.limits.k) if asked.k is None else asked.k
+    if k > state.limits.k:
         raise HTTPException(422, f"k: at most {state.limits.k:,}.")
-    lists = await state.engine.search(asked.system, queries, asked.k, request.is_disconnected)
+    lists = await state.engine.search(asked.system, queries, k, request.is_disconnected)
     answers = [
         {"query": query, "passages": _passages(query, hits, asked.characters)}
         for query, hits in zip(queries, lists, strict=True)

@@ -17,7 +17,11 @@ class SearchRequest(BaseModel):
 
     model_config = _STRICT
     query: Text | list[Text] = Field(description="A query, or several.", examples=["who was the first emperor of rome"])
-    k: int = Field(10, ge=1, description="Passages a query.")
+    k: int | None = Field(
+        None,
+        ge=1,
+        description="Passages a query; 10, or as many as the server allows where these are fewer, when left out.",
+    )
     system: str = Field("student", description="A name from /systems.")
     characters: int = Field(1_000, ge=0, le=10_000, description="How much of each text to give.")
 
