@@ -1,6 +1,7 @@
 """The command line: every verb, what it prints where, and plain JSON for scripts."""
 
 import importlib
+import io
 import json
 import pkgutil
 import shlex
@@ -202,6 +203,15 @@ def test_search_once_in_json_and_line_by_line(stepwell, tiny_run):
     assert status == 0 and [hit["rank"] for hit in hits] == [1, 2, 3]
     status, out, _ = stepwell("search", tiny_run, "-k", "1", typed=["comet", "castle"])
     assert status == 0 and out.count("doc/") == 2
+
+
+def test_queries_from_a_pipe_are_answered_a_line_each_whatever_their_bytes(stepwell, tiny_run, monkeypatch):
+    piped = io.TextIOWrapper(io.BytesIO(b"river\n\nStra\xdfe comet\n"), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdin", piped)
+    status, out, _ = stepwell("search", tiny_run, "--json", "-k", "2")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [answer["query"] for answer in answers] == ["river", "Stra\ufffde comet"]
+    assert [len(answer["hits"]) for answer in answers] == [2, 2]
 
 
 @pytest.mark.parametrize("mode", ["student", "asymmetric", "bm25", "fused"])
