@@ -147,7 +147,7 @@ def test_a_paper_recipe_trains_what_the_paper_trains(climbed):
 
 def test_the_scale_changes_no_stage(records, tiny_model, tmp_path):
     home = slices.msmarco_passage(records, tmp_path / "slice")
-    whole = load_recipe(PAPER / "msmarco-passage.yaml", places(home, tiny_model))
+    whole = load_recipe(PAPER / "msmarco-passage.yaml", {**places(home, tiny_model), "student.layers": 3})
     prices = Prices(8_841_823, 502_939, 500, 6_980, 80.0, 10.0, 89.0)
     plans = [stages_of(prepare(recipe), prices) for recipe in (whole, scaled(whole, "tiny"), scaled(whole, 0.01))]
     first, *others = [[(stage.name, stage.kind, stage.inputs, stage.only_if) for stage in plan] for plan in plans]
@@ -161,6 +161,7 @@ def test_the_pool_is_what_a_teacher_scores(records, tiny_model, tmp_path):
     prices = Prices(100, 1000, 0, 0, 80.0, 10.0, 89.0)
     work = {}
     for pool in (16, 100):
-        recipe = load_recipe(PAPER / "msmarco-passage.yaml", {**places(home, tiny_model), "mining.pool": pool})
+        changes = {**places(home, tiny_model), "student.layers": 3, "mining.pool": pool}
+        recipe = load_recipe(PAPER / "msmarco-passage.yaml", changes)
         work[pool] = next(s.work.forward for s in stages_of(prepare(recipe), prices) if s.name == "scores-3")
     assert work[100] / work[16] == pytest.approx(100 / 16)
