@@ -49,6 +49,8 @@ class _Lists:
     scores: NDArray[np.float32]
     known: list[NDArray[np.int32]]
     chance: list[np.random.Generator]
+    kept: NDArray[np.int64]  # positives (Q,)
+    wanted: NDArray[np.int64]  # negatives (Q,)
 
 
 @dataclass(frozen=True)
@@ -153,19 +155,25 @@ def mine(
     """
     labelled = np.isin(run.queries, qrels.queries[qrels.grades > 0])
     queries = run.queries[labelled]
+    known = [qrels.positives(int(query)) for query in queries]
+    kept = np.minimum([len(positives) for positives in known], settings.positives).astype(np.int64)
     lists = _Lists(
         queries=queries,
         ranked=run.passages[labelled],
         scores=run.scores[labelled],
-        known=[qrels.positives(int(query)) for query in queries],
+        known=known,
         chance=[_generator(seed, collection.query_ids[int(query)]) for query in queries],
+        kept=kept,
+        # An epoch takes half of K positives at the most. Those kept beyond, so that epochs can take others, cost no
+        # negative its place.
+        wanted=max(settings.pool or k, k) - np.minimum(kept, max(k // 2, 1)),
     )
-    chosen, wanted = _choose_positives(lists, qrels, settings.positives, k, max(settings.pool or k, k))
+    chosen = _choose_positives(lists, qrels, k)
     flags, best = _filter(lists, qrels, collection, settings)
     order = _order(lists, best, settings)
     if settings.denoise is not None and denoise_scores is not None:
-        _denoise(lists, flags, order, chosen, wanted, settings.denoise, denoise_scores)
-    negatives = _fill(lists, flags, order, chosen, wanted, len(collection.passage_ids), settings.last)
+        _denoise(lists, flags, order, chosen, settings.denoise, denoise_scores)
+    negatives = _fill(lists, flags, order, chosen, len(collection.passage_ids), settings.last)
 
     window = flags[:, settings.first - 1 : settings.last]
     report = MiningReport(
@@ -186,26 +194,19 @@ def _generator(seed: int, query_id: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def _choose_positives(
-    lists: _Lists, qrels: Qrels, most: int, k: int, pool: int
-) -> tuple[Candidates, NDArray[np.int64]]:
-    """Return candidates (Q, M): positives by grade, chance among equals, and -1 behind; and wanted negatives (Q,).
-
-    An epoch takes half of K positives at the most. Where more are kept, so that epochs can take others, M grows by
-    these: the negatives stay as many.
-    """
-    half, counts = max(k // 2, 1), np.minimum([len(known) for known in lists.known], most).astype(np.int64)
-    wanted = pool - np.minimum(counts, half)
-    width = int((counts + wanted).max(initial=pool))
+def _choose_positives(lists: _Lists, qrels: Qrels, k: int) -> Candidates:
+    """Return candidates (Q, M): positives by grade, chance among equals, and -1 behind."""
+    width = int((lists.kept + lists.wanted).max(initial=k))
     passages = np.full((len(lists.queries), width), -1, dtype=np.int32)
     grades = np.zeros(passages.shape, dtype=np.int32)
     pairs = pair_keys(qrels.queries, qrels.passages)
-    for row, (query, positives, chance) in enumerate(zip(lists.queries, lists.known, lists.chance, strict=True)):
+    each = zip(lists.queries, lists.known, lists.chance, lists.kept, strict=True)
+    for row, (query, positives, chance, most) in enumerate(each):
         grade = qrels.grades[np.searchsorted(pairs, pair_keys(query, positives))]
         best = np.lexsort((chance.random(len(positives)), -grade))[:most]
         passages[row, : len(best)] = positives[best]
         grades[row, : len(best)] = grade[best]
-    return Candidates(lists.queries, passages, grades), wanted
+    return Candidates(lists.queries, passages, grades)
 
 
 def _filter(lists: _Lists, qrels: Qrels, collection: Collection, settings: Mining) -> tuple[Flags, NDArray[np.float64]]:
@@ -272,7 +273,6 @@ def _denoise(
     flags: Flags,
     order: NDArray[np.intp],
     chosen: Candidates,
-    wanted: NDArray[np.int64],
     limit: float,
     ask: DenoiseScores,
 ) -> None:
@@ -283,7 +283,7 @@ def _denoise(
     bar = np.where(np.isfinite(bar), bar - limit, np.inf)  # (Q,)
     asked = np.zeros(flags.shape, dtype=np.bool_)
     while True:  # what is drawn in the place of a dropped passage is asked for in the next turn
-        row, column, _ = _draw(flags, order, wanted)
+        row, column, _ = _draw(flags, order, lists.wanted)
         fresh = ~asked[row, column]
         row, column = row[fresh], column[fresh]
         if not len(row):
@@ -294,21 +294,15 @@ def _denoise(
 
 
 def _fill(
-    lists: _Lists,
-    flags: Flags,
-    order: NDArray[np.intp],
-    chosen: Candidates,
-    wanted: NDArray[np.int64],
-    n_passages: int,
-    last: int,
+    lists: _Lists, flags: Flags, order: NDArray[np.intp], chosen: Candidates, n_passages: int, last: int
 ) -> dict[str, int]:
     """Put the wanted negatives behind the positives, in place, and return where they came from."""
-    row, column, number = _draw(flags, order, wanted)
+    row, column, number = _draw(flags, order, lists.wanted)
     behind = chosen.positives.sum(axis=1)
     chosen.passages[row, behind[row] + number] = lists.ranked[row, column]
     from_below = int((column >= last).sum())
     by_chance = empty = 0
-    ends = behind + wanted
+    ends = behind + lists.wanted
     filled = behind + np.bincount(row, minlength=len(behind))
     for short in np.flatnonzero(filled < ends).tolist():
         gaps = np.arange(filled[short], ends[short])

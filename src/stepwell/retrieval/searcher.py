@@ -222,7 +222,7 @@ def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int)
     if place.is_file():
         run = Run.from_trec(place, collection, rows)
         missing = int((run.passages[:, 0] < 0).sum())
-        if missing == len(rows):
+        if missing and missing == len(rows):
             raise StepwellError(
                 f"{place} has none of the {len(rows):,} queries that are asked for: it is a run over another split or "
                 "another collection. Name the split with --split."
