@@ -14,7 +14,7 @@ from stepwell.collection.formats import Place
 from stepwell.collection.splits import NO_TEST
 from stepwell.display import say, warn
 from stepwell.errors import StepwellError
-from stepwell.evaluation import DEFAULT_MEASURES, Evaluation, cutoff_of, evaluate, wins_and_losses
+from stepwell.evaluation import Evaluation, evaluate, reached, wins_and_losses
 from stepwell.recipe import Recipe
 from stepwell.recipe_file import load_recipe
 from stepwell.retrieval.searcher import results_of, retrieve_with
@@ -76,7 +76,7 @@ def judge_systems(
         raise StepwellError(f"{twice} is named twice: give each system once.")
     on = judged_on(systems, collection, split)
     depth = depth or on.depth
-    measures = [measure for measure in DEFAULT_MEASURES if (cutoff_of(measure) or 0) <= max(depth, 10)]
+    measures = reached(max(depth, 10))  # nDCG@10 always: queries are won and lost by it
     runs = {system: retrieve_with(system, on.collection, on.qrels, depth) for system in systems}
     return on, {system: evaluate(run, on.qrels, measures) for system, run in runs.items()}
 

@@ -1,7 +1,15 @@
 """Proof: measures, significance, comparison."""
 
 from stepwell.evaluation.comparison import Comparison, Row, compare, wins_and_losses
-from stepwell.evaluation.measures import DEFAULT_MEASURES, Evaluation, cutoff_of, cutoff_of_set, evaluate, measure_name
+from stepwell.evaluation.measures import (
+    DEFAULT_MEASURES,
+    Evaluation,
+    cutoff_of,
+    cutoff_of_set,
+    evaluate,
+    measure_name,
+    reached,
+)
 from stepwell.evaluation.significance import bootstrap_interval, bootstrap_intervals, holm, paired_test
 
 __all__ = [
@@ -18,5 +26,6 @@ __all__ = [
     "holm",
     "measure_name",
     "paired_test",
+    "reached",
     "wins_and_losses",
 ]

@@ -117,6 +117,17 @@ def cutoff_of(measure: str) -> int | None:
     return int(parsed["cutoff"]) if "cutoff" in parsed.params else None
 
 
+def reached(depth: int, measures: Sequence[str] = DEFAULT_MEASURES) -> list[str]:
+    """Return the measures that lists of ``depth`` passages are deep enough for; of others the figure would be wrong.
+
+    Examples
+    --------
+    >>> reached(20)
+    ['RR@10', 'nDCG@10', 'R@5', 'R@20']
+    """
+    return [measure for measure in measures if (cutoff_of(measure) or 0) <= depth]
+
+
 def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES) -> Evaluation:
     """Measure a run on every query that has a positive or is asked; queries that the run lacks count 0.
 

@@ -12,13 +12,13 @@ from stepwell import distributed
 from stepwell.collection import Qrels
 from stepwell.errors import StepwellError
 from stepwell.evaluation import (
-    DEFAULT_MEASURES,
     Evaluation,
     cutoff_of,
     cutoff_of_set,
     evaluate,
     measure_name,
     paired_test,
+    reached,
 )
 from stepwell.ladder.context import Context
 from stepwell.ladder.teachers import opened
@@ -33,7 +33,7 @@ from stepwell.retrieval.vectors import Vectors
 def measures_of(ctx: Context) -> tuple[str, ...]:
     """Return the measures of all tables, the deciding one among them; of the usual ones those that `depth` reaches."""
     judging = ctx.recipe.judging
-    others = judging.measures or [name for name in DEFAULT_MEASURES if (cutoff_of(name) or 0) <= judging.depth]
+    others = judging.measures or reached(judging.depth)
     return tuple(dict.fromkeys(map(measure_name, (judging.measure, *others))))
 
 
@@ -46,12 +46,13 @@ def check_measures(ctx: Context) -> None:
         When one is unknown or looks deeper than the lists, or a rung would be left out whatever its teacher knows.
     """
     judging, ladder = ctx.recipe.judging, ctx.recipe.ladder
-    for measure in measures_of(ctx):
-        if (deepest := cutoff_of(measure) or 0) > judging.depth:
-            raise StepwellError(
-                f"judging: {measure} looks at the first {deepest} passages, and {judging.depth} are retrieved a query "
-                f"(judging.depth): the figure would be another measure's. Set `depth` to {deepest}, or leave it out."
-            )
+    measures = measures_of(ctx)
+    if too_deep := sorted(set(measures) - set(reached(judging.depth, measures)), key=measures.index):
+        deepest = cutoff_of(too_deep[0])
+        raise StepwellError(
+            f"judging: {too_deep[0]} looks at the first {deepest} passages, and {judging.depth} are retrieved a query "
+            f"(judging.depth): the figure would be another measure's. Set `depth` to {deepest}, or leave it out."
+        )
     cutoff = cutoff_of_set(judging.measure)
     gated = [rung.teacher for rung in ladder if not (rung.force or ctx.teacher(rung.teacher).embeds)]
     if gated and cutoff is not None and cutoff >= judging.rerank:
