@@ -18,7 +18,7 @@ from transformers import ModernBertConfig, ModernBertForSequenceClassification, 
 from stepwell import distributed, training
 from stepwell.errors import StepwellError
 from stepwell.imitation import EmbeddingObjective
-from stepwell.models import attention
+from stepwell.models import attention, words
 from stepwell.models.build import build_cross_encoder, build_student, fingerprint, head_parameters
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
@@ -407,8 +407,8 @@ class TestOptimiser:
             pad_token_id=0,
         )
         with_head = ModernBertForSequenceClassification(config)
-        assert [table.shape for table in training._words(with_head)] == [(50, 16)]
-        assert training._words(with_head)[0] is with_head.model.embeddings.tok_embeddings.weight
+        assert [table.shape for table in words.word_tables(with_head)] == [(50, 16)]
+        assert words.word_tables(with_head)[0] is with_head.model.embeddings.tok_embeddings.weight
 
     def test_only_matrices_decay(self, tmp_path):
         toy = Toy(lambda step, loss: 0 * loss)
@@ -452,17 +452,17 @@ def test_chunks_of_a_separable_loss_give_the_gradient_of_the_whole_batch(reranke
 def test_sparse_gradients_of_words_are_added_up_to_those_of_dense_ones(student, monkeypatch):
     def gradients():
         objective = student()
-        words = [p for name, p in objective.module.named_parameters() if "word_embeddings" in name]
-        with training.sparse_words(objective.module):
+        tables = [p for name, p in objective.module.named_parameters() if "word_embeddings" in name]
+        with words.sparse_words(objective.module):
             for examples in ([0, 1, 2], [2, 3]):  # as the chunks of a batch: the second adds to the first
                 torch.autograd.backward(objective.loss(np.array(examples), 0)[0])
-                assert all(p.grad is not None and not p.grad.is_sparse for p in words)
-        assert words
+                assert all(p.grad is not None and not p.grad.is_sparse for p in tables)
+        assert tables
         assert not any(getattr(part, "sparse", False) for part in objective.module.modules())
         return {name: p.grad for name, p in objective.module.named_parameters() if p.grad is not None}
 
     dense = gradients()
-    monkeypatch.setattr(training, "VOCABULARY", 1)
+    monkeypatch.setattr(words, "VOCABULARY", 1)
     sparse = gradients()
     assert dense.keys() == sparse.keys()
     for name, gradient in dense.items():
@@ -470,7 +470,7 @@ def test_sparse_gradients_of_words_are_added_up_to_those_of_dense_ones(student, 
 
 
 def test_within_a_training_alone_attention_is_plain_and_words_are_sparse(student, monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "VOCABULARY", 1)
+    monkeypatch.setattr(words, "VOCABULARY", 1)
     objective, seen = student(), []
 
     def state():

@@ -7,7 +7,6 @@ ends with the very weights of one that was not.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from stepwell import distributed
 from stepwell.display import warn
@@ -31,13 +29,11 @@ from stepwell.errors import StepwellError
 from stepwell.models.attention import for_training
 from stepwell.models.build import cannot_write, head_parameters, sha256_of
 from stepwell.models.engine import Work, work
+from stepwell.models.words import sparse_words, word_tables
 from stepwell.recipe import Optimiser, RerankTraining
 
 CHUNK = 8
 """Examples (queries with their candidates) that go through backward at a time where the loss is separable."""
-
-VOCABULARY = 4_096
-"""Rows from which on an embedding is one of words, not of positions or types."""
 
 
 class Objective(Protocol):
@@ -177,7 +173,7 @@ def train(
     total = total_steps(settings, objective.size)
     module = objective.module
     _set_dropout(module, settings.dropout)
-    frozen = _words(module) if settings.freeze_words else []
+    frozen = word_tables(module) if settings.freeze_words else []
     for parameter in frozen:  # no gradient of the vocabulary is computed at all
         parameter.requires_grad_(False)
     optimiser = _optimiser(module, settings)
@@ -227,51 +223,6 @@ def _backward(objective: Objective, examples: NDArray[np.int64], epoch: int) -> 
         for name, part in its.items():
             parts[name] = parts.get(name, 0.0) + share * part
     return value, parts
-
-
-def _words(module: nn.Module) -> list[Tensor]:
-    """Return the tables of word embeddings in ``module``, whatever their architecture calls them."""
-    models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
-    try:
-        tables = [cast("Tensor", model.get_input_embeddings().weight) for model in models]
-        return list({id(table): table for table in tables}.values())  # a model with a head holds one without
-    except (NotImplementedError, AttributeError) as error:
-        raise StepwellError(
-            f"freeze_words: where {type(models[0]).__name__} keeps its word embeddings is not known ({error}). Leave "
-            "`freeze_words` out."
-        ) from error
-
-
-@contextlib.contextmanager
-def sparse_words(module: nn.Module) -> Iterator[None]:
-    """Let the vocabularies in ``module`` that learn on a CPU have sparse gradients until those of a batch are added up.
-
-    A step goes through the model in several micro-batches. Each would otherwise write a gradient of the whole
-    vocabulary, for the few words that it has.
-    """
-    found = [
-        part
-        for part in module.modules()
-        if isinstance(part, nn.Embedding)
-        and part.weight.requires_grad
-        and part.weight.device.type == "cpu"
-        and part.num_embeddings >= VOCABULARY
-        and not part.sparse
-    ]
-    hooks = [part.weight.register_post_accumulate_grad_hook(_densify) for part in found]  # type: ignore[no-untyped-call]
-    for part in found:
-        part.sparse = True
-    try:
-        yield
-    finally:
-        for part, hook in zip(found, hooks, strict=True):
-            part.sparse = False
-            hook.remove()
-
-
-def _densify(parameter: Tensor) -> None:
-    if parameter.grad is not None:
-        parameter.grad = parameter.grad.to_dense()
 
 
 def _optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:

@@ -210,6 +210,12 @@ def test_without_queries_nothing_is_measured(tiny_model, tiny_directory, tmp_pat
     assert api.index(tiny_model, tmp_path / "i", None, str(collection)) == report
 
 
+def test_a_kind_that_needs_more_passages_than_there_are_is_not_compared(monkeypatch):
+    monkeypatch.setattr(module, "_installed", lambda name: True)
+    kinds = [{choice.kind for choice in choices(passages, 32)} for passages in (255, 256)]
+    assert kinds[1] - kinds[0] == {"faiss-ivfpq"}
+
+
 def test_comparing_keeps_nothing(tiny_run, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "_installed", lambda name: False)
     reports = api.compare_indexes(tiny_run)

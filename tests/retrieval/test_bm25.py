@@ -74,12 +74,14 @@ def test_a_saved_index_gives_the_same_lists(collection, tmp_path):
         assert np.array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
 def test_a_damaged_index_says_what_to_do(collection, tmp_path, damage):
     BM25Index.build(collection).save(tmp_path)
-    victim = next(tmp_path.glob("data.*")) if damage == "missing" else next(tmp_path.glob("vocab.*"))
+    victim = next(tmp_path.glob("vocab.*" if damage == "cut" else "data.*"))
     if damage == "missing":
         victim.unlink()
+    elif damage == "empty":
+        victim.write_bytes(b"")
     else:
         victim.write_text(victim.read_text()[:20])
     with pytest.raises(StepwellError, match="no whole BM25 index"):

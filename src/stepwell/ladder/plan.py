@@ -18,8 +18,8 @@ from stepwell.ladder.workspace import Stage, Work, Workspace, damage
 from stepwell.models.attention import for_training
 from stepwell.models.build import quiet
 from stepwell.models.engine import autocast, micro_batch, precision, token_budget
+from stepwell.models.words import sparse_words
 from stepwell.recipe_teachers import ModelTeacher
-from stepwell.training import sparse_words
 
 
 @dataclass(frozen=True)
