@@ -76,7 +76,8 @@ def test_a_trec_line_has_ids_rank_score_and_tag(tiny_collection, tmp_path):
 
 
 SPACED = ["my notes.md#1", "50%25 of a b", "100%", "a%20c", "ü\u00a0b\u2028\x1c", " c", "plain", "%zz d"]
-"""Ids with white space of all kinds, with signs that look encoded, and with both."""
+SPACED += ["a c", "a%2520c", "50% of a b"]
+"""Ids with white space of all kinds, with signs that look encoded, and with both; some are what others become."""
 
 
 @pytest.fixture
@@ -93,7 +94,8 @@ def test_ids_with_white_space_are_one_field_and_come_back(spaced, tmp_path):
     lines = [line.split() for line in (tmp_path / "run").read_text(encoding="utf-8").split("\n")[:-1]]
     assert {len(fields) for fields in lines} == {6}
     assert lines[0][:3] == ["my%20notes.md#1", "Q0", "my%20notes.md#1"]
-    assert {fields[0] for fields in lines} >= {"plain", "100%", "a%20c"}  # as they stand
+    assert {fields[0] for fields in lines} >= {"plain", "100%", "a%20c", "a%2520c"}  # as they stand
+    assert len({fields[0] for fields in lines}) == each
     assert_same(Run.from_trec(tmp_path / "run", spaced, run.queries), run)
 
 

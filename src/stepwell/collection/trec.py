@@ -13,19 +13,32 @@ from stepwell.collection.source import BadLineError, Judgement, Problem, Report,
 _BLANK, _QUOTED = re.compile(r"\s"), re.compile(r"[\s%]")
 
 
-def run_id(id: str) -> str:
+def run_id(id: str, find: Callable[[str], int]) -> str:
     """Return an id as a field of a run, which ends at white space: an id that holds some is percent-encoded.
 
-    Only white space and ``%`` are, so the rest can still be read.
+    Only white space and ``%`` are, so the rest can still be read; once more where another id reads like that.
+
+    Parameters
+    ----------
+    find
+        Gives the row of an id, -1 when there is none.
 
     Examples
     --------
-    >>> run_id("my notes.md#1")
-    'my%20notes.md#1'
-    >>> run_id("100%")
-    '100%'
+    >>> ids = ["my notes.md", "100%", "a b", "a%20b"]
+    >>> [run_id(id, lambda field: ids.index(field) if field in ids else -1) for id in ids]
+    ['my%20notes.md', '100%', 'a%2520b', 'a%20b']
     """
-    return _QUOTED.sub(lambda found: quote(found[0]), id) if _BLANK.search(id) else id
+    if not _BLANK.search(id):
+        return id
+    field = _encoded(id)
+    while find(field) >= 0:
+        field = _encoded(field)
+    return field
+
+
+def _encoded(text: str) -> str:
+    return _QUOTED.sub(lambda found: quote(found[0]), text)
 
 
 def own_id(field: str, find: Callable[[str], int]) -> str:
@@ -38,8 +51,11 @@ def own_id(field: str, find: Callable[[str], int]) -> str:
     """
     if "%" not in field or find(field) >= 0:
         return field
-    decoded = unquote(field)
-    return decoded if find(decoded) >= 0 else field
+    forms = [field]
+    while (decoded := unquote(forms[-1])) != forms[-1]:
+        forms.append(decoded)
+    named = [form for form in forms if find(form) >= 0]
+    return next(filter(_BLANK.search, named), named[0] if named else field)  # run_id encodes those with blanks alone
 
 
 def read_qrels(path: Path, name: str, report: Report) -> Iterator[Judgement]:

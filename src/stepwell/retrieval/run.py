@@ -96,12 +96,12 @@ class Run:
         """
         with path.open("w", encoding="utf-8") as file:
             for query, passages, scores in zip(self.queries, self.passages, self.scores, strict=True):
-                query_id, above = run_id(collection.query_ids[int(query)]), np.float32(np.inf)
+                query_id, above = run_id(collection.query_ids[int(query)], collection.find_query), np.float32(np.inf)
                 for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), start=1):
                     if passage < 0:
                         break
                     above = min(score, np.nextafter(above, np.float32(-np.inf)))
-                    passage_id = run_id(collection.passage_ids[int(passage)])
+                    passage_id = run_id(collection.passage_ids[int(passage)], collection.find_passage)
                     file.write(f"{query_id} Q0 {passage_id} {rank} {above:.9g} {tag}\n")
 
     @classmethod
