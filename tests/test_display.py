@@ -103,6 +103,26 @@ def test_a_narrow_terminal_folds_cells_and_loses_nothing():
     assert all(part in screen.getvalue() for part in ("0.634", "[0.621,", "0.648]", "minus", "ladder", "-0.1]"))
 
 
+@pytest.mark.parametrize("width", [30, 50, 70])
+def test_no_number_or_word_is_cut_on_a_terminal_that_is_too_narrow(monkeypatch, width):
+    screen = io.StringIO()
+    monkeypatch.setattr(display, "_out", Console(file=screen, force_terminal=True, width=width, color_system=None))
+    heads = ["kind", "bytes/passage", "recall@10", "recall@100", "queries/s"]
+    rows = [["faiss-ivfpq with fp32", "1,536", 0.987, "0.988*", "1,204"], ["exact", "8", 1.0, "0.5 ", "1"]]
+    show(Table("T", heads, rows))
+    lines = screen.getvalue().splitlines()
+    assert "…" not in screen.getvalue()
+    assert any(all(number in line for number in ("1,536", "0.987", "0.988*", "1,204")) for line in lines)
+    assert all(word in screen.getvalue() for head in heads for word in head.split())
+
+
+def test_marks_stand_outside_the_column_on_a_terminal_too():
+    screen = io.StringIO()
+    Console(file=screen, width=40).print(Table("T", ["system", "MRR"], [["a", "0.512*"], ["b", "0.500 "]]))
+    first, second = (line.rstrip() for line in screen.getvalue().splitlines()[-2:])
+    assert first.index("0.512") == second.index("0.500")
+
+
 def test_short_work_prints_no_progress_lines(capsys):
     with progress(3, "encoding") as bar:
         bar.advance(3)

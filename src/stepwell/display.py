@@ -19,6 +19,7 @@ import rich.progress
 import rich.table
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 Cell = str | int | float | None
@@ -96,13 +97,18 @@ class Table:
             header_style="bold",
         )
         columns = [[_cell(row[number]) for row in self.rows] for number in range(len(self.columns))]
-        for number, head in enumerate(self.columns):
-            right = number > 0 and _are_numbers(columns[number])
-            grid.add_column(Text(head, justify="right" if right else "left"), no_wrap=plain)
-            if right:
-                columns[number] = _set_right(columns[number], head)
-        for number, row in enumerate(zip(*columns, strict=True)):
-            grid.add_row(*map(Text, row), style="bold" if number in self.highlight else None)
+        cells: list[list[RenderableType]] = []
+        for number, (head, column) in enumerate(zip(self.columns, columns, strict=True)):
+            right = number > 0 and _are_numbers(column)
+            grid.add_column(
+                Text(head),
+                justify="right" if right else "left",
+                no_wrap=plain,
+                min_width=_longest([head, *column]),  # a screen may fold cells, and cuts no word or number
+            )
+            cells.append([_set_right(cell) if right else Text(cell) for cell in column])
+        for number, row in enumerate(zip(*cells, strict=True)):
+            grid.add_row(*row, style="bold" if number in self.highlight else None)
         return grid
 
 
@@ -111,10 +117,15 @@ def _are_numbers(cells: list[str]) -> bool:
     return bool(filled) and all(map(_NUMBER.match, filled))
 
 
-def _set_right(cells: list[str], head: str) -> list[str]:
-    """Fill cells from the left; rich would also drop blanks at their ends, which stand for an absent mark."""
-    width = max(map(cell_len, [head, *cells]))
-    return [" " * (width - cell_len(cell)) + cell for cell in cells]
+def _set_right(cell: str) -> Padding:
+    """Keep the blanks at the end of a cell, which stand for an absent mark: rich drops them from texts."""
+    text = cell.rstrip()
+    return Padding(Text(text), (0, len(cell) - len(text), 0, 0))
+
+
+def _longest(cells: list[str]) -> int:
+    """Return the width of the longest word, with the blanks that end its cell."""
+    return max((cell_len(word) for cell in cells for word in re.findall(r"\S+(?:\s+$)?", cell)), default=1)
 
 
 def _cell(value: Cell) -> str:
@@ -128,7 +139,7 @@ def _cell(value: Cell) -> str:
 def show(table: Table) -> None:
     """Print a table on standard output, with an empty line after it."""
     if _out.is_terminal:
-        _out.print(table)
+        _out.print(table, crop=False)
         _out.print()
     else:
         _out.file.write(table.text() + "\n\n")
@@ -137,7 +148,7 @@ def show(table: Table) -> None:
 def show_aside(table: Table) -> None:
     """Print a table on standard error, as a remark; nothing when quiet."""
     if not _quiet:
-        _err.print(table if _err.is_terminal else table.text(), soft_wrap=not _err.is_terminal)
+        _err.print(table if _err.is_terminal else table.text(), soft_wrap=not _err.is_terminal, crop=False)
 
 
 def say(text: str) -> None:
