@@ -148,6 +148,17 @@ def test_runs_of_different_collections_need_one_to_be_named(made, other):
     assert api.compare(runs, home, "train")[0].queries == 40
 
 
+def test_a_collection_that_was_moved_is_named_anew(other, made, tmp_path):
+    gone, there = tmp_path / "gone", made[0]
+    run = other(path=str(gone))
+    with pytest.raises(StepwellError, match=rf"not at {gone} any more: say where it is now with --collection\."):
+        judged_on([run])
+    assert judged_on([run], there).qrels.query_rows.tolist() == judged_on([made[1]]).qrels.query_rows.tolist()
+    assert api.search(run, "river", mode="bm25", collection=str(there))
+    with pytest.raises(StepwellError, match="with --collection"):
+        api.search(run, "river", mode="bm25")
+
+
 def test_a_run_whose_collection_has_changed_needs_a_split(other):
     run = other(fingerprint="what it was")
     with pytest.raises(StepwellError, match=r"its content has changed.*--split"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stepwell.collection import Collection, Qrels, open_collection, resolve_splits
+from stepwell.collection import Collection, Qrels, resolve_splits
 from stepwell.collection.formats import Place
 from stepwell.collection.splits import NO_TEST
 from stepwell.display import say, warn
@@ -17,7 +17,7 @@ from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation, evaluate, reached, wins_and_losses
 from stepwell.recipe import Recipe
 from stepwell.recipe_file import load_recipe
-from stepwell.retrieval.searcher import results_of, retrieve_with
+from stepwell.retrieval.searcher import opened_again, results_of, retrieve_with
 
 DEPTH = 100
 """Passages retrieved a query where no run says how many."""
@@ -110,7 +110,7 @@ def judged_on(systems: Sequence[str], collection: Place | None = None, split: st
         raise StepwellError(
             f"{systems[0]} is no finished run, so its collection is not known: name it with --collection."
         )
-    opened = open_collection(place)
+    opened = opened_again(place, collection)
     if split is not None:
         return _of_split(opened, split)
     own = [run for run, made in made_from.items() if made["fingerprint"] == opened.fingerprint]

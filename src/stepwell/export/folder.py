@@ -11,7 +11,6 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from stepwell.collection import open_collection
 from stepwell.display import Table, say, warn
 from stepwell.errors import StepwellError
 from stepwell.export.card import make_card
@@ -41,7 +40,7 @@ from stepwell.export.quality import (
 )
 from stepwell.models.backends import extra_of, missing
 from stepwell.models.encoder import Encoder
-from stepwell.retrieval.searcher import results_of
+from stepwell.retrieval.searcher import opened_again, results_of
 
 FORMATS = ("onnx", "openvino", "safetensors")
 PARITY = 1e-4
@@ -83,7 +82,7 @@ class Subject:
         place = collection or (known and known["path"])
         if self.run is None or known is None or place is None:
             return Ground.of(place) if place else None
-        if open_collection(place).fingerprint == known["fingerprint"]:
+        if opened_again(place, collection).fingerprint == known["fingerprint"]:
             vectors = self.run / self.facts["stages"][f"{self.facts['final']}.vectors"]
             return Ground.of(place, self.run, vectors)
         if collection is None:

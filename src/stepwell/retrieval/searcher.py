@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.cache import default_cache
 from stepwell.collection import Collection, Qrels, open_collection
+from stepwell.collection.formats import Place, section_of
 from stepwell.display import progress, warn
 from stepwell.errors import StepwellError
 from stepwell.index.folder import is_index, open_index
@@ -91,7 +92,7 @@ class Searcher:
             raise StepwellError(
                 f"{run} is no finished run, so what to search is not known: name the collection with --collection."
             )
-        opened = open_collection(place)
+        opened = opened_again(place, collection)
         if facts is not None and opened.fingerprint != facts["collection"]["fingerprint"]:
             raise StepwellError(
                 f"the collection {place} is not the one that the run in {run} was made from (its content has changed): "
@@ -248,6 +249,23 @@ def results_of(place: Path, then: str) -> dict[str, Any] | None:
     if (place / "stages").is_dir():
         raise StepwellError(f"the run in {place} is not finished: go on with `stepwell run`, then {then}.")
     return None
+
+
+def opened_again(place: Place, named: Place | None) -> Collection:
+    """Open the collection ``place`` of a finished run, or the one that was ``named`` instead of it.
+
+    Raises
+    ------
+    StepwellError
+        When it can't be read; and what to do when the run's own is gone.
+    """
+    path = Path(section_of(place).path)
+    if named is None and path.is_absolute() and not path.exists():
+        raise StepwellError(
+            f"the collection that the run was made from is not at {path} any more: say where it is now with "
+            "--collection."
+        )
+    return open_collection(place)
 
 
 def read_results(run: Path) -> dict[str, Any]:
