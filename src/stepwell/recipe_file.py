@@ -11,10 +11,21 @@ from pydantic import ValidationError
 from yaml.nodes import Node
 
 from stepwell.errors import StepwellError
-from stepwell.recipe import Recipe
+from stepwell.recipe import CollectionSection, Recipe
 from stepwell.recipe_ladder import MORE
 from stepwell.recipe_mistakes import Mistake, explain, where
-from stepwell.recipe_tree import Dumper, Loader, checked, compose, plain_words, reason_of, replaced, tree_of, value_of
+from stepwell.recipe_tree import (
+    Dumper,
+    Loader,
+    checked,
+    compose,
+    plain_words,
+    read_tree,
+    reason_of,
+    replaced,
+    tree_of,
+    value_of,
+)
 
 BUNDLED = {"demo", "demo-full"}
 _SHOWN = 20
@@ -79,6 +90,36 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key.strip(), yaml.load(value, Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StepwellError(f"the value in --set {text} can't be read as YAML: {reason_of(error)}.") from None
+
+
+def parse_collection(text: str) -> CollectionSection:
+    """Return the ``collection`` section that stands in braces: ``{path: DIRECTORY, format: tables}``.
+
+    Raises
+    ------
+    StepwellError
+        With every mistake in it.
+    """
+    try:
+        tree, mistakes = read_tree(text, f"collection: {text}")
+    except StepwellError:
+        raise _no_section(text, "it is no YAML") from None
+    try:
+        content = value_of(tree)
+        Recipe.model_validate(content, strict=True)
+    except ValidationError as error:
+        mistakes += explain(error, tree)
+    own = [mistake for mistake in mistakes if mistake.path.startswith("collection")]
+    if own:
+        raise _no_section(text, "; ".join(f"{mistake.path}: {mistake.text}" for mistake in own))
+    return CollectionSection.model_validate(content["collection"])
+
+
+def _no_section(text: str, why: str) -> StepwellError:
+    return StepwellError(
+        f"{text} is no `collection` section of a recipe: {why.removesuffix('.')}. Write it as "
+        "{path: DIRECTORY, format: tables}, or give the directory alone."
+    )
 
 
 def changed(recipe: Recipe, changes: Iterable[tuple[str, Node]], home: Path) -> tuple[Recipe | None, list[Mistake]]:

@@ -176,13 +176,14 @@ def _text(detail: ErrorDetails, found: _Found) -> str:
             return f"the kind {_show(given)} does not exist; there are {kinds}{_hint(given, kinds)}"
         case "value_error":
             return str(context["error"])
-    words = _WORDS["invalid_key" if detail["loc"][-1:] == ("[key]",) else kind] if kind in _WORDS else None
+    if detail["loc"][-1:] == ("[key]",):
+        kinds = str(context.get("expected", ""))
+        return f"there is no such key; there are {kinds}{_hint(given, kinds)}" if kinds else _WORDS["invalid_key"]
+    words = _WORDS.get(kind)
     if words is None:
         message = str(detail["msg"])
         return f"{message[0].lower()}{message[1:]}"
     text = words.format(**context)
-    if text == _WORDS["invalid_key"]:
-        return text
     if given is None:
         return f"{text}, and it is empty"
     if kind == "string_type" and isinstance(found.value, ScalarNode):

@@ -91,10 +91,25 @@ def test_without_more_to_say_the_place_is_the_directory(tiny_collection, tiny_pa
     assert tiny_collection.place == str(tiny_path.resolve())
 
 
-@pytest.mark.parametrize("text", ["{path: x, fromat: beir}", "{path: x, columns: {id: y}}", "{path", "{}"])
-def test_text_in_braces_that_is_no_section_is_told(text):
-    with pytest.raises(StepwellError, match="no `collection` section"):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{path: x, fromat: beir}", r"collection\.fromat: there is no such key; did you mean `format`\?"),
+        ("{path: x, columns: {passage.it: y}}", r".*columns\.passage\.it: there is no such key; .* mean passage\.id\?"),
+        (
+            "{path: 3, dev_queries: many}",
+            r".*path: must be text, not 3; .*dev_queries: must be a whole number",
+        ),
+        ("{path: x, path: y}", r"collection\.path: is given twice"),
+        ("{}", r"collection\.path: is missing"),
+        ("{path", "it is no YAML"),
+        ("{path: x}: {path: y}", "it is no YAML"),
+    ],
+)
+def test_text_in_braces_that_is_no_section_is_told(text, why):
+    with pytest.raises(StepwellError, match=f"no `collection` section of a recipe: {why}") as caught:
         open_collection(text)
+    assert "student" not in str(caught.value)  # a section is no recipe
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from pydantic import ValidationError
 
 from stepwell.collection import beir, dpr, folder, huggingface, irds, msmarco, tables
 from stepwell.collection.source import Join, Problem, Report, Source
-from stepwell.errors import StepwellError
 from stepwell.recipe import CollectionSection
 
 Place = str | Path | CollectionSection
@@ -98,19 +96,11 @@ def section_of(place: Place) -> CollectionSection:
     text = str(place)
     if isinstance(place, Path) and not text.startswith((irds.PREFIX, huggingface.PREFIX, "{")):
         text = str(place.absolute())  # a directory called demo is one
-    if text.endswith((".yaml", ".yml")) and Path(text).is_file():
-        from stepwell.recipe_file import load_recipe
+    from stepwell.recipe_file import load_recipe, parse_collection
 
+    if text.endswith((".yaml", ".yml")) and Path(text).is_file():
         return load_recipe(text).collection
-    if not text.startswith("{"):
-        return CollectionSection(path=text)
-    try:
-        return CollectionSection.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise StepwellError(
-            f"{text} is no `collection` section of a recipe ({' '.join(str(error).split())}). Write it as "
-            "{path: DIRECTORY, format: tables}, or give the directory alone."
-        ) from None
+    return parse_collection(text) if text.startswith("{") else CollectionSection(path=text)
 
 
 def find_source(section: CollectionSection, report: Report) -> Source:
