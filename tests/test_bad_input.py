@@ -329,6 +329,14 @@ def test_files_that_are_there_are_never_overwritten(refused, tiny_path, tmp_path
         refused(verb, tiny_path, tmp_path / "free", "--pairs", target, names=target, untouched=[tmp_path])
 
 
+def test_a_folder_that_is_not_there_is_told_before_anything_is_mined_or_scored(refused, tiny_path, tmp_path):
+    gone = tmp_path / "gone" / "file"
+    refused("mine", tiny_path, gone, names=(gone, "no folder"))
+    refused("mine", tiny_path, tmp_path / "target", "--pairs", gone, names=(gone, "no folder"))
+    refused("score", tiny_path, "pairs", gone, "--teacher", "x", names=(gone, "no folder"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("file", ["results.json", "vectors", "model", "stages"])
 def test_interrupted_files_of_a_finished_run(refused, tiny_run, tmp_path, file):
     run = tmp_path / "run"

@@ -137,6 +137,14 @@ def test_nothing_is_made_within_or_over_what_is_there(tmp_path, monkeypatch):
     assert not list((tmp_path / "docs-synthetic").iterdir())
 
 
+def test_a_student_that_cannot_be_cut_is_told_before_queries_are_made(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# One\n\nwords")
+    with pytest.raises(StepwellError, match="can't have 99 layers of demo"):
+        api.init(tmp_path / "docs", tmp_path / "recipe.yaml", layers=99)
+    assert [path.name for path in tmp_path.iterdir()] == ["docs"]
+
+
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     (tmp_path / "a.pdf").write_text("")
     with pytest.raises(StepwellError, match="is no table"):

@@ -184,6 +184,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def counted(number: int, thing: str) -> str:
+    """Return how many there are of a thing that takes an s.
+
+    Examples
+    --------
+    >>> counted(1, "step"), counted(1200, "step")
+    ('1 step', '1,200 steps')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 class Progress(Protocol):
     """What :func:`progress` gives: something to be told of work done."""
 

@@ -72,7 +72,8 @@ def write_recipe(
     if target.exists() or target.is_symlink():
         raise _exists(target)
     home = target.resolve().parent
-    small = _small_depth(student, layers, teacher or student)
+    check_layers(student, layers)
+    small = _small_depth(layers, teacher or student)
     is_own = isinstance(directory, Path) and directory.is_dir()  # also one that is called demo
     place = str(Path(directory).resolve()) if is_own else str(directory)
     collection = open_collection(place)
@@ -160,14 +161,24 @@ def _depth(base: str) -> int | None:
     return depth if isinstance(depth, int) else None
 
 
-def _small_depth(student: str, layers: int, teacher: str) -> int:
-    """Return the small cross-encoder's layers: more than the student's, about half of the teachers'."""
+def check_layers(student: str, layers: int) -> None:
+    """Refuse more layers than a student's base has, as far as that can be seen without opening it.
+
+    Raises
+    ------
+    StepwellError
+        When it has fewer.
+    """
     total = _depth(student)
     if layers < 1 or (total is not None and layers > total):
         has = f", which has {total}" if total is not None else ""
         raise StepwellError(
             f"a student can't have {layers} layers of {student}{has}: take 1 to {total or 'its depth'}."
         )
+
+
+def _small_depth(layers: int, teacher: str) -> int:
+    """Return the small cross-encoder's layers: more than the student's, about half of the teachers'."""
     above = _depth(teacher)
     return layers + 1 if above is None else min(above, max(layers + 1, above // 2))
 

@@ -13,7 +13,7 @@ from stepwell.collection.source import Source
 from stepwell.collection.store import refuse
 from stepwell.display import say, show_aside
 from stepwell.errors import StepwellError, writing
-from stepwell.first_recipe import write_recipe
+from stepwell.first_recipe import check_layers, write_recipe
 from stepwell.looking import Sight, look
 
 if TYPE_CHECKING:
@@ -103,9 +103,10 @@ def start(
     Raises
     ------
     StepwellError
-        When what is there can't be read, or something would be overwritten.
+        When what is there can't be read, something would be overwritten, or the student's base has too few layers.
     """
     wishes, target = wishes or Wishes(), Path(target)
+    check_layers(wishes.student, wishes.layers)
     target = target / "recipe.yaml" if target.is_dir() else target
     sight = look(directory)
     show_aside(sight.table())

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stepwell import distributed
-from stepwell.display import warn
+from stepwell.display import counted, warn
 from stepwell.errors import StepwellError
 from stepwell.models.attention import for_training
 from stepwell.models.build import cannot_write, head_parameters, sha256_of
@@ -96,7 +96,7 @@ class TrainingLog:
         speed = f"{self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"
         peak = "" if self.peak is None else f", {self.peak:.0%} of the matmul peak"
         return (
-            f"{self.steps:,} steps, loss {first:.3f} -> {last:.3f}; {self.texts / self.steps:,.0f} texts and "
+            f"{counted(self.steps, 'step')}, loss {first:.3f} -> {last:.3f}; {self.texts / self.steps:,.0f} texts and "
             f"{self.tokens / self.steps:,.0f} tokens a step, {speed}{peak}"
         )
 

@@ -119,6 +119,7 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path, column
 
 MISTAKES = {
     "a ragged row": ("queries.csv", "qid,query\n1,a\n2,b,c\n", "queries.csv:3: has 3 columns, and the header 2: qid"),
+    "semicolons": ("queries.csv", "qid;query\n1;a\n", "queries.csv:1: has semicolons .*qid;query.* with commas"),
     "a quote left open": ("queries.csv", 'qid,query\n1,"a\n2,b\n', "queries.csv:2: .*quot"),
     "a bad record": ("queries.jsonl", '{"qid": 1, "query": "a"}\n{"qid"\n', "queries.jsonl:2: is not valid JSON"),
     "a number for a text": ("queries.jsonl", '{"qid": 1, "query": 5}\n', "queries.jsonl:1: the query's 'query' is 5"),

@@ -18,7 +18,7 @@ from stepwell.cli.app import (
     print_json,
     show_facts,
 )
-from stepwell.display import say, show
+from stepwell.display import counted, say, show
 from stepwell.errors import StepwellError
 
 
@@ -38,9 +38,17 @@ def check(
         for problem in problems:
             place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
             typer.echo(f"{problem.severity}: {place}: {problem.message}")
-        typer.echo(f"{directory}: {errors} errors, {len(problems) - errors} warnings.")
+        typer.echo(f"{directory}: {counted(errors, 'error')}, {counted(len(problems) - errors, 'warning')}.")
     if errors:
         raise typer.Exit(1)
+
+
+def _check_free(file: Path | None) -> None:
+    """Refuse a file that can't be written, before anything is done for it."""
+    if file is not None and file.exists():
+        raise StepwellError(f"{file} is there already and would be overwritten: choose another name or move it away.")
+    if file is not None and not file.parent.is_dir():
+        raise StepwellError(f"{file} can't be written: there is no folder {file.parent}. Make it or name another file.")
 
 
 @app.command()
@@ -83,10 +91,7 @@ def mine(
     from stepwell.recipe import Mining
 
     for file in (target, pairs):
-        if file is not None and file.exists():
-            raise StepwellError(
-                f"{file} is there already and would be overwritten: choose another name or move it away."
-            )
+        _check_free(file)
     if pairs is not None and pairs.resolve() == target.resolve():
         raise StepwellError(f"{target} can't hold both the texts and the ids of --pairs: name another file for these.")
     if teacher is None and denoise is not None:
@@ -153,7 +158,6 @@ def score(
     from stepwell.cluster import Cluster
     from stepwell.exchange import score_pairs
 
-    if target.exists():
-        raise StepwellError(f"{target} is there already and would be overwritten: choose another name or move it away.")
+    _check_free(target)
     cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
     show_facts(score_pairs(collection, pairs, target, teacher, tokens, cluster, recipe), as_json)

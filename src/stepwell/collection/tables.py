@@ -144,6 +144,10 @@ def read_table(path: Path, name: str, report: Report) -> Iterator[tuple[int, dic
         for number, fields in rows:
             if not header:
                 header = [field.strip() for field in fields]
+                if len(header) == 1 and ";" in header[0]:
+                    message = f"has semicolons between columns: {header[0][:80]!r}. Save it with commas, or as .tsv."
+                    report(Problem("error", name, number, "columns", message))
+                    return
             elif len(fields) != len(header):
                 message = f"has {len(fields)} columns, and the header {len(header)}: {', '.join(header)}."
                 report(Problem("error", name, number, "columns", message))
