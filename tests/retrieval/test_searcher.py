@@ -10,9 +10,9 @@ import pytest
 from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
-from stepwell.retrieval import searcher as searchers
 from stepwell.retrieval.bm25 import BM25Index
-from stepwell.retrieval.searcher import Searcher, read_results, vectors_of
+from stepwell.retrieval.search import retrieve
+from stepwell.retrieval.searcher import Searcher, read_results, retrieve_with, vectors_of
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +82,59 @@ def test_fusion_counts_the_ranks_of_both_lists(tiny_run):
         assert hit.score == pytest.approx(expected)
 
 
-def test_the_vectors_of_a_model_are_encoded_once(tiny_model, place, monkeypatch):
+@pytest.fixture
+def encoded(monkeypatch):
+    """Return the list of what is encoded from now on, as (side, texts)."""
+    seen, encode = [], Encoder.encode
+
+    def told(self, tokens, side, rows=None, **options):
+        seen.append((side, len(tokens) if rows is None else len(rows)))
+        return encode(self, tokens, side, rows, **options)
+
+    monkeypatch.setattr(Encoder, "encode", told)
+    return seen
+
+
+def test_passages_are_encoded_once_whatever_the_queries(tiny_model, place, encoded, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEPWELL_CACHE", str(tmp_path / "cache"))
+    encoder, collection = Encoder.open(tiny_model), open_collection(place)
+    first = vectors_of(encoder, collection, [3, 1, 3])
+    assert first.query_rows.tolist() == [1, 3] and encoded == [("document", collection.n_passages), ("query", 2)]
+    again = vectors_of(encoder, collection, [1, 3])
+    assert len(encoded) == 2 and np.array_equal(again.queries, first.queries)
+    assert np.array_equal(vectors_of(encoder, collection, [1, 4]).of_queries(np.array([1])), first.queries[:1])
+    assert len(vectors_of(encoder, collection).query_rows) == 0
+    assert encoded[2:] == [("query", 2)]
+    whole = encoder.encode(encoder.tokenise(collection.query_texts([1, 3]), "query"), "query")
+    assert np.allclose(first.queries, whole, atol=1e-6)
+
+
+def test_a_damaged_file_of_queries_is_made_again(tiny_model, place, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEPWELL_CACHE", str(tmp_path / "cache"))
     encoder, collection = Encoder.open(tiny_model), open_collection(place)
     first = np.array(vectors_of(encoder, collection, [1, 3]).queries)
-
-    def never(*_, **__):
-        raise AssertionError("encoded again")
-
-    monkeypatch.setattr(searchers, "write_vectors", never)
+    (file,) = (tmp_path / "cache").rglob("queries-*.npy")
+    file.write_bytes(file.read_bytes()[:-5])
     assert np.array_equal(vectors_of(encoder, collection, [1, 3]).queries, first)
-    with pytest.raises(AssertionError):
-        vectors_of(encoder, collection, [1, 4])
+
+
+def test_a_run_is_judged_by_the_vectors_that_it_left(tiny_run, tiny_path, encoded, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEPWELL_CACHE", str(tmp_path / "cache"))
+    collection = open_collection(tiny_path)
+    for split in collection.splits:
+        retrieve_with(str(tiny_run), collection, collection.qrels(split), 5)
+    assert encoded == []
+    left = vectors_of(Encoder.open(tiny_run / "model"), collection, collection.qrels("dev").query_rows)
+    run = retrieve_with(str(tiny_run), collection, collection.qrels("dev"), 5)
+    assert np.array_equal(retrieve(left, run.queries, 5).passages, run.passages)
+
+
+def test_a_run_whose_stages_were_deleted_is_encoded_again(tiny_run, tiny_path, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("stages"))
+    collection = open_collection(tiny_path)
+    dev = collection.qrels("dev")
+    whole, cut = (retrieve_with(str(run), collection, dev, 5) for run in (tiny_run, tmp_path / "run"))
+    assert np.array_equal(whole.passages, cut.passages)
 
 
 @pytest.mark.parametrize("query", ["", "  \n"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from stepwell.retrieval.fusion import reciprocal_rank_fusion
 from stepwell.retrieval.packages import Found
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve, top_k
-from stepwell.retrieval.vectors import Vectors, write_vectors
+from stepwell.retrieval.vectors import Vectors, write_queries, write_vectors
 
 Mode = Literal["student", "asymmetric", "bm25", "fused"]
 
@@ -189,8 +189,11 @@ class Searcher:
         ]
 
 
-def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = ()) -> Vectors:
+def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = (), known: Vectors | None = None) -> Vectors:
     """Return the vectors of a collection under any encoder, from the cache where they are.
+
+    Passages are encoded once, whatever queries come later; ``known`` are vectors of this encoder and collection that
+    a run left.
 
     Raises
     ------
@@ -202,16 +205,22 @@ def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = ()) -
             "several processes were started for what one does (search, eval, compare, mine): start it without "
             "accelerate launch. run, encode and score share their work."
         )
-    rows = np.asarray(query_rows, dtype=np.int32)
-    texts, queries = collection.texts_fingerprint[:16], hashlib.sha256(rows.tobytes()).hexdigest()[:8]
-    name = f"{texts}-{encoder.fingerprint[:16]}-{queries}"
-    folder = default_cache() / "vectors" / name
+    rows = np.unique(np.asarray(query_rows, dtype=np.int32))
+    if known is not None and known.has_queries(rows):
+        return known
+    folder = default_cache() / "vectors" / f"{collection.texts_fingerprint[:16]}-{encoder.fingerprint[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        if not (folder / "vectors.json").is_file():
-            with progress(collection.n_passages + len(rows), "encoding") as bar:
-                write_vectors(encoder, collection, rows, folder, bar.advance)
-    return Vectors.open(folder)
+        if known is None and not (folder / "vectors.json").is_file():
+            with progress(collection.n_passages, "encoding passages") as bar:
+                write_vectors(encoder, collection, np.zeros(0, np.int32), folder, bar.advance)
+        passages = known or Vectors.open(folder)
+        if not len(rows):
+            return passages
+        file = folder / f"queries-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}.npy"
+        with progress(len(rows), "encoding queries") as bar:
+            write_queries(encoder, collection, rows, file, bar.advance)
+    return replace(passages, queries=np.load(file, mmap_mode="r"), query_rows=rows)
 
 
 def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int) -> Run:
@@ -231,9 +240,12 @@ def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int)
         if missing:
             warn(f"{missing:,} of the {len(rows):,} queries are not in {place}: each counts as one without any hit.")
         return run
-    model = place / "model" if results_of(place, "name it again") else place
-    encoder = Encoder.open(str(model) if place.is_dir() else system)
-    return retrieve(vectors_of(encoder, collection, rows), rows, depth)
+    facts, known = results_of(place, "name it again"), None
+    if facts is not None and facts["collection"]["fingerprint"] == collection.fingerprint:
+        kept = place / facts["stages"][f"{facts['final']}.vectors"]
+        known = Vectors.open(kept) if kept.is_dir() else None
+    encoder = Encoder.open(str(place / "model" if facts else place) if place.is_dir() else system)
+    return retrieve(vectors_of(encoder, collection, rows, known), rows, depth)
 
 
 def results_of(place: Path, then: str) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from stepwell.collection.unlabelled import Unlabelled
 from stepwell.errors import StepwellError, writing
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.token_store import side_tokens, unlabelled_tokens
+from stepwell.models.tokens import Tokens
 from stepwell.retrieval.shards import Shards, write_array
 
 BLOCK = 2_048
@@ -63,6 +64,10 @@ class Vectors:
                 f"the vectors in {folder} are missing or damaged ({error}). For a run, the same `stepwell run` makes "
                 "them again; in the cache, delete the folder."
             ) from error
+
+    def has_queries(self, rows: NDArray[np.int32]) -> bool:
+        """Return whether all of these query rows were encoded."""
+        return bool(np.isin(rows, self.query_rows).all())
 
     def of_queries(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the vectors of query rows, shape (len(rows), D); a row that was not encoded raises KeyError."""
@@ -205,16 +210,38 @@ def write_vectors(
     distributed.barrier()
 
 
+def write_queries(
+    encoder: Encoder,
+    collection: Collection,
+    rows: NDArray[np.int32],
+    target: Path,
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Encode queries alone into the array ``target`` (len(rows), D), as :func:`write_vectors` does."""
+    _write_side(encoder, side_tokens(collection, encoder, "query"), rows.astype(np.int64), "query", target, advance)
+
+
 def write_unlabelled(
     encoder: Encoder, unlabelled: Unlabelled, side: Side, target: Path, advance: Callable[[int], None] = lambda n: None
 ) -> None:
     """Encode texts from elsewhere into the array ``target`` (N, D), as :func:`write_vectors` does a collection's."""
     tokens = unlabelled_tokens(unlabelled, encoder, side)
-    shards = Shards(target, len(unlabelled), encoder.dimension, BLOCK)
+    _write_side(encoder, tokens, np.arange(len(unlabelled)), side, target, advance)
+
+
+def _write_side(
+    encoder: Encoder,
+    tokens: Tokens,
+    rows: NDArray[np.int64],
+    side: Side,
+    target: Path,
+    advance: Callable[[int], None],
+) -> None:
+    shards = Shards(target, len(rows), encoder.dimension, BLOCK)
     for number in range(len(shards)):
         start, stop = shards.bounds(number)
         if number % distributed.world_size() == distributed.rank() and not shards.has(number):
-            shards.write(number, encoder.encode(tokens, side, np.arange(start, stop)))
+            shards.write(number, encoder.encode(tokens, side, rows[start:stop]))
         advance(stop - start)
     distributed.barrier()
     if distributed.is_main():
