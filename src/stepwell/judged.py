@@ -15,9 +15,10 @@ from stepwell.collection.splits import NO_TEST
 from stepwell.display import say, warn
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation, evaluate, reached, wins_and_losses
+from stepwell.finished import opened_again, results_of
 from stepwell.recipe import Recipe
 from stepwell.recipe_file import load_recipe
-from stepwell.retrieval.searcher import opened_again, results_of, retrieve_with
+from stepwell.retrieval.searcher import retrieve_with
 
 DEPTH = 100
 """Passages retrieved a query where no run says how many."""

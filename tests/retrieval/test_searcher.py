@@ -9,10 +9,11 @@ import pytest
 
 from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
+from stepwell.finished import read_results
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.search import retrieve
-from stepwell.retrieval.searcher import Searcher, read_results, retrieve_with, vectors_of
+from stepwell.retrieval.searcher import Searcher, retrieve_with, vectors_of
 
 
 @pytest.fixture(scope="module")

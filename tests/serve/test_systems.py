@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from stepwell.errors import StepwellError
+from stepwell.finished import read_results
 from stepwell.models import engine, inference
 from stepwell.retrieval import searcher as searchers
 from stepwell.retrieval.run import Run
-from stepwell.retrieval.searcher import read_results
 from stepwell.serve.systems import Second, open_systems
 
 

@@ -38,9 +38,9 @@ from stepwell.export.quality import (
     signed,
     torch_runner,
 )
+from stepwell.finished import opened_again, results_of
 from stepwell.models.backends import extra_of, missing
 from stepwell.models.encoder import Encoder
-from stepwell.retrieval.searcher import opened_again, results_of
 
 FORMATS = ("onnx", "openvino", "safetensors")
 PARITY = 1e-4

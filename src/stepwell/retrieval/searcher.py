@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.cache import default_cache
-from stepwell.collection import Collection, Qrels, open_collection
-from stepwell.collection.formats import Place, section_of
+from stepwell.collection import Collection, Qrels
 from stepwell.display import progress, warn
 from stepwell.errors import StepwellError
+from stepwell.finished import opened_again, results_of
 from stepwell.index.folder import is_index, open_index
 from stepwell.index.vector_index import VectorIndex
 from stepwell.models.encoder import Encoder
@@ -246,48 +245,3 @@ def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int)
         known = Vectors.open(kept) if kept.is_dir() else None
     encoder = Encoder.open(str(place / "model" if facts else place) if place.is_dir() else system)
     return retrieve(vectors_of(encoder, collection, rows, known), rows, depth)
-
-
-def results_of(place: Path, then: str) -> dict[str, Any] | None:
-    """Return what ``results.json`` of a finished run says; None for a place that is no run.
-
-    Raises
-    ------
-    StepwellError
-        When the run is not finished (``then`` is what to do once it is), or the file can't be read.
-    """
-    if (place / "results.json").is_file():
-        return read_results(place)
-    if (place / "stages").is_dir():
-        raise StepwellError(f"the run in {place} is not finished: go on with `stepwell run`, then {then}.")
-    return None
-
-
-def opened_again(place: Place, named: Place | None) -> Collection:
-    """Open the collection ``place`` of a finished run, or the one that was ``named`` instead of it.
-
-    Raises
-    ------
-    StepwellError
-        When it can't be read; and what to do when the run's own is gone.
-    """
-    path = Path(section_of(place).path)
-    if named is None and path.is_absolute() and not path.exists():
-        raise StepwellError(
-            f"the collection that the run was made from is not at {path} any more: say where it is now with "
-            "--collection."
-        )
-    return open_collection(place)
-
-
-def read_results(run: Path) -> dict[str, Any]:
-    """Read ``results.json`` of a finished run."""
-    try:
-        facts: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
-        if not {"collection", "stages", "final", "asymmetric"} <= facts.keys():
-            raise ValueError("keys are missing")
-    except (OSError, ValueError, AttributeError) as error:
-        raise StepwellError(
-            f"can't read {run / 'results.json'} ({error}): run `stepwell run` again, it repairs it."
-        ) from error
-    return facts

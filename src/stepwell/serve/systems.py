@@ -13,11 +13,12 @@ import numpy as np
 
 from stepwell.collection import Collection
 from stepwell.errors import StepwellError
+from stepwell.finished import read_results
 from stepwell.ladder.workspace import read_json
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.retrieval.bm25 import BM25Index, bm25_of
-from stepwell.retrieval.searcher import Hit, Searcher, read_results
+from stepwell.retrieval.searcher import Hit, Searcher
 from stepwell.retrieval.vectors import Vectors
 
 STUDENT = "student"
