@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from blocks_in_processes import PAIRS, work
+from common import Killed
 from processes import finish, together
 from stepwell import distributed, scoring
 from stepwell.models.build import build_cross_encoder
@@ -16,10 +17,6 @@ from stepwell.retrieval import vectors
 from stepwell.retrieval.vectors import Vectors
 from stepwell.scores import ScoreStore
 from stepwell.scoring import block_scorer, blocks, missing, score_into
-
-
-class Killed(BaseException):
-    """As good as kill -9: nothing catches it."""
 
 
 def rows(*values):

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import ModernBertConfig, ModernBertForSequenceClassification, PreTrainedModel
 
+from common import Killed
 from stepwell import distributed, training
 from stepwell.errors import StepwellError
 from stepwell.imitation import EmbeddingObjective
@@ -27,10 +28,6 @@ from stepwell.objectives import Draw, RerankObjective, StudentObjective, Terms
 from stepwell.recipe import Optimiser, RerankTraining
 from stepwell.retrieval.vectors import Vectors
 from stepwell.training import batches, learning_rate, total_steps, train
-
-
-class Killed(BaseException):
-    """As good as kill -9: nothing catches it."""
 
 
 def candidates_of(collection, k=4):

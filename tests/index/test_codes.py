@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sentence_transformers.util.quantization import quantize_embeddings
 
+from common import unit_vectors
 from stepwell.index import codes as module
 from stepwell.index.codes import Codes, narrow, ranges_of, write_codes
 from stepwell.retrieval.search import top_k
@@ -11,12 +12,7 @@ from stepwell.retrieval.search import top_k
 WIDTH = 20
 
 
-def unit_vectors(n, seed, width=WIDTH):
-    vectors = np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32) + np.float32(0.2)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-PASSAGES, QUERIES = unit_vectors(300, 0), unit_vectors(12, 1)
+PASSAGES, QUERIES = unit_vectors(300, 0, WIDTH, 0.2), unit_vectors(12, 1, WIDTH, 0.2)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from common import unit_vectors
 from stepwell.errors import StepwellError
 from stepwell.index import milvus as module
 from stepwell.index.milvus import MilvusIndex
@@ -18,12 +19,7 @@ from stepwell.retrieval.search import top_k
 COUNT, WIDTH = 300, 8
 
 
-def unit_vectors(n, seed):
-    vectors = np.random.default_rng(seed).standard_normal((n, WIDTH)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-PASSAGES, QUERIES = unit_vectors(COUNT, 0), unit_vectors(9, 1)
+PASSAGES, QUERIES = unit_vectors(COUNT, 0, WIDTH), unit_vectors(9, 1, WIDTH)
 FLAT = IndexSettings("milvus").resolve(WIDTH)
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from common import unit_vectors
 from stepwell.index.codes import Codes, narrow
 from stepwell.index.settings import IndexSettings
 from stepwell.index.vector_index import VectorIndex, make, read, sizes
@@ -14,12 +15,7 @@ from stepwell.retrieval.search import top_k
 WIDTH, COUNT = 24, 400
 
 
-def unit_vectors(n, seed, width=WIDTH):
-    vectors = np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32) + np.float32(0.1)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-PASSAGES, QUERIES = unit_vectors(COUNT, 0), unit_vectors(20, 1)
+PASSAGES, QUERIES = unit_vectors(COUNT, 0, WIDTH, 0.1), unit_vectors(20, 1, WIDTH, 0.1)
 BEST = top_k(QUERIES, PASSAGES, 10)[0]
 
 KINDS = [
@@ -105,7 +101,7 @@ def coded(tmp_path_factory):
 @given(st.integers(0, 999), st.integers(1, 12), st.integers(1, 12), st.integers(1, 12))
 def test_scoring_more_again_never_lowers_recall(coded, seed, k, fewer, more):
     bits, codes = coded
-    queries = unit_vectors(3, seed)
+    queries = unit_vectors(3, seed, WIDTH, 0.1)
     best = top_k(queries, PASSAGES, k)[0]
 
     def found(rescore):

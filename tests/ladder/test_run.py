@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
+from common import Killed
 from stepwell import api, training
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
@@ -27,11 +28,6 @@ from stepwell.recipe_file import load_recipe
 from stepwell.recipe_teachers import DualEncoderTeacher
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.searcher import Searcher
-
-
-class Killed(BaseException):
-    """As good as kill -9: nothing catches it."""
-
 
 pytestmark = pytest.mark.usefixtures("without_report")
 

@@ -151,6 +151,16 @@ def test_a_damaged_file_costs_a_report_only_what_it_holds(tiny_run, tmp_path):
     assert {answer.text is None for answer in found.answers if answer.system == "BM25"} == {True}
 
 
+def test_empty_files_of_vectors_cost_a_report_the_time_of_a_text(tiny_run, results, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for name, folder in results["stages"].items():
+        if name.endswith(".vectors"):
+            (run / folder / "passages.npy").write_bytes(b"")
+    before, after = facts_of(tiny_run), facts_of(run)
+    assert [cost.parameters for cost in after.costs] == [cost.parameters for cost in before.costs]
+    assert any(cost.encode_ms for cost in before.costs) and not any(cost.encode_ms for cost in after.costs)
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(StepwellError, match="no run's folder"):
         facts_of(tmp_path)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from common import unit_vectors
 from stepwell.errors import StepwellError
 from stepwell.retrieval.packages import Settings, make, read
 
@@ -19,12 +20,7 @@ ALL = [
 ]
 
 
-def unit_vectors(n, seed, width=16):
-    vectors = np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-PASSAGES, QUERIES = unit_vectors(600, 0), unit_vectors(30, 1)
+PASSAGES, QUERIES = unit_vectors(600, 0, 16), unit_vectors(30, 1, 16)
 
 
 def need(settings):

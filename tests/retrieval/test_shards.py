@@ -9,12 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import Killed
 from stepwell.retrieval import shards as module
 from stepwell.retrieval.shards import Shards, write_array
-
-
-class Killed(BaseException):
-    """As good as kill -9: nothing catches it."""
 
 
 def numbers(rows, width=3):

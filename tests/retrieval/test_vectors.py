@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from common import Killed
 from stepwell import distributed
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
@@ -14,10 +15,6 @@ from stepwell.retrieval import vectors
 from stepwell.retrieval.vectors import Draft, Vectors, block_encoder, write_vectors
 
 ROWS = np.array([9, 3, 3, 30], np.int32)
-
-
-class Killed(BaseException):
-    """As good as kill -9: nothing catches it."""
 
 
 @pytest.fixture(scope="module")

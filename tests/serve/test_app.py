@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from stepwell.serve.app import make_app
+from stepwell.serve.app import USUAL, make_app
 from stepwell.serve.engine import TRIM, Engine
+from stepwell.serve.limits import Limits
 
 
 def found(client, query, **more):
@@ -30,6 +31,13 @@ def test_search_gives_titles_scores_and_the_places_of_words(client, systems):
             words = [passage[part][start:stop].lower() for start, stop in passage[f"{part}_matches"]]
             assert set(words) <= {"old", "river"}
             assert len(words) == sum(word in ("old", "river") for word in passage[part].split())
+
+
+@pytest.mark.parametrize(("most", "given"), [(3, 3), (20, USUAL)])
+def test_without_a_k_it_is_the_usual_one_or_the_most_that_is_allowed(systems, most, given):
+    with TestClient(make_app(systems, Limits(k=most)), base_url="http://127.0.0.1") as client:
+        assert len(found(client, "river")[0]["passages"]) == given
+        assert client.post("/search", json={"query": "river", "k": most + 1}).status_code == 422
 
 
 def test_a_batch_is_answered_like_its_queries_alone(client):

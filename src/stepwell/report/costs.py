@@ -116,7 +116,8 @@ def _encoding_speeds(run: RunFolder) -> dict[int, list[float]]:
     for kept in run.stages:
         if kept.kind != "vectors":
             continue
-        texts = sum(_length(kept.folder / f"{name}.npy") for name in ("passages", "queries"))
+        lengths = [_length(kept.folder / f"{name}.npy") for name in ("passages", "queries")]
+        texts = sum(lengths) if all(lengths) else 0  # the time is that of both
         for model in models_of(run, kept).values():
             value = _per(kept, texts)
             if value is not None:
