@@ -319,6 +319,11 @@ def test_a_folder_in_which_another_run_is_at_work(refused, tiny_recipe, tmp_path
     assert not list((tmp_path / "run" / "stages").iterdir())
 
 
+def test_a_folder_with_a_finished_run_by_another_name(refused, tiny_run, tiny_recipe, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    refused("run", tiny_recipe, "--out", run, "--set", "name=other", names=(run, "'tiny'", "'other'", "--out"))
+
+
 @pytest.mark.parametrize("verb, extra", [("init", ()), ("mine", ()), ("score", ("--teacher", "x"))])
 def test_files_that_are_there_are_never_overwritten(refused, tiny_path, tmp_path, verb, extra):
     target = tmp_path / "target"

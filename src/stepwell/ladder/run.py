@@ -14,7 +14,8 @@ from stepwell import distributed
 from stepwell.cache import default_cache
 from stepwell.collection import open_collection, resolve_splits
 from stepwell.display import Progress, duration, progress, say, warn
-from stepwell.errors import write_text
+from stepwell.errors import StepwellError, write_text
+from stepwell.finished import read_results
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
@@ -68,6 +69,7 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
         For everything that the user can mend.
     """
     ctx = prepare(recipe)
+    _refuse_another(out, recipe)
     with Workspace(out, shared_facts(ctx)) as workspace:
         if distributed.is_main():
             write_text(out / "recipe.yaml", dump_recipe(recipe))
@@ -82,6 +84,19 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
         if not distributed.is_main():
             return {}
         return _leave(ctx, workspace, out)
+
+
+def _refuse_another(out: Path, recipe: Recipe) -> None:
+    """Refuse a folder with the model and the results of a finished run by another name."""
+    try:
+        name = read_results(out).get("name", recipe.name)
+    except StepwellError:  # none, or damaged: nothing to lose
+        return
+    if name != recipe.name:
+        raise StepwellError(
+            f"{out} holds the finished run {name!r}, whose model and results {recipe.name!r} would replace: name "
+            "another folder with --out, or give the recipe that name to go on from it."
+        )
 
 
 def _look_for_keys(recipe: Recipe) -> None:
