@@ -4,9 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from stepwell.errors import StepwellError
 from stepwell.ladder.workspace import Stage, Workspace, damage, read_json
+from stepwell.models import engine
 
 SHARED = {"collection": "c0ffee", "seed": 13}
 
@@ -169,6 +171,12 @@ def test_the_manifest_traces_a_stage(recorder, tmp_path):
     assert manifest["settings"] == {"lr": 1} and manifest["shared"] == SHARED
     assert manifest["inputs"] == {"first": workspace.keys["first"]}
     assert manifest["key"] == workspace.keys["middle"] and "torch" in manifest["versions"]
+    assert manifest["machine"] == {
+        "processor": engine.processor(torch.device("cpu")),
+        "precision": "fp32",  # as all tests
+        "threads": "1",
+        "processes": "1",
+    }
 
 
 @pytest.mark.parametrize("go, ran", [(True, ["gate", "gated", "after"]), (False, ["gate", "after"])])

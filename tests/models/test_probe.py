@@ -211,7 +211,7 @@ class TestChoose:
         choose(teacher, "scoring")
         wish("torch")
         choose(net, "embedding")
-        monkeypatch.setattr(probe, "cpu_name", lambda: "another one")
+        monkeypatch.setattr(engine, "processor", lambda device: "another one")
         choose(net, "embedding")
         assert len(probed) == 5
 

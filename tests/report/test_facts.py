@@ -37,6 +37,7 @@ def test_the_steps_are_what_was_decided(facts, tiny_run, results):
 def test_the_comparison_is_the_runs_own(facts, results):
     assert facts.comparison == results["comparison"] and facts.finished == results["finished"]
     assert [cost.system for cost in facts.costs] == [row["name"] for row in results["comparison"]["rows"]]
+    assert facts.machine == results["machine"] and facts.machine["precision"] == "fp32"
     assert facts.missing == []
 
 

@@ -12,9 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
-from stepwell.display import Cell, Table, progress
+from stepwell.display import Cell, Table, counted, progress
 from stepwell.export.graph import (
     KINDS,
     OPENVINO,
@@ -29,9 +27,9 @@ from stepwell.export.graph import (
 from stepwell.export.quality import MEASURE, Ground, Yardstick, parity, points_lost, sample_texts, signed
 from stepwell.models.backends import WAYS, Net, Runner, extra_of, missing, open_way, parts, unfit
 from stepwell.models.encoder import Encoder
-from stepwell.models.engine import token_budget
+from stepwell.models.engine import machine, token_budget
 from stepwell.models.inference import Opened
-from stepwell.models.probe import bf16_is_slow, cpu_name
+from stepwell.models.probe import bf16_is_slow
 from stepwell.models.tokens import Tokens
 
 ROUNDS = 5
@@ -155,9 +153,8 @@ def bench(name: str, encoder: Encoder, ground: Ground | None = None) -> Bench:
                 lost = 0.0 if way == "torch-fp32" else points_lost(before, yardstick.measure(runner))
             cosine = parity(encoder, runner.run, texts)[1]
             timings.append(Timing(way, rates[way], rates[way] / length, size, cosine, lost))
-    threads = torch.get_num_threads()
-    machine = f"{cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
-    return Bench(name, tuple(timings), left_out, machine)
+    here = machine()
+    return Bench(name, tuple(timings), left_out, f"{here['processor']}, {counted(int(here['threads']), 'thread')}")
 
 
 def _open(

@@ -21,6 +21,7 @@ from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
 from stepwell.ladder.telling import tell
 from stepwell.ladder.workspace import Workspace, read_json, versions
+from stepwell.models.engine import machine
 from stepwell.recipe import Recipe
 from stepwell.recipe_file import dump_recipe
 from stepwell.recipe_teachers import HostedTeacher
@@ -166,6 +167,7 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
         "stages": names,
         "asymmetric": _asymmetric(ctx, workspace),
         "versions": versions(),
+        "machine": machine(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "comparison": comparison,
     }

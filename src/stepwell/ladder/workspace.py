@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from stepwell import distributed
 from stepwell.display import warn
 from stepwell.errors import StepwellError, writing
+from stepwell.models.engine import machine
 from stepwell.pair_counts import counting
 
 LAYOUT = 4
@@ -299,6 +300,7 @@ class Workspace:
             "seconds": round(seconds, 2),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": versions(),
+            "machine": machine(),
             "files": {
                 str(path.relative_to(partial)): sha256(path)
                 for path in sorted(partial.rglob("*"))

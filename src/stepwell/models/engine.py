@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -82,6 +84,27 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
     start = time.perf_counter()
     nn.functional.linear(inputs, weights)
     return time.perf_counter() - start
+
+
+def processor(device: torch.device) -> str:
+    """Return what the processor, or the graphics card, calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, str]:
+    """Return what the last bits of results depend on besides versions: processor, number type, how many take part."""
+    return {
+        "processor": processor(distributed.state().device),
+        "precision": "bf16" if precision() is torch.bfloat16 else "fp32",
+        "threads": str(torch.get_num_threads()),
+        "processes": str(distributed.world_size()),
+    }
 
 
 def autocast() -> contextlib.AbstractContextManager[object]:

@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -177,19 +176,10 @@ def _read(path: Path, ways: Sequence[str]) -> Choice | None:
 
 
 def _machine(device: torch.device) -> list[Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    name = engine.processor(device)
     packages = sorted({"torch", "transformers", *(package for group in PACKAGES.values() for package in group)})
     versions = {package: version_of(package) for package in packages if importlib.util.find_spec(package)}
     return [name, torch.backends.cpu.get_cpu_capability(), device.type, torch.get_num_threads(), versions]
-
-
-def cpu_name() -> str:
-    """Return what the processor calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _architecture(net: Net) -> list[Any]:

@@ -55,6 +55,7 @@ class RunFacts:
     seed: int | None
     splits: dict[str, Any]
     versions: dict[str, str]
+    machine: dict[str, str]
     comparison: dict[str, Any] | None
     start: float | None
     steps: list[Step]
@@ -108,6 +109,7 @@ def facts_of(place: str | Path) -> RunFacts:
         seed=shared.get("seed"),
         splits=dict(shared.get("splits", {})),
         versions=dict(results.get("versions") or last.get("versions", {})),
+        machine=dict(results.get("machine") or last.get("machine", {})),
         comparison=comparison,
         start=start,
         steps=climbed,
