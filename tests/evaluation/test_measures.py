@@ -20,6 +20,8 @@ COLLECTION = SimpleNamespace(
     fingerprint="f" * 64,
     passage_ids=[f"{'dcba'[row % 4]}-{row * 7 % 31}" for row in range(PASSAGES)],
     query_ids=[f"q/{row}" for row in range(6)],
+    find_query=None,  # both are for ids with blanks
+    find_passage=None,
 )
 
 
