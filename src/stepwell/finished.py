@@ -10,6 +10,9 @@ from stepwell.collection import Collection, open_collection
 from stepwell.collection.formats import Place, section_of
 from stepwell.errors import StepwellError
 
+SEARCHED = "search.vectors"
+"""The stage with the vectors to search in fp32, of runs whose others are in bf16."""
+
 
 def results_of(place: Path, then: str) -> dict[str, Any] | None:
     """Return what ``results.json`` of a finished run says; None for a place that is no run.

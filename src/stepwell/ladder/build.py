@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from stepwell.errors import StepwellError
+from stepwell.finished import SEARCHED
 from stepwell.ladder import finding, judging, making, proof, refine_stages
 from stepwell.ladder.context import Context
 from stepwell.ladder.contrastive_stages import add_start
@@ -13,6 +15,7 @@ from stepwell.ladder.prices import Prices, depth_of, vector_width
 from stepwell.ladder.teacher_stages import add_teacher
 from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Stage
+from stepwell.models import engine
 from stepwell.models.build import pick_layers
 from stepwell.models.files import content_digest
 from stepwell.recipe import Mining, Recipe, Rung
@@ -20,12 +23,17 @@ from stepwell.recipe_ladder import MORE, teacher_temperature
 from stepwell.recipe_teachers import ModelTeacher
 
 
-def stages_of(ctx: Context, prices: Prices | None = None) -> list[Stage]:
-    """Return all stages of a run in order, each after its inputs; priced for the collection where not by ``prices``."""
+def stages_of(ctx: Context, prices: Prices | None = None, to_search: bool = False) -> list[Stage]:
+    """Return all stages of a run in order, each after its inputs; priced for the collection where not by ``prices``.
+
+    ``to_search``: also what nothing but a search in the finished run needs.
+    """
     builder = Builder(ctx, prices)
     builder.ladder()
     builder.refinement()
     builder.proof()
+    if to_search:
+        builder.for_search()
     return list(builder.stages.values())
 
 
@@ -73,6 +81,23 @@ class Builder:
         """Add the vectors of all texts under a student."""
         student = self.recipe.student
         return self.vectors(model, title, student.base, student.layers, student.loss_scale)
+
+    def for_search(self) -> None:
+        """Add the final student's vectors of the passages in fp32, where its others are in bf16."""
+        if engine.searches_exactly():
+            student, model = self.recipe.student, f"student@{self.last}"
+            work = self.prices.encode(student.base, student.layers)
+            self.add(
+                SEARCHED,
+                "vectors",
+                "encode with the final student in fp32, to search",
+                {"scale": student.loss_scale, "exact": True},
+                (model,),
+                partial(finding.vectors, self.ctx, model, student.loss_scale, exact=True),
+                only_if=(),
+                collective=True,
+                work=replace(work, forward=work.forward * max(1.0, engine.bf16_gain())),
+            )
 
     def split(self, split: str, model: str, title: str) -> str:
         """Search dev or test with a model's vectors."""

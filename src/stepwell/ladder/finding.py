@@ -33,13 +33,16 @@ def bm25(ctx: Context, job: Job) -> None:
         run.save(job.folder / "train.parquet", ctx.collection)
 
 
-def vectors(ctx: Context, model: str, scale: float | None, job: Job) -> None:
+def vectors(ctx: Context, model: str, scale: float | None, job: Job, exact: bool = False) -> None:
     """Encode all passages, and the queries of all splits, with the model of the stage ``model``.
 
-    ``scale`` is the factor from its similarities to its logits; the similarity's own when None.
+    ``scale`` is the factor from its similarities to its logits; the similarity's own when None. ``exact``: in fp32, and
+    passages alone.
     """
-    encoder = ctx.encoder(job.inputs[model], scale)
-    rows = ctx.query_rows
+    encoder, rows = ctx.encoder(job.inputs[model], scale), ctx.query_rows
+    if exact:
+        encoder.inference.be_exact()
+        rows = rows[:0]
     total, done = ctx.collection.n_passages + len(rows), 0
 
     def advance(n: int) -> None:

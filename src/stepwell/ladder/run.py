@@ -51,7 +51,7 @@ def shared_facts(ctx: Context) -> dict[str, Any]:
 def plan(recipe: Recipe, out: Path) -> Plan:
     """Estimate a run without starting it."""
     ctx = prepare(recipe)
-    return make_plan(ctx, stages_of(ctx), Workspace(out, shared_facts(ctx)))
+    return make_plan(ctx, stages_of(ctx, to_search=True), Workspace(out, shared_facts(ctx)))
 
 
 def run(recipe: Recipe, out: Path) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
         if distributed.is_main():
             write_text(out / "recipe.yaml", dump_recipe(recipe))
         _look_for_keys(recipe)
-        stages = stages_of(ctx)
+        stages = stages_of(ctx, to_search=True)
         estimate = make_plan(ctx, stages, Workspace(out, shared_facts(ctx)))
         say(f"{recipe.name}: {len(stages)} stages, about {duration(estimate.total)} still to go; the folder is {out}.")
         began = time.monotonic()

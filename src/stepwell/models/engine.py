@@ -151,6 +151,14 @@ def few_shapes() -> bool:
     return precision() is torch.bfloat16 and distributed.state().device.type == "cpu"
 
 
+def searches_exactly() -> bool:
+    """Return whether a run encodes for search once more, in fp32: on a CPU that embeds in bf16.
+
+    Then search ranks as sentence-transformers does. A GPU has so much more speed in bf16 that it would cost too much.
+    """
+    return few_shapes()
+
+
 @dataclass
 class Work:
     """What went through models on this process, with a gradient: to be logged.

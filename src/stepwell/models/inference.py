@@ -52,11 +52,15 @@ class Inference:
         self.net, self.kind = net, kind
         self._opened: dict[str | None, tuple[Any, Opened]] = {}
         self._small: dict[str | None, Opened] = {}
-        self._settled = False
+        self._settled = self._exact = False
 
     def settle(self) -> None:
         """Say that the weights stay as they are: small jobs then go through a copy in bf16, where that is faster."""
-        self._settled = True
+        self._settled, self._exact = True, False
+
+    def be_exact(self) -> None:
+        """Say that outputs are to be those of sentence-transformers: torch in fp32, whatever would be faster."""
+        self._exact = True
 
     def open(self, tokens: int, task: str | None = None) -> Opened:
         """Return what runs a job of so many tokens.
@@ -72,6 +76,8 @@ class Inference:
         """
         routed = self.net.unpooled or any(isinstance(module, Router) for module in self.net.model.modules())
         net = replace(self.net, task=task if routed else None)
+        if self._exact:
+            return Opened(open_way(net, "torch-fp32"), engine.token_budget())
         if tokens < LEAST:
             return self._open_small(net)
         weights = state_of(net.model)

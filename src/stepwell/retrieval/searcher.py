@@ -17,7 +17,7 @@ from stepwell.cache import default_cache
 from stepwell.collection import Collection, Qrels
 from stepwell.display import progress, warn
 from stepwell.errors import StepwellError
-from stepwell.finished import opened_again, results_of
+from stepwell.finished import SEARCHED, opened_again, results_of
 from stepwell.index.folder import is_index, open_index
 from stepwell.index.vector_index import VectorIndex
 from stepwell.models.encoder import Encoder
@@ -109,6 +109,9 @@ class Searcher:
                 )
             return cls(opened, encoder, vectors_of(encoder, opened), bm25)
         stage = facts["asymmetric"] if mode == "asymmetric" else f"{facts['final']}.vectors"
+        if mode != "asymmetric" and SEARCHED in facts["stages"]:
+            stage = SEARCHED
+            encoder.inference.be_exact()
         if stage is None:
             raise StepwellError(
                 f"the run in {run} has no asymmetric retriever: its ladder has no embedding rung, or teacher and "

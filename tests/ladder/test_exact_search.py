@@ -1,0 +1,64 @@
+"""Where a run embeds in bf16, its search ranks all the same as sentence-transformers does."""
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from stepwell import api
+from stepwell.finished import SEARCHED, read_results
+from stepwell.ladder.build import stages_of
+from stepwell.ladder.run import plan, prepare
+from stepwell.models import engine
+from stepwell.recipe_file import load_recipe
+from stepwell.retrieval.searcher import Searcher
+from stepwell.retrieval.vectors import Vectors
+
+
+@pytest.fixture(scope="module")
+def halves():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEPWELL_PRECISION", "bf16")
+        engine.precision.cache_clear()
+        yield
+    engine.precision.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def run(halves, tiny_recipe, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEPWELL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("stepwell.api._report_at_the_end", lambda folder: None)
+        folder = tmp_path_factory.mktemp("halves") / "run"
+        api.run(tiny_recipe, folder)
+    return folder
+
+
+def test_search_in_a_run_ranks_as_sentence_transformers_does(run):
+    searcher, facts = Searcher.open(run), read_results(run)
+    model = SentenceTransformer(str(run / "model"), device="cpu")
+    collection = searcher.collection
+    passages = model.encode_document(collection.passage_texts(), normalize_embeddings=True)
+    texts = collection.query_texts()
+    queries = model.encode_query(texts, normalize_embeddings=True)
+    assert np.allclose(searcher.vectors.passages, passages, atol=1e-6)
+    left = Vectors.open(run / facts["stages"][f"{facts['final']}.vectors"])
+    assert not np.allclose(left.passages, passages, atol=1e-4)  # what the run itself works with
+    for scores, hits in zip(queries @ passages.T, searcher.search_many(texts, 10), strict=True):
+        found = [collection.passage_row(hit.passage_id) for hit in hits]
+        assert np.allclose(scores[found], np.sort(scores)[::-1][:10], atol=1e-6)  # equal but for ties
+        assert np.allclose([hit.score for hit in hits], scores[found], atol=1e-6)
+
+
+def test_what_serves_takes_the_faster_way(run):
+    searcher = Searcher.open(run)
+    exact = searcher.search("the old river", 5)
+    searcher.encoder.inference.settle()
+    assert [hit.score for hit in searcher.search("the old river", 5)] != [hit.score for hit in exact]
+
+
+def test_only_a_run_in_bf16_encodes_for_search(halves, tiny_recipe, tmp_path, monkeypatch):
+    ctx = prepare(load_recipe(tiny_recipe))
+    assert SEARCHED in {stage.name for stage in plan(ctx.recipe, tmp_path / "run").stages}
+    assert SEARCHED not in {stage.name for stage in stages_of(ctx)}  # as for the variants of an ablation
+    monkeypatch.setattr(engine, "searches_exactly", lambda: False)
+    assert SEARCHED not in {stage.name for stage in plan(ctx.recipe, tmp_path / "run").stages}
