@@ -108,15 +108,15 @@ class Searcher:
                     f"{run} is a model; the asymmetric mode needs a finished run with a teacher's vectors."
                 )
             return cls(opened, encoder, vectors_of(encoder, opened), bm25)
-        stage = facts["asymmetric"] if mode == "asymmetric" else f"{facts['final']}.vectors"
-        if mode != "asymmetric" and SEARCHED in facts["stages"]:
-            stage = SEARCHED
-            encoder.inference.be_exact()
+        own = SEARCHED if SEARCHED in facts["stages"] else f"{facts['final']}.vectors"
+        stage = facts["asymmetric"] if mode == "asymmetric" else own
         if stage is None:
             raise StepwellError(
                 f"the run in {run} has no asymmetric retriever: its ladder has no embedding rung, or teacher and "
                 "student differ in width. Search with --mode student."
             )
+        if stage == SEARCHED:
+            encoder.inference.be_exact()
         return cls(opened, encoder, Vectors.open(run / facts["stages"][stage]), bm25)
 
     @classmethod
@@ -194,8 +194,8 @@ class Searcher:
 def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = (), known: Vectors | None = None) -> Vectors:
     """Return the vectors of a collection under any encoder, from the cache where they are.
 
-    Passages are encoded once, whatever queries come later; ``known`` are vectors of this encoder and collection that
-    a run left.
+    Passages are encoded once, whatever queries come later, and not at all where vectors of them are ``known``: what a
+    run has left of this encoder and collection.
 
     Raises
     ------
@@ -208,8 +208,6 @@ def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = (), k
             "accelerate launch. run, encode and score share their work."
         )
     rows = np.unique(np.asarray(query_rows, dtype=np.int32))
-    if known is not None and known.has_queries(rows):
-        return known
     folder = default_cache() / "vectors" / f"{collection.texts_fingerprint[:16]}-{encoder.fingerprint[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
@@ -246,5 +244,7 @@ def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int)
     if facts is not None and facts["collection"]["fingerprint"] == collection.fingerprint:
         kept = place / facts["stages"][f"{facts['final']}.vectors"]
         known = Vectors.open(kept) if kept.is_dir() else None
-    encoder = Encoder.open(str(place / "model" if facts else place) if place.is_dir() else system)
-    return retrieve(vectors_of(encoder, collection, rows, known), rows, depth)
+    if known is None or not known.has_queries(rows):
+        encoder = Encoder.open(str(place / "model" if facts else place) if place.is_dir() else system)
+        known = vectors_of(encoder, collection, rows, known)
+    return retrieve(known, rows, depth)
