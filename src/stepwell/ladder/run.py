@@ -69,8 +69,8 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
     StepwellError
         For everything that the user can mend.
     """
-    ctx = prepare(recipe)
     _refuse_another(out, recipe)
+    ctx = prepare(recipe)
     with Workspace(out, shared_facts(ctx)) as workspace:
         if distributed.is_main():
             write_text(out / "recipe.yaml", dump_recipe(recipe))
