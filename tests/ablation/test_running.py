@@ -137,7 +137,7 @@ def test_the_table_gives_the_figures_of_the_test_runs(ablation, tiny_collection)
     assert r"\toprule" in (ablation.out / "ablation.tex").read_text()
     facts = read_json(ablation.out / "ablation.json")
     assert [variant["name"] for variant in facts["variants"]] == list(GRID["variants"])
-    assert facts["shared"]["scored"] == ablation.result.shared.scored
+    assert facts["shared"]["scored"] == ablation.result.shared.scored and facts["machine"]["precision"] == "fp32"
 
 
 def test_a_finished_ablation_runs_nothing_again(ablation, again, monkeypatch):

@@ -18,6 +18,7 @@ from stepwell.evaluation.comparison import Row
 from stepwell.ladder.context import Context
 from stepwell.ladder.judging import measures_of
 from stepwell.ladder.workspace import read_json, versions
+from stepwell.models.engine import machine
 from stepwell.pair_counts import FILE, read_counts
 
 
@@ -200,6 +201,7 @@ class Ablation:
             "notes": list(self.notes),
             "comparison": self.comparison.to_json() if self.comparison else None,
             "versions": versions(),
+            "machine": machine(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
 

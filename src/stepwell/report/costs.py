@@ -117,7 +117,7 @@ def _encoding_speeds(run: RunFolder) -> dict[int, list[float]]:
         if kept.kind != "vectors":
             continue
         lengths = [_length(kept.folder / f"{name}.npy") for name in ("passages", "queries")]
-        texts = sum(lengths) if all(lengths) else 0  # the time is that of both
+        texts = sum(lengths) if all(lengths) else 0  # a time is that of both; passages alone are in fp32, to search
         for model in models_of(run, kept).values():
             value = _per(kept, texts)
             if value is not None:
