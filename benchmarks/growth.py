@@ -22,15 +22,15 @@ from side_by_side import apart, embed, finish, parser, publish, timed
 
 from stepwell.collection import Collection, open_collection
 from stepwell.display import say
+from stepwell.distil.negatives import mine
+from stepwell.distil.objectives import Draw, StudentObjective, Terms
+from stepwell.distil.training import train
 from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.token_store import side_tokens
-from stepwell.negatives import mine
-from stepwell.objectives import Draw, StudentObjective, Terms
 from stepwell.recipe import Mining, Optimiser
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import Vectors, write_vectors
-from stepwell.training import train
 
 PASSAGES, CANDIDATES = (1, 4, 16), (1, 4, 16)
 UNITS = {

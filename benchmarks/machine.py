@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from stepwell import distributed
 from stepwell.ladder.prices import config_of
-from stepwell.models.engine import bf16_gain
+from stepwell.models.engines.machine import bf16_gain
 
 PACKAGES = (
     "stepwell",

@@ -18,9 +18,9 @@ from samples import TRAINING, part
 from side_by_side import OURS, Contender, Skip, alone, embed, in_turn_apart, parser, publish, report
 
 from stepwell.collection import Collection
+from stepwell.distil.negatives import mine
 from stepwell.models.encoder import Encoder
 from stepwell.models.files import locate
-from stepwell.negatives import mine
 from stepwell.recipe import Mining
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import Vectors, write_vectors

@@ -17,13 +17,13 @@ from collections import defaultdict
 from pathlib import Path
 
 from stepwell import api
-from stepwell.cache import default_cache
 from stepwell.collection.demo import build
-from stepwell.collection.folder import Folder
+from stepwell.collection.readers.folder import Folder
 from stepwell.collection.source import Join
 from stepwell.collection.store import refuse
 from stepwell.display import say, show
-from stepwell.recipe_file import load_recipe, parse_override
+from stepwell.files import cache
+from stepwell.recipe.yaml_file import load_recipe, parse_override
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
 
 def write(docs: Path, real: Path, passages: int, queries: int) -> None:
     """Write the Markdown files, and the held-out queries with the passages that answer them."""
-    demo = build("demo-full", default_cache())
+    demo = build("demo-full", cache())
     texts = [json.loads(line) for line in (demo / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
     asked = [json.loads(line) for line in (demo / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
     first = {query["_id"].removeprefix("q:"): query["text"] for query in asked}

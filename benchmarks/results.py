@@ -23,7 +23,7 @@ from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
 from stepwell.ladder.prices import Prices
 from stepwell.ladder.workspace import Work
-from stepwell.recipe_file import load_recipe
+from stepwell.recipe.yaml_file import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"

@@ -27,14 +27,14 @@ from torch.nn import functional
 from torch.utils.data import BatchSampler
 
 from stepwell import distributed
+from stepwell.distil.losses import soft_loss
+from stepwell.distil.objectives import Draw, StudentObjective, Terms
+from stepwell.distil.training import batches, learning_rate, total_steps, train
 from stepwell.ladder.prices import BACKWARD, operations_a_token
-from stepwell.losses import soft_loss
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
-from stepwell.objectives import Draw, StudentObjective, Terms
 from stepwell.recipe import Optimiser
 from stepwell.retrieval.vectors import Vectors
-from stepwell.training import batches, learning_rate, total_steps, train
 
 SCALE, SEED = 20.0, 0
 SOFT = Terms(alpha=0.0, beta=1.0, over="candidates")

@@ -12,12 +12,12 @@ from samples import TRAINING, part
 from side_by_side import score
 
 from stepwell.collection import Qrels
+from stepwell.distil.negatives import Candidates, mine
 from stepwell.models.build import build_cross_encoder, build_student, head_parameters, transformer_of
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
-from stepwell.negatives import Candidates, mine
 from stepwell.recipe import Mining
-from stepwell.retrieval.searcher import retrieve_with
+from stepwell.systems.searcher import retrieve_with
 
 SPREAD = 2.0
 """Standard deviation of a query's scores under a usual teacher; a random head is scaled to it."""

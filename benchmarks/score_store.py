@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from stepwell.scores import ScoreStore
+from stepwell.teachers.store import ScoreStore
 
 DEPTH = 100  # passages a query
 PASSAGES = 8_000_000

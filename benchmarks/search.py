@@ -238,7 +238,7 @@ def report(figures, options, left_out):
     """Return the table with all figures."""
     from side_by_side import finish
 
-    from stepwell.models import engine
+    from stepwell.models.engines import machine as engine
 
     rows = []
     for line in figures:

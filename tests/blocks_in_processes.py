@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from stepwell import distributed, scoring
+from stepwell import distributed
 from stepwell.collection import open_collection
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.retrieval import vectors
-from stepwell.scores import ScoreStore
+from stepwell.teachers import scoring
+from stepwell.teachers.store import ScoreStore
 
 PAIRS = np.divmod(np.arange(0, 40 * 60, 7, dtype=np.int32), np.int32(60))
 """Query rows and passage rows of 343 pairs."""

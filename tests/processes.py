@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-SHARED = ("torch", "sentence_transformers", "stepwell.cli", "stepwell.api", "stepwell.ladder.run", "stepwell.report")
+SHARED = ("torch", "sentence_transformers", "stepwell.cli", "stepwell.api", "stepwell.ladder.run", "stepwell.reports")
 APART = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # both are read when something is imported
 
 

@@ -17,7 +17,7 @@ from stepwell import cli, display
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare, shared_facts
 from stepwell.ladder.workspace import Workspace
-from stepwell.recipe_file import load_recipe
+from stepwell.recipe.yaml_file import load_recipe
 
 
 def state(folder):

@@ -293,9 +293,9 @@ def test_ctrl_c_says_that_it_goes_on(stepwell, monkeypatch, tiny_recipe):
 
 
 def test_demo_can_be_priced_without_running(stepwell, monkeypatch, tiny_recipe, tmp_path):
-    from stepwell.recipe_file import load_recipe
+    from stepwell.recipe.yaml_file import load_recipe
 
-    monkeypatch.setattr("stepwell.demo_recipe.demo_recipe", lambda: load_recipe(tiny_recipe))
+    monkeypatch.setattr("stepwell.recipe.demo.demo_recipe", lambda: load_recipe(tiny_recipe))
     status, out, _ = stepwell("demo", "--plan", "--out", tmp_path / "demo")
     assert status == 0 and "stage by stage" in out and not list(tmp_path.iterdir())
     status, out, _ = stepwell("demo", "--plan", "--json", "--out", tmp_path / "demo")
@@ -328,7 +328,7 @@ def test_export_writes_a_folder_and_says_where(stepwell, tiny_model, tmp_path):
 
 def test_bench_prints_a_table_or_json(stepwell, monkeypatch):
     from stepwell import api
-    from stepwell.export.bench import Bench, Timing
+    from stepwell.exports.bench import Bench, Timing
 
     measured = Bench("m", (Timing("torch-fp32", 1000.0, 100.0, 1, 1.0),), {"onnx-fp32": "not here"}, "cpu")
     monkeypatch.setattr(api, "bench", lambda system, collection: measured)

@@ -15,17 +15,17 @@ import torch
 
 from stepwell import distributed
 from stepwell.collection import open_collection
-from stepwell.imitation import EmbeddingObjective
+from stepwell.distil.embedding import EmbeddingObjective
+from stepwell.distil.negatives import Candidates, mine
+from stepwell.distil.objectives import Draw, RerankObjective, StudentObjective, Terms
+from stepwell.distil.training import train
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
-from stepwell.negatives import Candidates, mine
-from stepwell.objectives import Draw, RerankObjective, StudentObjective, Terms
 from stepwell.recipe import Mining, Optimiser, RerankTraining
 from stepwell.retrieval import vectors as stored
 from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.search import retrieve
-from stepwell.training import train
 
 BATCH = 7
 """No multiple of two: the processes have to even out their shares."""

@@ -27,12 +27,12 @@ _HOME = {
     "Collection": "stepwell.collection",
     "open_collection": "stepwell.collection",
     "Recipe": "stepwell.recipe",
-    "load_recipe": "stepwell.recipe_file",
-    "Searcher": "stepwell.retrieval.searcher",
-    "ScoreStore": "stepwell.scores",
-    "DistillLoss": "stepwell.st_losses",
-    "EmbeddingDistillLoss": "stepwell.st_losses",
-    "InBatchDistillLoss": "stepwell.st_losses",
+    "load_recipe": "stepwell.recipe.yaml_file",
+    "Searcher": "stepwell.systems.searcher",
+    "ScoreStore": "stepwell.teachers.store",
+    "DistillLoss": "stepwell.distil.trainer_losses",
+    "EmbeddingDistillLoss": "stepwell.distil.trainer_losses",
+    "InBatchDistillLoss": "stepwell.distil.trainer_losses",
     "StepwellError": "stepwell.errors",
 }
 
@@ -80,12 +80,12 @@ if TYPE_CHECKING:
         search,
     )
     from stepwell.collection import Collection, open_collection
+    from stepwell.distil.trainer_losses import DistillLoss, EmbeddingDistillLoss, InBatchDistillLoss
     from stepwell.errors import StepwellError
     from stepwell.recipe import Recipe
-    from stepwell.recipe_file import load_recipe
-    from stepwell.retrieval.searcher import Searcher
-    from stepwell.scores import ScoreStore
-    from stepwell.st_losses import DistillLoss, EmbeddingDistillLoss, InBatchDistillLoss
+    from stepwell.recipe.yaml_file import load_recipe
+    from stepwell.systems.searcher import Searcher
+    from stepwell.teachers.store import ScoreStore
 
 
 def __getattr__(name: str) -> Any:

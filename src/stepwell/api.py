@@ -9,43 +9,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepwell.ablation import Ablation, AblationPlan, open_grid, run_ablation
-from stepwell.ablation import plan_ablation as plan_variants
-from stepwell.cache import default_cache
-from stepwell.cluster import Cluster
+from stepwell.ablations import Ablation, AblationPlan, open_grid, run_ablation
+from stepwell.ablations import plan_ablation as plan_variants
 from stepwell.collection import Collection, Problem, check_directory, open_collection
-from stepwell.demo_recipe import demo_recipe
 from stepwell.display import Table, say
+from stepwell.distil.mining_report import MiningReport
+from stepwell.distil.negatives import Candidates
+from stepwell.distil.negatives import mine as mine_run
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Comparison, Evaluation
 from stepwell.evaluation import compare as compare_evaluations
-from stepwell.exchange import encode_collection, score_pairs
-from stepwell.export.bench import Bench
-from stepwell.export.bench import bench as bench_encoder
-from stepwell.export.folder import MAX_LOSS, Exported, Subject
-from stepwell.export.folder import export as export_model
-from stepwell.first_steps import Wishes, start
-from stepwell.index.build import build, choices
-from stepwell.index.build import compare as compare_choices
-from stepwell.index.measure import Report
-from stepwell.index.settings import IndexSettings
-from stepwell.judged import judge_systems
+from stepwell.exports.bench import Bench
+from stepwell.exports.bench import bench as bench_encoder
+from stepwell.exports.folder import MAX_LOSS, Exported, Subject
+from stepwell.exports.folder import export as export_model
+from stepwell.files import cache
+from stepwell.indexes.build import build, choices
+from stepwell.indexes.build import compare as compare_choices
+from stepwell.indexes.measure import Report
+from stepwell.indexes.settings import IndexSettings
+from stepwell.intake.start import Wishes, start
+from stepwell.jobs.cluster import Cluster
+from stepwell.jobs.exchange import encode_collection, score_pairs
 from stepwell.ladder.plan import Plan
 from stepwell.ladder.run import plan as plan_recipe
 from stepwell.ladder.run import run as run_recipe
-from stepwell.mining_report import MiningReport
 from stepwell.models.encoder import Encoder
-from stepwell.negatives import Candidates
-from stepwell.negatives import mine as mine_run
 from stepwell.recipe import Mining, Recipe
-from stepwell.recipe_file import load_recipe
-from stepwell.report.drawing import need_matplotlib
-from stepwell.report.facts import facts_of
-from stepwell.report.page import to_json as report_json
-from stepwell.report.page import write as write_report
-from stepwell.retrieval.searcher import Searcher, retrieve_with
+from stepwell.recipe.demo import demo_recipe
+from stepwell.recipe.yaml_file import load_recipe
+from stepwell.reports.drawing import need_matplotlib
+from stepwell.reports.facts import facts_of
+from stepwell.reports.page import to_json as report_json
+from stepwell.reports.page import write as write_report
 from stepwell.retrieval.vectors import Vectors
-from stepwell.scoring import stored_reranker
+from stepwell.systems.judging import judge_systems
+from stepwell.systems.searcher import Searcher, retrieve_with
+from stepwell.teachers.scoring import stored_reranker
 
 
 def check(path: str | Path) -> list[Problem]:
@@ -65,7 +65,7 @@ def init(
 ) -> Path:
     """Look at what is there, make synthetic queries for passages that have none, and write a recipe.
 
-    ``making`` are fields of :class:`stepwell.synthetic.Making`; see :func:`stepwell.first_steps.start`.
+    ``making`` are fields of :class:`stepwell.intake.synthetic.Making`; see :func:`stepwell.intake.start.start`.
     """
     return start(directory, target, Wishes(student, layers, None, test, making), dry_run).recipe
 
@@ -152,7 +152,7 @@ def plan_ablation(
 
 
 def search(run: str | Path, query: str, k: int = 10, **options: Any) -> list[Any]:
-    """Search with a finished run or a model; see :class:`stepwell.retrieval.searcher.Searcher`."""
+    """Search with a finished run or a model; see :class:`stepwell.systems.searcher.Searcher`."""
     return list(Searcher.open(Path(run), **options).search(query, k))
 
 
@@ -181,8 +181,8 @@ def compare_indexes(
 
 
 def serve(run: str | Path, **options: Any) -> None:
-    """Serve a finished run, an index or a model over HTTP until stopped; see :func:`stepwell.serve.server.serve`."""
-    from stepwell.serve.server import serve as serve_place
+    """Serve a finished run, an index or a model over HTTP until stopped; see :func:`stepwell.server.server.serve`."""
+    from stepwell.server.server import serve as serve_place
 
     serve_place(Path(run), **options)
 
@@ -193,7 +193,7 @@ def evaluate_system(
     """Evaluate a finished run's student, a model directory, a TREC run file or ``bm25``.
 
     Without a ``split`` a run is evaluated on the queries of its final table, anything else on ``test``; see
-    :func:`stepwell.judged.judge_systems`.
+    :func:`stepwell.systems.judging.judge_systems`.
 
     Raises
     ------
@@ -242,7 +242,7 @@ def mine(
     qrels = opened.qrels(split)
     ask = None
     if teacher is not None:
-        judge = stored_reranker(default_cache() / "scores", str(teacher), tokens, opened)
+        judge = stored_reranker(cache() / "scores", str(teacher), tokens, opened)
 
         def ask(queries: NDArray[np.int32], passages: NDArray[np.int32]) -> NDArray[np.float32]:
             return judge.score(queries, passages[:, None])[:, 0]
@@ -285,7 +285,7 @@ def export(
     force: bool = False,
     push: str | None = None,
 ) -> tuple[Path, list[Exported]]:
-    """Export a finished run's student or any encoder; see :func:`stepwell.export.folder.export`."""
+    """Export a finished run's student or any encoder; see :func:`stepwell.exports.folder.export`."""
     place = Path(out) if out is not None else None
     known = str(collection) if collection is not None else None
     return export_model(str(system), to, place, int8, known, max_loss, force, push)

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from stepwell.cache import default_cache
 from stepwell.collection import unlabelled
 from stepwell.collection.unlabelled import open_unlabelled
 from stepwell.errors import StepwellError
+from stepwell.files import cache
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_lines_and_objects_of_the_same_bytes_are_other_texts(tmp_path):
 def test_a_damaged_cache_is_made_again(tmp_path):
     path = written(tmp_path / "a.txt", "one\ntwo\n")
     open_unlabelled(path)
-    (cached,) = (default_cache() / "unlabelled").glob("*.arrow")
+    (cached,) = (cache() / "unlabelled").glob("*.arrow")
     cached.write_bytes(cached.read_bytes()[:40])
     assert texts(path) == ["one", "two"]
 

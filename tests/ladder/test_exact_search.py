@@ -5,13 +5,13 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from stepwell import api
-from stepwell.finished import SEARCHED, read_results
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import plan, prepare
-from stepwell.models import engine
-from stepwell.recipe_file import load_recipe
-from stepwell.retrieval.searcher import Searcher
+from stepwell.models.engines import machine as engine
+from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.vectors import Vectors
+from stepwell.systems.folder import SEARCHED, read_results
+from stepwell.systems.searcher import Searcher
 
 
 @pytest.fixture(scope="module")

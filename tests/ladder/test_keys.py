@@ -9,7 +9,7 @@ from stepwell.ladder.plan import Speed, make_plan
 from stepwell.ladder.run import prepare, shared_facts
 from stepwell.ladder.workspace import Workspace
 from stepwell.recipe import Refine, Rung
-from stepwell.recipe_file import load_recipe
+from stepwell.recipe.yaml_file import load_recipe
 
 TRAINING = {
     "epochs": 4,

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from processes import Program, finish, stepwell
-from stepwell import training
+from stepwell.distil import training
 from stepwell.ladder.workspace import Workspace
 
 

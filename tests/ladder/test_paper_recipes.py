@@ -20,9 +20,9 @@ from stepwell.ladder.plan import Speed
 from stepwell.ladder.prices import Prices
 from stepwell.ladder.run import prepare
 from stepwell.ladder.workspace import read_json
-from stepwell.recipe_file import load_recipe
+from stepwell.recipe.scale import scaled
+from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.run import Run
-from stepwell.scale import scaled
 
 PAPER = Path(__file__).resolve().parents[2] / "recipes" / "paper"
 TEACHERS = ("de12", "ce12", "ce24")

@@ -136,7 +136,7 @@ def world(tiny_collection, tmp_path, monkeypatch):
 
 
 def test_select_asks_only_about_open_queries_and_mines_the_chosen_hardest_first(world):
-    from stepwell.negatives import Candidates
+    from stepwell.distil.negatives import Candidates
 
     select(world.ctx, Settings(), "ce", "s", world.job)
     decision = read_json(world.job.folder / "decision.json")
@@ -149,9 +149,9 @@ def test_select_asks_only_about_open_queries_and_mines_the_chosen_hardest_first(
 
 
 def test_with_denoise_the_teacher_says_what_is_no_negative_and_that_is_told(world, monkeypatch, capsys):
+    from stepwell.distil.negatives import Candidates
     from stepwell.ladder import finding
     from stepwell.ladder.telling import tell
-    from stepwell.negatives import Candidates
 
     def score(queries, passages, advance):
         return np.where(passages == 41, 9.0, 1.0)  # 41 looks better to it than the positive

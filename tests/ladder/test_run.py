@@ -12,7 +12,9 @@ from sentence_transformers.base.modules import Dense, Normalize, Router
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from common import Killed
-from stepwell import api, training
+from stepwell import api
+from stepwell.distil import training
+from stepwell.distil.negatives import Candidates
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
 from stepwell.ladder import making, prices
@@ -22,12 +24,11 @@ from stepwell.ladder.run import prepare, shared_facts
 from stepwell.ladder.workspace import Workspace, damage, read_json
 from stepwell.models.build import build_student, open_sentence_transformer, save_model
 from stepwell.models.encoder import Encoder
-from stepwell.negatives import Candidates
 from stepwell.recipe import Rung, StudentSection
-from stepwell.recipe_file import load_recipe
-from stepwell.recipe_teachers import DualEncoderTeacher
+from stepwell.recipe.teachers import DualEncoderTeacher
+from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.run import Run
-from stepwell.retrieval.searcher import Searcher
+from stepwell.systems.searcher import Searcher
 
 pytestmark = pytest.mark.usefixtures("without_report")
 

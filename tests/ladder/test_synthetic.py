@@ -8,8 +8,8 @@ import pytest
 from conftest import write_recipe
 from stepwell import api
 from stepwell.evaluation import Comparison
-from stepwell.judged import judged_on
 from stepwell.ladder.workspace import read_json
+from stepwell.systems.judging import judged_on
 
 RECIPE = """\
 name: made

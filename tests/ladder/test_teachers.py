@@ -14,9 +14,10 @@ import torch
 
 from conftest import write_recipe
 from stepwell import api
+from stepwell.distil.negatives import Candidates
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
-from stepwell.exchange import read_pairs
+from stepwell.jobs.exchange import read_pairs
 from stepwell.ladder import teachers
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.making import build_dense
@@ -25,10 +26,9 @@ from stepwell.ladder.workspace import Job, read_json
 from stepwell.models.build import build_student, save_model
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
-from stepwell.models.teacher import Several
-from stepwell.negatives import Candidates
-from stepwell.recipe_file import load_recipe
-from stepwell.score_file import content_fingerprint
+from stepwell.recipe.yaml_file import load_recipe
+from stepwell.teachers.from_file import content_fingerprint
+from stepwell.teachers.protocol import Several
 
 RECIPE = """\
 name: every-teacher

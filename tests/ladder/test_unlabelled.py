@@ -14,7 +14,7 @@ from stepwell.ladder.proof import straight_rungs
 from stepwell.ladder.run import prepare
 from stepwell.ladder.workspace import read_json
 from stepwell.models.encoder import Encoder
-from stepwell.recipe_file import load_recipe
+from stepwell.recipe.yaml_file import load_recipe
 
 pytestmark = pytest.mark.usefixtures("without_report")
 

@@ -8,7 +8,7 @@ import torch
 
 from stepwell.errors import StepwellError
 from stepwell.ladder.workspace import Stage, Workspace, damage, read_json
-from stepwell.models import engine
+from stepwell.models.engines import machine as engine
 
 SHARED = {"collection": "c0ffee", "seed": 13}
 

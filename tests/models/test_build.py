@@ -38,7 +38,7 @@ from stepwell.models.build import (
 )
 from stepwell.models.build_late import build_multi_vector
 from stepwell.models.files import locate
-from stepwell.pair_teachers import open_pair_teacher
+from stepwell.teachers.pair_teachers import open_pair_teacher
 
 TEXTS = ["the river was old and deep", "sail", "the market was large , with a quiet side to it"]
 

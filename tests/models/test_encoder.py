@@ -10,10 +10,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from stepwell.models.backends import open_way
 from stepwell.models.build import build_student, open_sentence_transformer, save_model
 from stepwell.models.encoder import FEW, Encoder
-from stepwell.models.inference import LEAST, Opened
+from stepwell.models.engines.backends import open_way
+from stepwell.models.engines.inference import LEAST, Opened
 
 TEXTS = [
     "the river was old and deep , with a slow side to it",

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from stepwell.models.build import build_cross_encoder
-from stepwell.models.inference import Opened
+from stepwell.models.engines.inference import Opened
 from stepwell.models.reranker import Reranker
 
 QUERIES = ["which river is old", "engine", "a bright castle"]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.errors import StepwellError
-from stepwell.models import engine
+from stepwell.models.engines import machine as engine
 from stepwell.retrieval import search
 from stepwell.retrieval.vectors import Vectors
 

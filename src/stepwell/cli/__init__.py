@@ -12,7 +12,8 @@ import typer
 from stepwell.cli import ablate, begin, climb, data, export, index, judge, report, search, serve
 from stepwell.cli.app import app
 from stepwell.display import warn
-from stepwell.errors import DISK_FULL, StepwellError
+from stepwell.errors import StepwellError
+from stepwell.files import DISK_FULL
 
 __all__ = ["ablate", "app", "begin", "climb", "data", "export", "index", "judge", "main", "report", "search", "serve"]
 

@@ -67,8 +67,8 @@ def show_facts(table: Table | None, as_json: bool) -> None:
 
 def read_recipe(path: Path, changes: list[str] | None, scale: str | None = None) -> Any:
     """Read a recipe with the changes of ``--set`` and ``--scale``."""
-    from stepwell.recipe_file import load_recipe, parse_override
-    from stepwell.scale import scaled
+    from stepwell.recipe.scale import scaled
+    from stepwell.recipe.yaml_file import load_recipe, parse_override
 
     recipe = load_recipe(path, dict(map(parse_override, changes or [])))
     return recipe if scale is None else scaled(recipe, scale)

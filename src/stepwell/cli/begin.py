@@ -38,7 +38,7 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Look at what is there, make queries for passages that have none, and write a commented recipe."""
-    from stepwell.first_steps import Wishes, start
+    from stepwell.intake.start import Wishes, start
 
     making: dict[str, object] = {"generator": generator, "per_passage": per_passage, "by": by, "depth": depth}
     made = start(directory, target, Wishes(student, layers, None, test, making), dry_run)

@@ -87,7 +87,7 @@ def mine(
     from pydantic import ValidationError
 
     from stepwell import api
-    from stepwell.exchange import write_pairs, write_tuples
+    from stepwell.jobs.exchange import write_pairs, write_tuples
     from stepwell.recipe import Mining
 
     for file in (target, pairs):
@@ -128,8 +128,8 @@ def encode(
     as_json: JsonOption = False,
 ) -> None:
     """Encode all passages and queries; started again after a stop or a crash it goes on where it was."""
-    from stepwell.cluster import Cluster
-    from stepwell.exchange import encode_collection
+    from stepwell.jobs.cluster import Cluster
+    from stepwell.jobs.exchange import encode_collection
 
     cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
     show_facts(encode_collection(collection, out, model, cluster), as_json)
@@ -155,8 +155,8 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score pairs with a teacher of any kind, as raw logits; what its store has is not scored again."""
-    from stepwell.cluster import Cluster
-    from stepwell.exchange import score_pairs
+    from stepwell.jobs.cluster import Cluster
+    from stepwell.jobs.exchange import score_pairs
 
     _check_free(target)
     cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None

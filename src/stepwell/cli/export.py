@@ -29,7 +29,7 @@ def export(
 ) -> None:
     """Write a folder that other programs load: one graph from token ids to the vector, and a model card."""
     from stepwell import api
-    from stepwell.export.folder import table
+    from stepwell.exports.folder import table
 
     target, graphs = api.export(system, to, out, int8, collection, max_loss, force, push)
     if as_json:

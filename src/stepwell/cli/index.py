@@ -52,8 +52,8 @@ def index(
     if compare == (out is not None):
         raise StepwellError("say where the index goes with --out, or ask with --compare what there is to choose from.")
     from stepwell import api
-    from stepwell.index.measure import report_table
-    from stepwell.index.settings import IndexSettings
+    from stepwell.indexes.measure import report_table
+    from stepwell.indexes.settings import IndexSettings
 
     if out is None:
         reports = api.compare_indexes(source, None, collection, split)

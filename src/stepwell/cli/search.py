@@ -24,7 +24,7 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search with a finished run or an index; interactive without a query."""
-    from stepwell.retrieval.searcher import Searcher
+    from stepwell.systems.searcher import Searcher
 
     searcher = Searcher.open(system, mode, collection)
     if query is not None:

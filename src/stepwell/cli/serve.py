@@ -30,8 +30,8 @@ def serve(
     browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Serve search over HTTP, with a page that compares the run's systems."""
-    from stepwell.serve.limits import Limits
-    from stepwell.serve.server import read_token, serve
+    from stepwell.server.limits import Limits
+    from stepwell.server.server import read_token, serve
 
     serve(
         system,

@@ -6,12 +6,12 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from stepwell.cache import default_cache
 from stepwell.collection import demo
-from stepwell.collection.formats import Place, find_source, section_of
+from stepwell.collection.readers.formats import Place, find_source, section_of
 from stepwell.collection.scan import scan
 from stepwell.collection.source import Problem
 from stepwell.errors import StepwellError
+from stepwell.files import cache
 
 SHOWN = 20
 
@@ -46,7 +46,7 @@ def check_directory(path: Place, shown: int = SHOWN) -> list[Problem]:
 
     section = section_of(path)
     if section.path in demo.SIZES:
-        section = section.model_copy(update={"path": str(demo.build(section.path, default_cache()))})
+        section = section.model_copy(update={"path": str(demo.build(section.path, cache()))})
     source = find_source(section, report)
     try:
         with tempfile.TemporaryDirectory(prefix="stepwell-check-") as folder:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from stepwell.collection.beir_writer import BeirWriter
 from stepwell.collection.collection import normal
 from stepwell.collection.docstrings import Pair, read_package
+from stepwell.collection.readers.beir_writer import BeirWriter
 
 FORMAT = 1  # of the rules below; a change makes the collection again
 

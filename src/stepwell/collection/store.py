@@ -13,14 +13,14 @@ import pyarrow as pa
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from stepwell.cache import default_cache
 from stepwell.collection import demo
 from stepwell.collection.collection import AnsweredTexts, Collection, IdIndex, Mapped, Strings
-from stepwell.collection.formats import Place, find_source, place_of, section_of
 from stepwell.collection.qrels import Given, Qrels
+from stepwell.collection.readers.formats import Place, find_source, place_of, section_of
 from stepwell.collection.scan import scan
 from stepwell.collection.source import Problem, Source
 from stepwell.errors import StepwellError
+from stepwell.files import cache as default_cache
 from stepwell.recipe import CollectionSection
 
 FORMAT = 3  # of the files in the cache; a change makes everything parse again
@@ -36,7 +36,7 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
     ----------
     path
         Where it is; write ``./demo`` for a directory of that name. A recipe file or its ``collection`` section
-        also says how to read it: see :func:`stepwell.collection.formats.section_of`.
+        also says how to read it: see :func:`stepwell.collection.readers.formats.section_of`.
     cache
         Where the Arrow files go; ``$STEPWELL_CACHE`` or ``~/.cache/stepwell`` when None.
 

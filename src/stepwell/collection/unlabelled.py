@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 from filelock import FileLock
 
-from stepwell.cache import default_cache
-from stepwell.collection.beir import read_field, read_record
 from stepwell.collection.collection import Mapped, Strings, hash_text
-from stepwell.collection.lines import read_lines
+from stepwell.collection.readers.beir import read_field, read_record
+from stepwell.collection.readers.lines import read_lines
 from stepwell.collection.source import BadLineError, Problem
 from stepwell.errors import StepwellError
+from stepwell.files import cache as default_cache
 
 BLOCK = 2_048
 """Texts in one Arrow batch: what is held in memory while the file is read."""

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from stepwell.errors import StepwellError
-from stepwell.finished import SEARCHED
 from stepwell.ladder import finding, judging, making, proof, refine_stages
 from stepwell.ladder.context import Context
 from stepwell.ladder.contrastive_stages import add_start
@@ -15,12 +14,13 @@ from stepwell.ladder.prices import Prices, depth_of, vector_width
 from stepwell.ladder.teacher_stages import add_teacher
 from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Stage
-from stepwell.models import engine
 from stepwell.models.build import pick_layers
+from stepwell.models.engines import machine as engine
 from stepwell.models.files import content_digest
 from stepwell.recipe import Mining, Recipe, Rung
-from stepwell.recipe_ladder import MORE, teacher_temperature
-from stepwell.recipe_teachers import ModelTeacher
+from stepwell.recipe.ladder import MORE, teacher_temperature
+from stepwell.recipe.teachers import ModelTeacher
+from stepwell.systems.folder import SEARCHED
 
 
 def stages_of(ctx: Context, prices: Prices | None = None, to_search: bool = False) -> list[Stage]:

@@ -16,7 +16,7 @@ from stepwell.models.reranker import Reranker
 from stepwell.models.token_store import pair_tokens, side_tokens
 from stepwell.models.tokens import Tokens
 from stepwell.recipe import Recipe, Rung
-from stepwell.recipe_teachers import AnyTeacher, LateInteractionTeacher
+from stepwell.recipe.teachers import AnyTeacher, LateInteractionTeacher
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stepwell.ladder import making
 from stepwell.ladder.workspace import Work
-from stepwell.recipe_parts import DenseTraining
+from stepwell.recipe.training import DenseTraining
 
 if TYPE_CHECKING:
     from stepwell.ladder.build import Builder

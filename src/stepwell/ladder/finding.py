@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.display import warn
+from stepwell.distil.negatives import Candidates, mine
 from stepwell.ladder.context import Context
 from stepwell.ladder.teachers import MISSING, opened, targets
 from stepwell.ladder.workspace import Job
 from stepwell.models.encoder import Side
-from stepwell.negatives import Candidates, mine
 from stepwell.recipe import Mining, Rung
 from stepwell.retrieval.bm25 import bm25_of
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import Vectors, write_unlabelled, write_vectors
-from stepwell.score_spread import check_scores, spread
+from stepwell.teachers.spread import check_scores, spread
 
 MORE = "texts.npy"
 """The file with a teacher's vectors of texts from elsewhere."""

@@ -10,27 +10,27 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.display import warn
+from stepwell.distil.embedding import EmbeddingObjective, Imitated
+from stepwell.distil.negatives import Candidates
+from stepwell.distil.objectives import Draw, StudentObjective, Terms
+from stepwell.distil.training import Objective, TrainingLog, total_steps, train
 from stepwell.errors import StepwellError
-from stepwell.imitation import EmbeddingObjective, Imitated
 from stepwell.ladder.context import Context
 from stepwell.ladder.finding import MORE, warn_of
 from stepwell.ladder.teachers import Targets, targets
 from stepwell.ladder.workspace import Job
 from stepwell.models.build import build_student, transformer_of
 from stepwell.models.encoder import Encoder
-from stepwell.models.engine import precision
-from stepwell.models.flops import inner_width, layer_peak, operations
+from stepwell.models.engines.flops import inner_width, layer_peak, operations
+from stepwell.models.engines.machine import precision
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.models.token_store import unlabelled_tokens
-from stepwell.negatives import Candidates
-from stepwell.objectives import Draw, StudentObjective, Terms
 from stepwell.recipe import DenseTraining, Optimiser, Refine, Rung, StudentSection
-from stepwell.recipe_ladder import teacher_temperature
-from stepwell.recipe_teachers import DualEncoderTeacher
+from stepwell.recipe.ladder import teacher_temperature
+from stepwell.recipe.teachers import DualEncoderTeacher
 from stepwell.retrieval.vectors import Vectors
-from stepwell.score_spread import histogram
-from stepwell.training import Objective, TrainingLog, total_steps, train
+from stepwell.teachers.spread import histogram
 
 LOOKED_AT = 512
 """Queries whose scores are looked at before an in-batch training."""

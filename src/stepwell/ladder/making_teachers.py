@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from stepwell import distributed
+from stepwell.distil.negatives import Candidates
+from stepwell.distil.objectives import Draw, RerankObjective
+from stepwell.distil.training import total_steps
 from stepwell.ladder.context import Context
 from stepwell.ladder.making import build_dense, contrast, learn
 from stepwell.ladder.workspace import Job
@@ -15,14 +18,11 @@ from stepwell.models.build import build_cross_encoder
 from stepwell.models.build_late import build_multi_vector
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
-from stepwell.negatives import Candidates
-from stepwell.objectives import Draw, RerankObjective
-from stepwell.recipe_parts import ListTraining
-from stepwell.recipe_teachers import DualEncoderTeacher, LateInteractionTeacher, ListTeacher, ScoresTeacher
+from stepwell.recipe.teachers import DualEncoderTeacher, LateInteractionTeacher, ListTeacher, ScoresTeacher
+from stepwell.recipe.training import ListTraining
 from stepwell.retrieval.vectors import Vectors
-from stepwell.score_file import import_scores
-from stepwell.scores import ScoreStore
-from stepwell.training import total_steps
+from stepwell.teachers.from_file import import_scores
+from stepwell.teachers.store import ScoreStore
 
 
 def take_or_train_dense(ctx: Context, name: str, job: Job) -> None:

@@ -15,11 +15,11 @@ from stepwell.display import Cell, Table, duration
 from stepwell.ladder.context import Context
 from stepwell.ladder.prices import BACKWARD, config_of, operations_a_token
 from stepwell.ladder.workspace import Stage, Work, Workspace, damage
-from stepwell.models.attention import for_training
 from stepwell.models.build import quiet
-from stepwell.models.engine import autocast, micro_batch, precision, token_budget
-from stepwell.models.words import sparse_words
-from stepwell.recipe_teachers import ModelTeacher
+from stepwell.models.engines.attention import for_training
+from stepwell.models.engines.machine import autocast, micro_batch, precision, token_budget
+from stepwell.models.engines.words import sparse_words
+from stepwell.recipe.teachers import ModelTeacher
 
 
 @dataclass(frozen=True)

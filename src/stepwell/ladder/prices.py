@@ -14,6 +14,7 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoConfig
 
+from stepwell.distil.training import total_steps
 from stepwell.ladder.context import Context
 from stepwell.ladder.workspace import Work
 from stepwell.models.build import (
@@ -25,11 +26,11 @@ from stepwell.models.build import (
     takes_whole,
     transformer_of,
 )
+from stepwell.models.engines.flops import inner_width
 from stepwell.models.files import locate, modules_of
-from stepwell.models.flops import inner_width
 from stepwell.models.tokens import Template, Tokens
 from stepwell.recipe import Optimiser, StudentSection
-from stepwell.recipe_teachers import (
+from stepwell.recipe.teachers import (
     AnyTeacher,
     BestTeacher,
     DualEncoderTeacher,
@@ -38,7 +39,6 @@ from stepwell.recipe_teachers import (
     ListTeacher,
     MeanTeacher,
 )
-from stepwell.training import total_steps
 
 ANSWER = 0.5
 """Seconds that a hosted teacher is guessed to take for a request."""

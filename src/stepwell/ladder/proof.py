@@ -7,15 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stepwell.collection.splits import NO_TEST
+from stepwell.distil.negatives import Candidates
 from stepwell.evaluation import Evaluation, compare
 from stepwell.ladder import judging, making
 from stepwell.ladder.context import Context
 from stepwell.ladder.prices import refine_steps, vector_width
 from stepwell.ladder.workspace import Job, Work, read_json
-from stepwell.negatives import Candidates
 from stepwell.recipe import DenseTraining, Rung
-from stepwell.recipe_ladder import MORE
-from stepwell.recipe_teachers import DualEncoderTeacher
+from stepwell.recipe.ladder import MORE
+from stepwell.recipe.teachers import DualEncoderTeacher
 
 if TYPE_CHECKING:
     from stepwell.ladder.build import Builder

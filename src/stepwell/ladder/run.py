@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from stepwell import distributed
-from stepwell.cache import default_cache
 from stepwell.collection import open_collection, resolve_splits
 from stepwell.display import Progress, duration, progress, say, warn
-from stepwell.errors import StepwellError, write_text
-from stepwell.finished import read_results
+from stepwell.distil.training import checkpoint_seconds
+from stepwell.errors import StepwellError
+from stepwell.files import cache, write_text
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
 from stepwell.ladder.telling import tell
 from stepwell.ladder.workspace import Workspace, read_json, versions
-from stepwell.models.engine import machine
+from stepwell.models.engines.machine import machine
 from stepwell.recipe import Recipe
-from stepwell.recipe_file import dump_recipe
-from stepwell.recipe_teachers import HostedTeacher
-from stepwell.training import checkpoint_seconds
+from stepwell.recipe.teachers import HostedTeacher
+from stepwell.recipe.yaml_file import dump_recipe
+from stepwell.systems.folder import read_results
 
 
 def prepare(recipe: Recipe) -> Context:
@@ -35,7 +35,7 @@ def prepare(recipe: Recipe) -> Context:
     splits = resolve_splits(collection, recipe.collection)
     for note in splits.notes:
         say(note)
-    return Context(recipe, collection, splits, default_cache() / "scores")
+    return Context(recipe, collection, splits, cache() / "scores")
 
 
 def shared_facts(ctx: Context) -> dict[str, Any]:

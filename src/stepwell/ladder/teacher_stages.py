@@ -10,7 +10,7 @@ from stepwell.ladder import making_teachers as making
 from stepwell.ladder.contrastive_stages import go_on
 from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Work
-from stepwell.recipe_teachers import (
+from stepwell.recipe.teachers import (
     BestTeacher,
     DualEncoderTeacher,
     HostedTeacher,
@@ -19,7 +19,7 @@ from stepwell.recipe_teachers import (
     MeanTeacher,
     ScoresTeacher,
 )
-from stepwell.score_file import content_fingerprint
+from stepwell.teachers.from_file import content_fingerprint
 
 if TYPE_CHECKING:
     from stepwell.ladder.build import Builder

@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell import distributed
+from stepwell.distil.negatives import Candidates
 from stepwell.errors import StepwellError
 from stepwell.ladder.context import Context
 from stepwell.ladder.workspace import Job, read_json
 from stepwell.models.encoder import Side
-from stepwell.models.hosted import HostedReranker
-from stepwell.models.teacher import Advance, EmbeddingTeacher, LogOdds, Several, Teacher, silent
-from stepwell.negatives import Candidates
-from stepwell.pair_teachers import hosted_scorer
 from stepwell.recipe import Recipe
-from stepwell.recipe_teachers import (
+from stepwell.recipe.teachers import (
     BestTeacher,
     DualEncoderTeacher,
     HostedTeacher,
@@ -30,10 +27,13 @@ from stepwell.recipe_teachers import (
     SeveralTeachers,
 )
 from stepwell.retrieval.vectors import Vectors
-from stepwell.score_file import FileTeacher
-from stepwell.scores import ScoreStore
-from stepwell.scoring import Advance as Count
-from stepwell.scoring import Scorer, Stored
+from stepwell.teachers.from_file import FileTeacher
+from stepwell.teachers.hosted import HostedReranker
+from stepwell.teachers.pair_teachers import hosted_scorer
+from stepwell.teachers.protocol import Advance, EmbeddingTeacher, LogOdds, Several, Teacher, silent
+from stepwell.teachers.scoring import Advance as Count
+from stepwell.teachers.scoring import Scorer, Stored
+from stepwell.teachers.store import ScoreStore
 
 Rows = NDArray[np.int32]
 

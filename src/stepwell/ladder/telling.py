@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.display import Table, duration, say, show_aside
+from stepwell.distil.training import TrainingLog
 from stepwell.evaluation import Evaluation
 from stepwell.ladder.context import Context
 from stepwell.ladder.refine import GROUPS
 from stepwell.ladder.workspace import Stage, read_json
-from stepwell.training import TrainingLog
 
 
 def tell(ctx: Context, stage: Stage, folder: Path, seconds: float) -> None:

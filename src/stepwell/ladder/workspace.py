@@ -24,9 +24,10 @@ from filelock import FileLock, Timeout
 
 from stepwell import distributed
 from stepwell.display import warn
-from stepwell.errors import StepwellError, writing
-from stepwell.models.engine import machine
-from stepwell.pair_counts import counting
+from stepwell.errors import StepwellError
+from stepwell.files import writing
+from stepwell.models.engines.machine import machine
+from stepwell.teachers.counts import counting
 
 LAYOUT = 4
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""

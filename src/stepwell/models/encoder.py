@@ -13,10 +13,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
 from stepwell import distributed
-from stepwell.models.backends import Net, text_samples
 from stepwell.models.build import fingerprint, open_sentence_transformer, save_model
-from stepwell.models.engine import BATCH_COST, TRIM, few_shapes, forward_all, trim
-from stepwell.models.inference import Inference, Opened
+from stepwell.models.engines.backends import Net, text_samples
+from stepwell.models.engines.inference import Inference, Opened
+from stepwell.models.engines.machine import BATCH_COST, TRIM, few_shapes, forward_all, trim
 from stepwell.models.tokens import (
     Features,
     Template,

@@ -22,7 +22,7 @@ from stepwell import distributed
 from stepwell.models.build import fingerprint, save_model, transformer_of
 from stepwell.models.build_late import open_multi_vector
 from stepwell.models.encoder import Side
-from stepwell.models.engine import autocast, forward_all, token_budget
+from stepwell.models.engines.machine import autocast, forward_all, token_budget
 from stepwell.models.tokens import Template, Tokens, batches_by_length
 
 Rows = NDArray[np.int64]

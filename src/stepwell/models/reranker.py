@@ -12,10 +12,10 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor
 
 from stepwell import distributed
-from stepwell.models.backends import Net, pair_samples
 from stepwell.models.build import fingerprint, most_tokens, open_cross_encoder, save_model, transformer_of
-from stepwell.models.engine import TRIM, few_shapes, forward_all, trim
-from stepwell.models.inference import Inference
+from stepwell.models.engines.backends import Net, pair_samples
+from stepwell.models.engines.inference import Inference
+from stepwell.models.engines.machine import TRIM, few_shapes, forward_all, trim
 from stepwell.models.tokens import Features, Template, Tokens, batches_by_length, filled, round_up, row_step
 
 Rows = NDArray[np.int64]

@@ -19,11 +19,10 @@ import numpy as np
 from filelock import FileLock
 
 from stepwell import distributed
-from stepwell.cache import default_cache
 from stepwell.collection import Collection
 from stepwell.collection.unlabelled import Unlabelled
 from stepwell.display import progress
-from stepwell.errors import writing
+from stepwell.files import cache, writing
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
@@ -48,7 +47,7 @@ def side_tokens(
 def unlabelled_tokens(unlabelled: Unlabelled, encoder: Encoder, side: Side) -> Tokens:
     """Return the tokens of texts from elsewhere, cut where the encoder cuts them."""
     name = f"{unlabelled.name}-{unlabelled.fingerprint[:16]}"
-    root, room = default_cache() / "tokens", encoder.room(side)
+    root, room = cache() / "tokens", encoder.room(side)
     return open_tokens(root, name, encoder.tokenizer, unlabelled.slice, len(unlabelled), room, encoder.prompt(side))
 
 
@@ -68,7 +67,7 @@ def _of_collection(collection: Collection, side: Side, tokenizer: Any, limit: in
         (queries, collection.n_queries) if side == "query" else (collection.passages_slice, collection.n_passages)
     )
     name = f"{collection.name}-{collection.texts_fingerprint[:16]}-{side}"
-    return open_tokens(default_cache() / "tokens", name, tokenizer, texts, size, limit, prompt)
+    return open_tokens(cache() / "tokens", name, tokenizer, texts, size, limit, prompt)
 
 
 def open_tokens(

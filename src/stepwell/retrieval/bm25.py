@@ -14,11 +14,11 @@ from bm25s.stopwords import STOPWORDS_EN_PLUS
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from stepwell.cache import default_cache
 from stepwell.collection import Collection
 from stepwell.display import say
 from stepwell.distributed import in_shares
 from stepwell.errors import StepwellError
+from stepwell.files import cache
 from stepwell.retrieval.run import Run
 
 K1, B = 1.2, 0.6
@@ -132,7 +132,7 @@ class BM25Index:
 
 def bm25_of(collection: Collection) -> BM25Index:
     """Return the BM25 index of a collection, from the cache where it is."""
-    folder = default_cache() / "bm25" / f"{collection.texts_fingerprint[:16]}-{FORMAT}-{K1:g}-{B:g}"
+    folder = cache() / "bm25" / f"{collection.texts_fingerprint[:16]}-{FORMAT}-{K1:g}-{B:g}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():

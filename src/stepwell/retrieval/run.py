@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection
-from stepwell.collection.lines import open_bytes
+from stepwell.collection.readers.lines import open_bytes
+from stepwell.collection.readers.trec import own_id, run_id
 from stepwell.collection.row_tables import read_lists, read_rows, write_rows
-from stepwell.collection.trec import own_id, run_id
 from stepwell.errors import StepwellError
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from stepwell import distributed
 from stepwell.errors import StepwellError
-from stepwell.models import engine
+from stepwell.models.engines import machine as engine
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.vectors import Vectors
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.collection.unlabelled import Unlabelled
-from stepwell.errors import StepwellError, writing
+from stepwell.errors import StepwellError
+from stepwell.files import writing
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.token_store import side_tokens, unlabelled_tokens
 from stepwell.models.tokens import Tokens

@@ -1,0 +1,118 @@
+"""The grid of the paper's tables, made for any recipe: what `--grid paper` means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stepwell.ablations.grid import Grid, load_grid, read_grid
+from stepwell.ladder.prices import config_of
+from stepwell.recipe import Recipe
+
+LADDER = "ladder"
+DEPTHS = (2, 4, 6)
+
+
+def open_grid(recipe: Recipe, grid: str | Path | Mapping[str, Any]) -> Grid:
+    """Return the grid of a YAML file, of the same as a mapping, or the paper's (``paper``).
+
+    Raises
+    ------
+    StepwellError
+        With every mistake in it, by line.
+    """
+    if isinstance(grid, Mapping):
+        return read_grid(yaml.safe_dump(dict(grid), sort_keys=False), "the grid", recipe, Path())
+    if str(grid) != "paper":
+        return load_grid(grid, recipe)
+    text, notes = paper_grid(recipe, int(config_of(recipe.student.base).num_hidden_layers))
+    return replace(read_grid(text, "the paper's grid", recipe, Path()), notes=notes)
+
+
+def paper_grid(recipe: Recipe, deepest: int) -> tuple[str, tuple[str, ...]]:
+    """Return the YAML of the paper's variants of a recipe, and a sentence about each that makes no sense for it.
+
+    Parameters
+    ----------
+    recipe
+        The whole ladder; it is the reference.
+    deepest
+        How many layers the base of the student has.
+
+    Returns
+    -------
+    tuple
+        The grid file's text, and the notes.
+
+    References
+    ----------
+    PROD, arXiv 2209.13335, the ablation tables.
+    """
+    variants: dict[str, dict[str, Any]] = {LADDER: {}}
+    notes: list[str] = []
+    for made in _all(recipe, deepest):
+        if isinstance(made, str):
+            notes.append(made)
+        else:
+            variants[made[0]] = made[1]
+    content = {"reference": LADDER, "force": True, "variants": variants}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), tuple(notes)
+
+
+Made = tuple[str, dict[str, Any]] | str
+
+
+def _all(recipe: Recipe, deepest: int) -> Iterator[Made]:
+    """Yield variants (name, changes), and sentences in place of those that make no sense."""
+    yield from _teachers(recipe)
+    yield from _rungs(recipe)
+    yield from _refine(recipe)
+    yield from _depths(recipe, deepest)
+
+
+def _teachers(recipe: Recipe) -> Iterator[Made]:
+    teachers = list(dict.fromkeys(rung.teacher for rung in recipe.ladder))
+    if len(teachers) == 1:
+        yield f"{teachers[0]} is the only teacher: going straight from it is the ladder without refine."
+        return
+    for teacher in teachers:
+        yield f"straight from {teacher}", {"only": teacher}
+    yield "all teachers at once", {"together": True}
+
+
+def _rungs(recipe: Recipe) -> Iterator[Made]:
+    count = len(recipe.ladder)
+    if count == 1:
+        yield "The ladder has one rung: none can be left out, and there is no order to reverse."
+        return
+    for number, rung in enumerate(recipe.ladder, start=1):
+        yield f"without rung {number} ({rung.teacher}, {rung.loss})", {"without": [number]}
+    yield "reversed ladder", {"reversed": True}
+
+
+def _refine(recipe: Recipe) -> Iterator[Made]:
+    rounds = recipe.refine.rounds
+    if not rounds:
+        yield "The recipe has no refine: its rounds are not varied."
+    for number in range(rounds):
+        name = "without refine" if not number else f"{number} round{'s' if number > 1 else ''} of refine"
+        yield name, {"refine.rounds": number}
+    keeps = any(rung.gamma and rung.loss != "embedding" for rung in recipe.ladder) or (rounds and recipe.refine.gamma)
+    yield ("without keep", {"keep": False}) if keeps else "The recipe has no keep to leave out."
+
+
+def _depths(recipe: Recipe, deepest: int) -> Iterator[Made]:
+    if isinstance(recipe.student.pick, list):
+        yield "The student's layers are picked one by one: its depth is not varied."
+        return
+    for depth in DEPTHS:
+        if depth == min(recipe.student.layers or deepest, deepest):
+            continue  # the ladder itself
+        if depth > deepest:
+            yield f"The student's base has {deepest} layers: there is no student of {depth}."
+        else:
+            yield f"{depth}-layer student", {"student.layers": depth}

@@ -1,0 +1,236 @@
+"""What an ablation found: one table of all variants, and what was shared between them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stepwell.ablations.grid import Grid
+from stepwell.ablations.rendering import latex, markdown
+from stepwell.display import Cell, Table, duration
+from stepwell.evaluation import Comparison, Evaluation, compare
+from stepwell.evaluation.comparison import Row
+from stepwell.files import write_text
+from stepwell.ladder.context import Context
+from stepwell.ladder.judging import measures_of
+from stepwell.ladder.workspace import read_json, versions
+from stepwell.models.engines.machine import machine
+from stepwell.teachers.counts import FILE, read_counts
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one variant ended.
+
+    Parameters
+    ----------
+    name
+        The variant.
+    updates
+        Optimiser steps of the student, warm-up apart.
+    stages
+        By the stage's name, its folder's name.
+    test
+        The stage that holds the test's evaluation; None when the variant failed.
+    failed
+        Why it did not come to its end.
+    """
+
+    name: str
+    updates: int
+    stages: dict[str, str]
+    test: str | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the variants had in common: each figure first as if every variant had run alone, then as it was.
+
+    ``asked`` are pairs of which a stage needed a cross-encoder's score, ``scored`` those that had to be scored: the
+    others were in the score store. Seconds are those of the stages.
+    """
+
+    stages: int
+    run: int
+    asked: int
+    scored: int
+    seconds_alone: float
+    seconds: float
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome], stages: Path) -> Shared:
+        """Count over the stages' folders."""
+        alone: dict[str, int] = {}  # folder -> in how many variants
+        pairs: dict[str, tuple[int, int]] = {}
+        for outcome in outcomes:
+            folders = {folder: name for name, folder in outcome.stages.items()}
+            for folder, name in folders.items():
+                alone[folder] = alone.get(folder, 0) + 1
+                again = name.startswith("rung-") and name.replace("rung-", "scores-") in outcome.stages
+                pairs[folder] = (0, 0) if again else _pairs(stages / folder)  # a rung reads what was just scored
+        seconds = {folder: float(read_json(stages / folder / "manifest.json")["seconds"]) for folder in alone}
+        return cls(
+            stages=sum(alone.values()),
+            run=len(alone),
+            asked=sum(times * pairs[folder][0] for folder, times in alone.items()),
+            scored=sum(scored for _, scored in pairs.values()),
+            seconds_alone=sum(times * seconds[folder] for folder, times in alone.items()),
+            seconds=sum(seconds.values()),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """Say it in words."""
+        share = f" ({self.scored / self.asked:.0%})" if self.asked else ""
+        return (
+            f"The variants have {self.stages:,} stages; {self.run:,} were run and {self.stages - self.run:,} shared. "
+            f"Alone they would have taken {duration(self.seconds_alone)}, together {duration(self.seconds)}.",
+            f"Teachers were asked for the scores of {self.asked:,} pairs and scored {self.scored:,}{share}; the others "
+            "were in the score store.",
+        )
+
+
+def _pairs(folder: Path) -> tuple[int, int]:
+    counts = read_counts(folder / FILE)
+    return sum(asked for asked, _ in counts), sum(scored for _, scored in counts)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A table of variants.
+
+    Parameters
+    ----------
+    name
+        What was varied.
+    outcomes
+        One a variant, in the grid's order.
+    comparison
+        Of the variants that came to their end; None when there is none.
+    shared
+        What the variants had in common.
+    notes
+        Sentences beneath the table.
+    """
+
+    name: str
+    outcomes: tuple[Outcome, ...]
+    comparison: Comparison | None
+    shared: Shared
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, grid: Grid, outcomes: Sequence[Outcome], ctx: Context, out: Path) -> Ablation:
+        """Compare the variants that came to their end, from the files that their stages left."""
+        stages = out / "stages"
+        evaluations = {
+            outcome.name: Evaluation.load(stages / outcome.stages[outcome.test] / "evaluation.parquet", ctx.collection)
+            for outcome in outcomes
+            if outcome.test is not None
+        }
+        notes = [f"{outcome.name} failed: {outcome.failed}" for outcome in outcomes if outcome.failed]
+        comparison = None
+        if evaluations:
+            reference = grid.reference if grid.reference in evaluations else next(iter(evaluations))
+            if reference != grid.reference:
+                notes.append(f"{grid.reference} is not there (yet); the others are compared with {reference}.")
+            comparison = compare(evaluations, reference, measures_of(ctx))
+        notes += [_equal_budget(grid), _climbs(grid), *grid.notes]
+        return cls(name, tuple(outcomes), comparison, Shared.of(outcomes, stages), tuple(notes))
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why variants failed, by their names."""
+        return {outcome.name: outcome.failed for outcome in self.outcomes if outcome.failed}
+
+    def table(self, whole: bool = False) -> Table:
+        """Return the table: intervals of the first measure, or (``whole``) of all."""
+        found = self.comparison
+        rows = {row.name: row for row in found.rows} if found else {}
+        measures = found.measures if found else ()
+        heads = [
+            "variant",
+            "updates",
+            *measures[:1],
+            *([f"minus {found.reference}", "p"] if found else []),
+            *measures[1:],
+        ]
+        cells = [
+            [outcome.name, outcome.updates, *self._figures(rows.get(outcome.name), whole)] for outcome in self.outcomes
+        ]
+        at = [number for number, outcome in enumerate(self.outcomes) if found and outcome.name == found.reference]
+        base = found.table().notes if found else ()
+        return Table(f"Ablation of {self.name}", heads, cells, [*base, *self.notes, *self.shared.sentences()], at)
+
+    def _figures(self, row: Row | None, whole: bool) -> list[Cell]:
+        """Return the cells of a variant behind its updates; empty ones for a variant without figures."""
+        found = self.comparison
+        if found is None:
+            return []
+        if row is None:
+            return [None] * (len(found.measures) + 2)
+        main, *others = found.measures
+        cells: list[Cell] = [_with_interval(row.values[main], row.interval[main])]
+        if row.difference:
+            p = "<0.001" if row.p[main] < 0.001 else f"{row.p[main]:.3f}"
+            low, high = row.difference_interval[main]
+            cells += [f"{row.difference[main]:+.3f} [{low:+.3f}, {high:+.3f}]", p + self._mark(row, main)]
+        else:
+            cells += [None, None]
+        for measure in others:
+            value = (
+                _with_interval(row.values[measure], row.interval[measure]) if whole else f"{row.values[measure]:.3f}"
+            )
+            cells.append(value + self._mark(row, measure))
+        return cells
+
+    def _mark(self, row: Row, measure: str) -> str:
+        sure = self.comparison is not None and row.p.get(measure, 1.0) < 1 - self.comparison.level
+        return "*" if sure else " "
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "name": self.name,
+            "variants": [asdict(outcome) for outcome in self.outcomes],
+            "shared": asdict(self.shared),
+            "notes": list(self.notes),
+            "comparison": self.comparison.to_json() if self.comparison else None,
+            "versions": versions(),
+            "machine": machine(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+    def write(self, out: Path) -> None:
+        """Write ``ablation.json``, ``ablation.md`` and ``ablation.tex``."""
+        write_text(out / "ablation.json", json.dumps(self.to_json(), indent=1))
+        write_text(out / "ablation.md", markdown(self.table(whole=True)) + "\n")
+        write_text(out / "ablation.tex", latex(self.table(whole=True)) + "\n")
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _equal_budget(grid: Grid) -> str:
+    if grid.match_updates:
+        return (
+            "Updates are the student's optimiser steps, warm-up apart; shorter ladders took as many as the rungs of "
+            f"{grid.reference}, and refine came on top."
+        )
+    return "Updates are the student's optimiser steps, warm-up apart; variants were not given the same number."
+
+
+def _climbs(grid: Grid) -> str:
+    gated = [variant.name for variant in grid.variants if not variant.forced]
+    if not gated:
+        return "Every rung and round was climbed and kept, whatever dev said."
+    if len(gated) == len(grid.variants):
+        return "Rungs were climbed and kept as dev decided."
+    return (
+        f"Every rung and round was climbed and kept, whatever dev said, but for {', '.join(gated)}: there dev decided."
+    )

@@ -1,0 +1,246 @@
+"""Running an ablation: one variant after the other in one folder of stages, so that equal work is done once."""
+
+from __future__ import annotations
+
+import shutil
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from stepwell import distributed
+from stepwell.ablations.grid import Grid, Variant
+from stepwell.ablations.result import Ablation, Outcome
+from stepwell.ablations.vocabulary import ladder_steps, matched
+from stepwell.display import Cell, Progress, Table, duration, progress, say, warn
+from stepwell.errors import StepwellError
+from stepwell.files import write_text
+from stepwell.ladder.build import Builder
+from stepwell.ladder.context import Context
+from stepwell.ladder.plan import Plan, Speed, make_plan, probe
+from stepwell.ladder.run import climb, file_name, prepare, shared_facts
+from stepwell.ladder.workspace import Stage, Workspace, read_json
+from stepwell.recipe.yaml_file import dump_recipe
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A variant with all that it takes to run it."""
+
+    variant: Variant
+    ctx: Context
+    stages: list[Stage]
+    folder: Path
+
+    @property
+    def last(self) -> int:
+        """How many rungs and rounds of refine there are at most."""
+        return len(self.ctx.recipe.ladder) + self.ctx.recipe.refine.rounds
+
+
+def get_ready(grid: Grid, out: Path) -> list[Ready]:
+    """Open the collection, and list every variant's stages; nothing is run.
+
+    Raises
+    ------
+    StepwellError
+        When a variant can't be run, or is tested on other queries than the reference.
+    """
+    opened: dict[str, Context] = {}
+    contexts = []
+    for variant in grid.variants:
+        section = variant.recipe.collection.model_dump_json()
+        opened[section] = opened[section] if section in opened else prepare(variant.recipe)
+        contexts.append(replace(opened[section], recipe=variant.recipe))
+    home = contexts[[variant.name for variant in grid.variants].index(grid.reference)]
+    size = home.collection.n_passages, len(home.splits.train.query_rows)
+    updates = sum(ladder_steps(home.recipe, *size))
+    ready = []
+    for number, (variant, ctx) in enumerate(zip(grid.variants, contexts, strict=True), start=1):
+        _same_test(variant, grid.reference, ctx, home)
+        if grid.match_updates:
+            sizes = ctx.collection.n_passages, len(ctx.splits.train.query_rows)
+            ctx = replace(ctx, recipe=matched(ctx.recipe, updates, *sizes))
+        folder = out / "variants" / f"{number:02d}-{file_name(variant.name)}"
+        ready.append(Ready(variant, ctx, stages_of_variant(variant, ctx), folder))
+    return ready
+
+
+def stages_of_variant(variant: Variant, ctx: Context) -> list[Stage]:
+    """Return a variant's stages: its ladder, refine, and the test of its last student, without other systems.
+
+    A forced variant asks no teacher for its headroom and goes through every round of refine.
+    """
+    try:
+        builder = Builder(ctx)
+        builder.ladder()
+        builder.refinement()
+    except StepwellError as error:
+        raise StepwellError(f"the variant {variant.name!r}: {error}") from error
+    builder.split("test", f"student@{builder.last}", "the student")
+    stages = list(builder.stages.values())
+    if not variant.forced:
+        return stages
+
+    def gates(stage: Stage) -> tuple[str, ...]:
+        return tuple(gate for gate in stage.only_if if not gate.startswith(("headroom-", "promote-")))
+
+    return [replace(stage, only_if=gates(stage)) for stage in stages if stage.kind != "headroom"]
+
+
+def _same_test(variant: Variant, reference: str, ctx: Context, home: Context) -> None:
+    same = np.array_equal(ctx.splits.test.query_rows, home.splits.test.query_rows)
+    if not same or ctx.collection.fingerprint != home.collection.fingerprint:
+        raise StepwellError(
+            f"the variants {variant.name!r} and {reference!r} are tested on different queries or passages, so that no "
+            "difference could be paired. Leave `collection.path` and the test split as they are in all variants."
+        )
+
+
+# -- the plan ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AblationPlan:
+    """What an ablation will take: for each variant its stages, how many only it has to do, and their seconds."""
+
+    names: tuple[str, ...]
+    stages: tuple[int, ...]
+    own: tuple[int, ...]
+    seconds: tuple[float, ...]
+    done: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> float:
+        """Seconds of all that is still to do."""
+        return sum(self.seconds)
+
+    def table(self) -> Table:
+        """Return the plan as a table."""
+        rows: list[list[Cell]] = [
+            [name, stages, stages - own, own, duration(seconds)]
+            for name, stages, own, seconds in zip(self.names, self.stages, self.own, self.seconds, strict=True)
+        ]
+        asked, distinct = sum(self.stages), sum(self.own)
+        notes = (
+            f"{asked:,} stages in all, {asked - distinct:,} of them shared with a variant above; of the other "
+            f"{distinct:,}, {self.done:,} are done. About {duration(self.total)} still to go.",
+            *self.notes,
+        )
+        columns = ["variant", "stages", "shared", "its own", "time to go"]
+        return Table("The ablation, variant by variant", columns, rows, notes)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the plan as plain values (seconds)."""
+        lists = zip(self.names, self.stages, self.own, self.seconds, strict=True)
+        keys = ("name", "stages", "own", "seconds")
+        variants = [dict(zip(keys, row, strict=True)) for row in lists]
+        return {"seconds": self.total, "done": self.done, "variants": variants, "notes": list(self.notes)}
+
+
+def plan_ablation(grid: Grid, out: Path) -> AblationPlan:
+    """Estimate an ablation without starting it."""
+    ready = get_ready(grid, out)
+    return _planned(grid, ready, out, probe(ready[0].ctx.recipe.student.base))
+
+
+def _planned(grid: Grid, ready: list[Ready], out: Path, speed: Speed) -> AblationPlan:
+    seen: dict[str | None, bool] = {}
+    counts, own, seconds = [], [], []
+    for one in ready:
+        workspace = _workspace(one, out)
+        plan = make_plan(one.ctx, one.stages, workspace, speed)
+        keys = [workspace.keys.get(workspace.resolve(stage.name)) for stage in one.stages]
+        places = dict(zip(keys, zip(plan.seconds, plan.done, strict=True), strict=True))
+        places.pop(None, None)  # of a rung that dev decided to leave out
+        new = {place: cost for place, cost in places.items() if place not in seen}
+        seen |= {place: done for place, (_, done) in new.items()}
+        counts.append(len(places))
+        own.append(len(new))
+        seconds.append(sum(cost for cost, done in new.values() if not done))
+    names = tuple(one.variant.name for one in ready)
+    return AblationPlan(names, tuple(counts), tuple(own), tuple(seconds), sum(seen.values()), grid.notes)
+
+
+def _workspace(one: Ready, out: Path, checked: set[Path] | None = None) -> Workspace:
+    return Workspace(out, shared_facts(one.ctx), checked)
+
+
+# -- the run ----------------------------------------------------------------------------------------------
+
+
+def run_ablation(name: str, grid: Grid, out: Path) -> Ablation:
+    """Run every variant to its end, or go on with them; write and return what they are compared by.
+
+    Parameters
+    ----------
+    name
+        What the table is called.
+    grid
+        The variants.
+    out
+        The ablation's folder: ``stages`` of all variants, ``variants`` with the recipe and the test run of each, and
+        ``ablation.json``, ``.md`` and ``.tex``, which are written anew after each variant.
+
+    Raises
+    ------
+    StepwellError
+        When the grid can't be run or no variant came to its end. A variant that fails is named in the result.
+    """
+    with Workspace(out, {}):  # holds the lock; each variant looks at the same stages with its own facts
+        ready = get_ready(grid, out)
+        speed = probe(ready[0].ctx.recipe.student.base)
+        plan = _planned(grid, ready, out, speed)
+        say(f"{name}: {len(ready)} variants, {sum(plan.own)} stages of their own, about {duration(plan.total)} to go.")
+        done: list[Outcome] = []
+        checked: set[Path] = set()
+        told: set[str] = set()
+        with progress(round(plan.total), name) as bar:
+            for number, one in enumerate(ready, start=1):
+                say(f"Variant {number} of {len(ready)}: {one.variant.name}")
+                workspace = _workspace(one, out, checked)
+                done.append(
+                    _attempt(one, workspace, make_plan(one.ctx, one.stages, _workspace(one, out), speed), bar, told)
+                )
+                told |= set(workspace.keys.values())
+                result = Ablation.of(name, grid, done, ready[0].ctx, out)
+                if distributed.is_main():
+                    result.write(out)
+    if result.comparison is None:
+        reasons = "; ".join(f"{outcome.name}: {outcome.failed}" for outcome in done)
+        raise StepwellError(f"no variant of {name} came to its end. {reasons}")
+    say(f"The table is {out / 'ablation.md'}; ablation.tex, ablation.json and the variants' runs lie beside it.")
+    return result
+
+
+def _attempt(one: Ready, workspace: Workspace, plan: Plan, bar: Progress, told: set[str]) -> Outcome:
+    """Run one variant; what goes wrong is kept in its outcome, so that the others can go on."""
+    failed = None
+    if distributed.is_main():
+        one.folder.mkdir(parents=True, exist_ok=True)
+        write_text(one.folder / "recipe.yaml", dump_recipe(one.ctx.recipe))
+    try:
+        climb(one.ctx, workspace, plan, bar, told)
+    except OSError:
+        raise  # a full disk stops all of them
+    except Exception as error:
+        if distributed.world_size() > 1:
+            raise  # the other processes are waiting for this one
+        known = isinstance(error, StepwellError)
+        failed = str(error) if known else f"{type(error).__name__}: {error}"
+        if not known:
+            write_text(one.folder / "error.txt", traceback.format_exc())
+        warn(f"the variant {one.variant.name} failed, the others go on: {failed}")
+    folders = {name: folder.name for name, folder in workspace.folders.items()}
+    test = None if failed else workspace.resolve(f"student@{one.last}.test")
+    if test and distributed.is_main():
+        shutil.copyfile(workspace.folders[test] / "run.trec", one.folder / "run.trec")
+    return Outcome(one.variant.name, _updates(one, workspace), folders, test, failed)
+
+
+def _updates(one: Ready, workspace: Workspace) -> int:
+    """Count the optimiser steps of the student's rungs and rounds of refine, warm-up apart."""
+    rungs = [workspace.folders.get(f"rung-{number}") for number in range(1, one.last + 1)]
+    return sum(int(read_json(folder / "training.json")["steps"]) for folder in rungs if folder is not None)

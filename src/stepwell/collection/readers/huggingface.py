@@ -1,0 +1,239 @@
+"""Read a data set of Hugging Face, from the hub or from a directory, through the ``datasets`` library.
+
+``hf:NAME``, with a configuration and a revision where they are needed: ``hf:sentence-transformers/all-nli/triplet``,
+``hf:BeIR/scifact@0cb1a2f``. Two shapes are read. BEIR's: ``corpus`` and ``queries``, and judgements in ``qrels``,
+``default`` or, as BEIR publishes them, in another data set called ``NAME-qrels``. Sentence-transformers' tuples: a
+query, a passage that answers it, and passages that don't; equal texts are one passage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from stepwell.collection.collection import hash_text
+from stepwell.collection.readers.tables import read_judgements, read_texts
+from stepwell.collection.source import (
+    BadLineError,
+    Join,
+    Judgement,
+    Kind,
+    Problem,
+    Report,
+    Source,
+    Text,
+    stamp_files,
+    with_content,
+)
+from stepwell.errors import StepwellError
+
+PREFIX = "hf:"
+TUPLES = {
+    "query.text": ("anchor", "query", "question", "sentence1"),
+    "positive": ("positive", "pos", "answer", "passage", "document", "sentence2"),
+    "negatives": ("negative", "neg"),
+}
+"""The names by which the columns of tuples are found; negatives may be numbered, and hold lists."""
+
+_PARTS: dict[Kind, str] = {"passage": "corpus", "query": "queries"}
+_QRELS = ("qrels", "default")
+_MARKS = ("dataset_dict.json", "dataset_info.json")
+
+
+def is_saved(directory: Path) -> bool:
+    """Tell whether ``save_to_disk`` wrote a directory, as a whole or as ``corpus``, ``queries`` and ``qrels``."""
+    return any((directory / part / mark).is_file() for part in ("", "corpus") for mark in _MARKS)
+
+
+class HuggingFace(Source):
+    """A data set; the library is imported, and data downloaded, when it is first read."""
+
+    def __init__(self, name: str, join: Join, columns: Mapping[str, str]) -> None:
+        place = Path(name)
+        self.join, self.columns = join, columns
+        self._local = place.resolve() if place.is_dir() else None
+        self._config = self._revision = None
+        if self._local is not None:
+            self.name = self._local.name
+            self.home = self._local if is_saved(self._local) else Path(f"{PREFIX}{self._local}")
+            self._where = str(self._local)
+        else:
+            self.name, self.home = name, Path(f"{PREFIX}{name}")
+            whole, _, revision = name.partition("@")
+            parts = whole.split("/")
+            self._where, self._config, self._revision = (
+                "/".join(parts[:2]),
+                "/".join(parts[2:]) or None,
+                revision or None,
+            )
+
+    def stamp(self) -> dict[str, Any]:
+        """Return sizes and times of local files; of the hub, the name: another revision is another collection."""
+        if self._local is None:
+            return {"hub": self.name}
+        return stamp_files(self._local, sorted(file for file in self._local.rglob("*") if file.is_file()))
+
+    def label(self, kind: Kind) -> str:
+        """Return the name, with the part for the shape of BEIR."""
+        return f"{self.name}/{_PARTS[kind]}" if self._beir else self.name
+
+    # What there is, and how it is opened
+
+    @cached_property
+    def _library(self) -> Any:
+        try:
+            return import_module("datasets")
+        except ImportError as error:
+            raise StepwellError(
+                f"{self.home} is read through Hugging Face's datasets, which can't be imported ({error}): "
+                "pip install 'stepwell[datasets]'."
+            ) from error
+
+    @cached_property
+    def _parts(self) -> dict[str, Callable[[], Any]]:
+        """What opens each configuration, or directory, by its name."""
+        local = self._local
+        if local is not None and is_saved(local):
+            load = self._library.load_from_disk
+            if any((local / mark).is_file() for mark in _MARKS):
+                return {"": partial(load, str(local))}
+            saved = [part for part in (*_PARTS.values(), *_QRELS) if is_saved(local / part)]
+            return {part: partial(load, str(local / part)) for part in saved}
+        ask = self._library.get_dataset_config_names
+        names = [self._config] if self._config else self._asked(ask, self._where)
+        return {part: partial(self._load, self._where, part) for part in names}
+
+    def _load(self, name: str, config: str | None) -> Any:
+        return self._library.load_dataset(name, config, revision=self._revision)
+
+    def _asked(self, ask: Callable[..., Any], *names: Any) -> Any:
+        try:
+            return ask(*names)
+        except StepwellError:
+            raise
+        except Exception as error:  # of many kinds: no such data set, no network, no access, bad files
+            reason = " ".join(str(error).split())[:400]
+            raise StepwellError(
+                f"{self.home} can't be read as a data set of Hugging Face ({type(error).__name__}: {reason}). Mind the "
+                "name, and whether it needs a configuration (NAME/CONFIGURATION) or a login."
+            ) from error
+
+    @cached_property
+    def _opened(self) -> dict[str, dict[str, Any]]:
+        """The opened sets by part, each as its splits; opened once, read as often as needed."""
+        if self._beir:
+            wanted = [part for part in self._parts if part in (*_PARTS.values(), *_QRELS)]
+        else:
+            wanted = list(self._parts)
+        if len(wanted) > 1 and not self._beir:
+            raise StepwellError(
+                f"{self.home} has several configurations ({', '.join(wanted)}): name one, as in "
+                f"{self.home}/{wanted[0]}."
+            )
+        opened = {part: _as_splits(self._asked(self._parts[part])) for part in wanted}
+        if self._beir and not set(_QRELS) & set(opened):
+            if self._local is not None:
+                raise StepwellError(f"{self.home} has corpus and queries, and no qrels (nor default) beside them.")
+            opened["qrels"] = _as_splits(self._asked(self._load, f"{self._where}-qrels", None))
+        return opened
+
+    @cached_property
+    def _beir(self) -> bool:
+        return set(_PARTS.values()) <= set(self._parts)
+
+    @cached_property
+    def _judged(self) -> tuple[str, dict[str, Any]]:
+        """The part that holds the judgements or tuples, and its splits."""
+        part = next(part for part in (*_QRELS, *self._opened) if part in self._opened)
+        return part, self._opened[part]
+
+    # What it holds
+
+    def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
+        """Yield the passages or queries."""
+        label = self.label(kind)
+        if not self._beir:
+            return with_content(self._tuple_texts(kind, report), kind, label, report)
+        records = ((n, row) for rows in self._opened[_PARTS[kind]].values() for n, row in enumerate(rows, start=1))
+        found = read_texts(records, kind, label, self.columns, self.join, report)
+        return with_content(found, kind, label, report)
+
+    def _tuple_texts(self, kind: Kind, report: Report) -> Iterator[Text]:
+        seen: set[int] = set()
+        for split in self.splits:
+            for number, query, positives, negatives in self._tuples(split, report):
+                for text in (query,) if kind == "query" else (*positives, *negatives):
+                    if (key := hash_text(text)) not in seen:
+                        seen.add(key)
+                        yield Text(number, _id(text, kind), "", text, self.splits[split])
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """The splits of the judgements or tuples."""
+        part, sets = self._judged
+        return {split: "/".join(filter(None, (self.name, part, split))) for split in sets}
+
+    def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
+        """Yield the judgements of a split."""
+        if self._beir:
+            rows = enumerate(self._judged[1][split], start=1)
+            yield from read_judgements(rows, self.splits[split], self.columns, report)
+            return
+        seen: set[int] = set()
+        for number, query, positives, _ in self._tuples(split, report):
+            for text in positives:
+                if (key := hash((query, text))) not in seen:
+                    seen.add(key)
+                    yield Judgement(number, _id(query, "query"), _id(text, "passage"), 1, self.splits[split])
+
+    def negatives(self, split: str, report: Report) -> Iterator[Judgement]:
+        """Yield the negatives of the tuples of a split."""
+        for number, query, _, negatives in () if self._beir else self._tuples(split, report):
+            for text in negatives:
+                yield Judgement(number, _id(query, "query"), _id(text, "passage"), 0, self.splits[split])
+
+    def _tuples(self, split: str, report: Report) -> Iterator[tuple[int, str, list[str], list[str]]]:
+        """Yield (row, query, positives, negatives)."""
+        rows, file = self._judged[1][split], self.splits[split]
+        query, positive, negatives = self._tuple_columns(rows.column_names, file)
+        for number, row in enumerate(rows, start=1):
+            try:
+                (asked,) = _texts_of(row, query)
+                against = [text for column in negatives for text in _texts_of(row, column)]
+                yield number, asked, _texts_of(row, positive), against
+            except (BadLineError, ValueError) as bad:
+                report(Problem("error", file, number, "field", str(bad)))
+
+    def _tuple_columns(self, there: list[str], file: str) -> tuple[str, str, list[str]]:
+        found = []
+        for role in ("query.text", "positive"):
+            names = (self.columns[role],) if role in self.columns else TUPLES[role]
+            column = next((name for name in names if name in there), None)
+            if column is None:
+                raise StepwellError(
+                    f"{file} is neither of BEIR's shape (configurations corpus and queries) nor of tuples: it has no "
+                    f"column for {role} (there are {', '.join(there)}; looked for was {', '.join(names)}). Name it in "
+                    f"the recipe: `collection: {{columns: {{{role}: ...}}}}`."
+                )
+            found.append(column)
+        begins = (self.columns["negatives"],) if "negatives" in self.columns else TUPLES["negatives"]
+        return found[0], found[1], [name for name in there if name.startswith(begins)]
+
+
+def _as_splits(opened: Any) -> dict[str, Any]:
+    return dict(opened) if isinstance(opened, dict) else {"train": opened}
+
+
+def _id(text: str, kind: Kind) -> str:
+    return f"{kind[0]}-{hash_text(text):016x}"
+
+
+def _texts_of(row: Mapping[str, Any], column: str) -> list[str]:
+    value = row[column]
+    texts = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadLineError("field", f"{column!r} is {str(value)[:40]!r}, and must be a text or a list of texts.")
+    return texts

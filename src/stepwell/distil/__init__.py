@@ -1,0 +1,1 @@
+"""The paper: losses, objectives, training, negatives, the selection rule of refine."""

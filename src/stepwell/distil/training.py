@@ -1,0 +1,353 @@
+"""One routine trains dual encoders, cross-encoders and students: they differ in their objective alone.
+
+Everything random is a function of (seed, step): the order of the examples, which candidates are drawn, dropout.
+So a checkpoint is the weights, the optimiser's moments and the number of the step, and a run that was killed
+ends with the very weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stepwell import distributed
+from stepwell.display import counted, warn
+from stepwell.errors import StepwellError
+from stepwell.models.build import cannot_write, head_parameters, sha256_of
+from stepwell.models.engines.attention import for_training
+from stepwell.models.engines.machine import Work, work
+from stepwell.models.engines.words import sparse_words, word_tables
+from stepwell.recipe import Optimiser, RerankTraining
+
+CHUNK = 8
+"""Examples (queries with their candidates) that go through backward at a time where the loss is separable."""
+
+
+class Objective(Protocol):
+    """What a model is trained for."""
+
+    @property
+    def size(self) -> int:
+        """Examples an epoch has."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Everything that learns."""
+
+    @property
+    def separable(self) -> bool:
+        """Whether the loss of a batch is the mean of its examples' own losses (no in-batch term)."""
+
+    def loss(self, examples: NDArray[np.int64], epoch: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of some examples and its parts, to be logged; the same on every process."""
+
+
+@dataclass
+class TrainingLog:
+    """What happened in a training: the loss of each step and its parts, and the work done (on the main process).
+
+    ``texts`` and ``tokens`` went through the model; ``padded`` are the tokens with the padding of their batches,
+    ``squares`` the sum of the squared lengths. ``peak`` is the share of the machine's rate of matrix products that
+    the tokens' own operations came to, where it was measured.
+    """
+
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    texts: int = 0
+    tokens: int = 0
+    padded: int = 0
+    squares: int = 0
+    peak: float | None = None
+
+    def add(self, loss: float, parts: dict[str, float], work: Work) -> None:
+        """Append one step."""
+        self.steps += 1
+        self.texts += work.texts
+        self.tokens += work.tokens
+        self.padded += work.padded
+        self.squares += work.squares
+        self.losses.append(loss)
+        for name, value in parts.items():
+            self.parts.setdefault(name, []).append(value)
+
+    def to_json(self) -> dict[str, object]:
+        """Return everything as plain values."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """Return steps, loss and throughput in a line."""
+        span = max(1, min(20, self.steps // 4))
+        first, last = np.mean(self.losses[:span]), np.mean(self.losses[-span:])
+        speed = f"{self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"
+        peak = "" if self.peak is None else f", {self.peak:.0%} of the matmul peak"
+        return (
+            f"{counted(self.steps, 'step')}, loss {first:.3f} -> {last:.3f}; {self.texts / self.steps:,.0f} texts and "
+            f"{self.tokens / self.steps:,.0f} tokens a step, {speed}{peak}"
+        )
+
+
+def total_steps(settings: Optimiser, size: int) -> int:
+    """Return how many optimiser steps ``settings`` ask for with ``size`` examples."""
+    if settings.steps is not None:
+        return settings.steps
+    return math.ceil(settings.epochs * size / min(settings.batch, size)) if size else 0
+
+
+def batches(size: int, batch: int, seed: int, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield (epoch, examples) of the steps from ``start`` to ``stop``; each epoch is a permutation of its own.
+
+    A batch runs over the end of an epoch into the next, so none is short.
+    """
+    batch = min(batch, size)
+    orders: dict[int, NDArray[np.int64]] = {}
+
+    def order(epoch: int) -> NDArray[np.int64]:
+        if epoch not in orders:
+            orders.clear()
+            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(size)
+        return orders[epoch]
+
+    for step in range(start, stop):
+        epoch, place = divmod(step * batch, size)
+        first = order(epoch)[place : place + batch]
+        rest = batch - len(first)
+        yield epoch, np.concatenate([first, order(epoch + 1)[:rest]]) if rest else first
+
+
+def learning_rate(step: int, total: int, warmup: float) -> float:
+    """Return the share of the highest rate at ``step``: linear up, then linear down to 0.
+
+    Examples
+    --------
+    >>> [round(learning_rate(step, 10, 0.2), 3) for step in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.125]
+    """
+    rising = round(total * warmup)
+    if step < rising:
+        return (step + 1) / rising
+    return (total - step) / max(1, total - rising)
+
+
+def train(
+    objective: Objective,
+    settings: Optimiser,
+    folder: Path,
+    seed: int,
+    advance: Callable[[int, str], None] = lambda n, note: None,
+) -> TrainingLog:
+    """Train ``objective.module`` in place; a checkpoint in ``folder`` is taken up and kept up to date.
+
+    Parameters
+    ----------
+    objective
+        The data and the loss.
+    settings
+        Steps, rates, batch.
+    folder
+        Where ``checkpoint.safetensors`` lives while the training runs.
+    seed
+        Decides everything random.
+    advance
+        Told (steps done, a note with the loss).
+
+    Raises
+    ------
+    StepwellError
+        When the loss is not a number any more.
+    """
+    total = total_steps(settings, objective.size)
+    module = objective.module
+    _set_dropout(module, settings.dropout)
+    frozen = word_tables(module) if settings.freeze_words else []
+    for parameter in frozen:  # no gradient of the vocabulary is computed at all
+        parameter.requires_grad_(False)
+    optimiser = _optimiser(module, settings)
+    checkpoint = Checkpoint(folder / "checkpoint.safetensors", module, optimiser)
+    log = checkpoint.load()
+    advance(log.steps, "")
+    module.train()
+    began = time.monotonic() - log.seconds
+    with for_training(module), sparse_words(module):
+        for epoch, examples in batches(objective.size, settings.batch, seed, log.steps, total):
+            step = log.steps
+            torch.manual_seed(int(np.random.SeedSequence([seed, step, distributed.rank()]).generate_state(1)[0]))
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * learning_rate(step, total, settings.warmup)
+            before = replace(work)
+            value, parts = _backward(objective, examples, epoch)
+            if not math.isfinite(value):
+                raise StepwellError(
+                    f"the loss became {value} at step {step + 1} of {total} (lr {settings.lr}): training has diverged. "
+                    "Lower `lr`, raise `tau`, or check the teacher's scores (stepwell prints their spread)."
+                )
+            parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+            distributed.sum_gradients(parameters)
+            nn.utils.clip_grad_norm_(parameters, settings.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            log.add(value, parts, work.since(before))
+            log.seconds = time.monotonic() - began
+            checkpoint.save_now_and_then(log)
+            advance(1, f"loss {np.mean(log.losses[-20:]):.3f}")
+    module.eval()
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    return log
+
+
+def _backward(objective: Objective, examples: NDArray[np.int64], epoch: int) -> tuple[float, dict[str, float]]:
+    """Add the gradient of a batch; a separable loss goes chunk by chunk, which only bounds the memory."""
+    chunk = CHUNK * distributed.world_size() if objective.separable else len(examples)
+    value, parts = 0.0, dict[str, float]()
+    for start in range(0, len(examples), chunk):
+        piece = examples[start : start + chunk]
+        share = len(piece) / len(examples)
+        loss, its = objective.loss(piece, epoch)
+        torch.autograd.backward(share * loss)
+        value += share * loss.item()
+        for name, part in its.items():
+            parts[name] = parts.get(name, 0.0) + share * part
+    return value, parts
+
+
+def _optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
+    head = {id(p) for p in head_parameters(module)} if isinstance(settings, RerankTraining) else set()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "peak": settings.head_lr if in_head and isinstance(settings, RerankTraining) else settings.lr,
+                "weight_decay": settings.weight_decay if matrix else 0.0,
+            }
+            for (in_head, matrix), parameters in groups.items()
+        ],
+        lr=settings.lr,
+        fused=True,
+    )
+
+
+def _set_dropout(module: nn.Module, on: bool) -> None:
+    """Turn dropout off for good where the recipe does not ask for it (the saved configuration stays)."""
+    if on:
+        return
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        for name in ("dropout_prob", "attention_dropout"):
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
+
+
+def checkpoint_seconds() -> float:
+    """Return the seconds between two checkpoints: STEPWELL_CHECKPOINT_SECONDS, 120 by default.
+
+    Raises
+    ------
+    StepwellError
+        When the variable is no number of seconds.
+    """
+    stated = os.environ.get("STEPWELL_CHECKPOINT_SECONDS") or "120"
+    try:
+        seconds = float(stated)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise StepwellError(
+            f"STEPWELL_CHECKPOINT_SECONDS is {stated!r}: set it to a number of seconds, such as 120, or unset it."
+        )
+    return seconds
+
+
+class Checkpoint:
+    """Weights, moments and the log in one safetensors file with the sha256 of all of it, replaced atomically."""
+
+    def __init__(self, path: Path, module: nn.Module, optimiser: torch.optim.AdamW) -> None:
+        self.path, self.module, self.optimiser = path, module, optimiser
+        self.every = checkpoint_seconds()
+        self.last = time.monotonic()
+
+    def save_now_and_then(self, log: TrainingLog) -> None:
+        """Save when the last time was long enough ago (STEPWELL_CHECKPOINT_SECONDS, 120 by default)."""
+        if distributed.is_main() and time.monotonic() - self.last >= self.every:
+            self.save(log)
+            self.last = time.monotonic()
+
+    def save(self, log: TrainingLog) -> None:
+        """Write the file under another name, then rename it."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        told = json.dumps(log.to_json())
+        draft = self.path.with_suffix(".draft")
+        try:
+            save_file(tensors, draft, metadata={"log": told, "sha256": sha256_of(tensors, told)})
+        except SafetensorError as error:
+            raise cannot_write(draft, error) from error
+        draft.replace(self.path)
+
+    def load(self) -> TrainingLog:
+        """Take up the file if it is there and whole; else begin at step 0, with a warning where it is there.
+
+        All processes take it up, or none does.
+        """
+        log, saved = TrainingLog(), dict[str, Tensor]()
+        if self.path.is_file():
+            try:
+                log, saved = self._read()
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                warn(
+                    f"the checkpoint {self.path} can't be taken up, so this training begins at step 0 again ({reason})."
+                )
+        if distributed.any_says(not saved):
+            return TrainingLog()
+        for index, parameter in enumerate(self._parameters()):
+            if f"moment1.{index}" in saved:
+                self.optimiser.state[parameter] = {
+                    "step": saved[f"step.{index}"].to(parameter.device),
+                    "exp_avg": saved[f"moment1.{index}"].to(parameter.device),
+                    "exp_avg_sq": saved[f"moment2.{index}"].to(parameter.device),
+                }
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(saved[f"weight.{name}"])
+        return log
+
+    def _read(self) -> tuple[TrainingLog, dict[str, Tensor]]:
+        with safe_open(self.path, framework="pt") as file:
+            facts = file.metadata()
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        log = TrainingLog(**json.loads(facts["log"]))
+        if facts.get("sha256") != sha256_of(saved, facts["log"]):
+            raise ValueError("its content is not what was saved, by its sha256; the disk may be failing")
+        return log, saved
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"weight.{name}": parameter.data for name, parameter in self.module.named_parameters()}
+        for index, parameter in enumerate(self._parameters()):
+            state = self.optimiser.state.get(parameter)
+            if state:
+                tensors[f"step.{index}"] = state["step"]
+                tensors[f"moment1.{index}"] = state["exp_avg"]
+                tensors[f"moment2.{index}"] = state["exp_avg_sq"]
+        return tensors

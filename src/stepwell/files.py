@@ -1,0 +1,183 @@
+"""Files that are whole or not there, made once, or held by one process; checksums; the cache."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from stepwell.errors import StepwellError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def cache() -> Path:
+    """Return the folder for what can be made again: ``$STEPWELL_CACHE`` or ``~/.cache/stepwell``."""
+    return Path(os.environ.get("STEPWELL_CACHE") or Path.home() / ".cache" / "stepwell")
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Let a full disk say what was being written: the system names no file when a write fails.
+
+    Examples
+    --------
+    >>> try:
+    ...     with writing(Path("runs/a")):
+    ...         raise OSError(errno.ENOSPC, "No space left on device")
+    ... except OSError as error:
+    ...     print(error)
+    [Errno 28] No space left on device: 'runs/a'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL and error.filename is None:
+            error.filename = str(place)
+        raise
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a place to write a file or a folder to, which gets the name ``path`` when all of it is on the disk.
+
+    What had that name before is replaced in that instant. After an error or a kill it is as it was; the next writer
+    takes the same place, so nothing piles up. Who writes one path from several processes holds a lock.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "facts.json"
+    >>> with whole(target) as draft:
+    ...     _ = draft.write_text("{}")
+    >>> target.read_text(), draft.exists()
+    ('{}', False)
+    """
+    draft = path.with_name(f"draft-{path.name}")
+    remove(draft)
+    try:
+        with writing(path):
+            yield draft
+            for file in draft.rglob("*") if draft.is_dir() else [draft]:
+                if file.is_file():
+                    _sync(file)
+            if draft.is_dir() and path.is_dir():
+                remove(path)
+            draft.replace(path)
+            _sync(path.parent)
+    except BaseException:
+        remove(draft)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file as a whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold what belongs to ``path`` for one process at a time; others wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """Return ``path``, a file or folder that ``make`` writes unless it is there; other processes wait for it.
+
+    ``make`` is given the place to write to, as by :func:`whole`.
+    """
+    if not path.exists():
+        with locked(path):
+            if not path.exists():
+                with whole(path) as draft:
+                    make(draft)
+    return path
+
+
+@contextmanager
+def claimed(folder: Path, source: Mapping[str, Any], what: str) -> Iterator[None]:
+    """Hold a folder that is for what is made from ``source`` alone, so that work in it can go on after a stop.
+
+    Parameters
+    ----------
+    folder
+        Made when it is missing; ``source.json`` in it says what it is for.
+    source
+        What is made there depends on these; plain JSON values.
+    what
+        What the folder holds, for the sentences: ``vectors``.
+
+    Raises
+    ------
+    StepwellError
+        When the folder holds anything else, or another process is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = folder / "source.json"
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if not facts.is_file():
+                if {path.name for path in folder.iterdir()} - {".lock", f"draft-{facts.name}"}:
+                    raise StepwellError(
+                        f"{folder} holds files that are no {what} of stepwell's: choose a folder that is empty or new."
+                    )
+                write_json(facts, dict(source))
+            elif read_json(facts) != dict(source):
+                raise StepwellError(
+                    f"{folder} holds {what} of another model or another collection, which would be mixed with these: "
+                    "choose another folder, or delete that one."
+                )
+            yield
+    except Timeout:
+        raise StepwellError(
+            f"another stepwell is at work in {folder}: wait for it, stop it, or choose another folder."
+        ) from None
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder's list of names is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that can't
+            raise
+    finally:
+        os.close(handle)

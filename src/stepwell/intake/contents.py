@@ -1,0 +1,259 @@
+"""What lies in a directory: a collection, passages without queries, or a table of queries with their answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from stepwell.collection import demo
+from stepwell.collection.collection import hash_text
+from stepwell.collection.readers import huggingface, irds
+from stepwell.collection.readers.folder import ENDINGS as TEXT_ENDINGS
+from stepwell.collection.readers.folder import Folder
+from stepwell.collection.readers.formats import find_source, section_of
+from stepwell.collection.readers.huggingface import TUPLES
+from stepwell.collection.readers.lines import named_files
+from stepwell.collection.readers.tables import COLUMNS, ENDINGS, STEMS, read_table
+from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, stamp_files, with_content
+from stepwell.display import Cell, Table
+from stepwell.errors import StepwellError
+
+SAMPLE = 200
+"""Rows of a table that are looked at."""
+
+Found = Literal["collection", "passages", "pairs"]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The column that a role was given, and why; no column when None."""
+
+    column: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What was seen.
+
+    Parameters
+    ----------
+    found
+        A ``collection`` with judged queries; ``passages`` alone; or ``pairs`` of queries and passages.
+    place
+        What opens it, as a recipe names it.
+    source
+        Its reader; None for a collection that is opened by its place.
+    facts
+        Lines to show: what, how it is, how that is known.
+    """
+
+    found: Found
+    place: str
+    source: Source | None = None
+    facts: list[list[Cell]] = field(default_factory=list)
+
+    def table(self) -> Table:
+        """Return what was seen as a table."""
+        return Table(f"What is in {self.place}", ["", "is", "because"], self.facts)
+
+
+def look(directory: str | Path) -> Sight:
+    """Say what a place holds, without reading more than it takes to tell.
+
+    Parameters
+    ----------
+    directory
+        A directory, a table, ``irds:NAME``, ``hf:NAME`` or ``demo``.
+
+    Raises
+    ------
+    StepwellError
+        When nothing there can be read as passages, or it could be read in several ways.
+    """
+    home = Path(directory)
+    there = home.exists() and (isinstance(directory, Path) or str(directory) not in demo.SIZES)
+    if not there or str(directory).startswith((irds.PREFIX, huggingface.PREFIX)):
+        return Sight("collection", str(directory), None, [["collection", str(directory), "it is named as one"]])
+    home = home.resolve()
+    if home.is_file():
+        return _look_at_table(home)
+    problems: list[Problem] = []
+    loose = _loose_tables(home)
+    source = find_source(section_of(home), problems.append)
+    if isinstance(source, Folder) and loose:
+        return _the_one(loose, home)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    lacking = [problem for problem in errors if problem.code == "file-missing"]
+    if not errors:
+        return _look_at_folder(source) if isinstance(source, Folder) else _judged(home, source)
+    if len(lacking) < len(errors):  # the format can't be told
+        if loose and not source.splits and errors[0].code == "format":
+            return _the_one(loose, home)
+        raise StepwellError(str(errors[0]))
+    passages = _table_of_passages(home)
+    if passages is None or source.splits or len(lacking) < 2:
+        raise StepwellError(f"{lacking[0]}")
+    return _look_at_table(passages)
+
+
+def _judged(home: Path, source: Source) -> Sight:
+    facts: list[list[Cell]] = [
+        ["passages", source.label("passage"), f"read by {type(source).__name__}"],
+        ["queries", source.label("query"), None],
+        ["judged splits", ", ".join(source.splits), ", ".join(source.splits.values())],
+    ]
+    return Sight("collection", str(home), None, facts)
+
+
+def _look_at_folder(source: Folder) -> Sight:
+    kinds = Counter(file.suffix.lower() for file in source.files)
+    files = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+    facts: list[list[Cell]] = [
+        ["passages", f"{files} files", "no table and no collection is there, and text files are"],
+        ["titles", "the path of headings", f"of {', '.join(TEXT_ENDINGS[:-1])}"],
+        ["queries", "none", "text files hold passages alone"],
+    ]
+    return Sight("passages", str(source.home), source, facts)
+
+
+def _loose_tables(home: Path) -> list[Path]:
+    """Return the tables at the top whose names are not those of a collection."""
+    known = {stem for stems in STEMS.values() for stem in stems} | {"qrels"}
+    tables = [file for name, file in named_files(home, lambda problem: None).items() if name.endswith(ENDINGS)]
+    return [file for file in tables if file.name.partition(".")[0].lower() not in known]
+
+
+def _the_one(loose: list[Path], home: Path) -> Sight:
+    if len(loose) > 1:
+        names = ", ".join(file.name for file in loose)
+        raise StepwellError(
+            f"{home} holds several tables ({names}), and which one holds the passages can't be seen: name it "
+            f"(stepwell init {loose[0]}), or call it passages.{loose[0].name.partition('.')[2]}."
+        )
+    return _look_at_table(loose[0])
+
+
+def _table_of_passages(home: Path) -> Path | None:
+    names = [f"{stem}.{ending}" for stem in STEMS["passage"] for ending in ENDINGS]
+    files = named_files(home, lambda problem: None)
+    return next((files[name] for name in names if name in files), None)
+
+
+def _look_at_table(path: Path) -> Sight:
+    if path.name.removesuffix(".gz").rpartition(".")[2] not in ENDINGS:
+        raise StepwellError(
+            f"{path} is no table ({', '.join(ENDINGS)}): name the directory that holds it, or turn it into one."
+        )
+    sample = [record for _, record in islice(read_table(path, path.name, refuse_here), SAMPLE)]
+    if not sample:
+        raise StepwellError(f"{path} holds no row that could be a passage.")
+    pairs = {role: _named(sample, TUPLES[role]) for role in ("query.text", "positive")}
+    both = [guess.column for guess in pairs.values()]
+    if None not in both and both[0] != both[1]:
+        found, columns = "pairs", pairs
+    else:
+        found, columns = "passages", _passage_columns(sample, path)
+    facts: list[list[Cell]] = [["table", path.name, None]]
+    facts += [[role, guess.column or "none", guess.reason] for role, guess in columns.items()]
+    names = {role: guess.column for role, guess in columns.items()}
+    source = Loose(path, names)
+    if found == "pairs":
+        return Sight("pairs", str(path), source, facts)
+    return Sight("passages", str(path), source, [*facts, ["queries", "none", "no column and no file is named so"]])
+
+
+def _named(sample: list[dict[str, Any]], names: tuple[str, ...]) -> Guess:
+    lower = {column.lower().replace("-", "_"): column for column in reversed(list(sample[0]))}
+    column = next((lower[name] for name in names if name in lower), None)
+    return Guess(column, "by its name" if column else f"none is called {', '.join(names)}")
+
+
+def _passage_columns(sample: list[dict[str, Any]], path: Path) -> dict[str, Guess]:
+    text = _named(sample, COLUMNS["passage.text"])
+    if text.column is None:
+        words = {
+            column: sum(len(str(record.get(column)).split()) for record in sample) / len(sample)
+            for column in sample[0]
+            if all(isinstance(record.get(column), str) for record in sample)
+        }
+        if not words or max(words.values()) < 3:
+            raise StepwellError(
+                f"{path.name} has no column of texts (there are {', '.join(sample[0])}), so nothing in it can be a "
+                "passage. Call the column `text`."
+            )
+        longest = max(words, key=words.__getitem__)
+        text = Guess(longest, f"it has the longest texts, {words[longest]:.0f} words in the mean")
+    title = _named(sample, COLUMNS["passage.title"])
+    id = _named(sample, COLUMNS["passage.id"])
+    if id.column is not None and len({str(record.get(id.column)) for record in sample}) < len(sample):
+        id = Guess(None, f"the values of {id.column} are not unique, so rows are counted")
+    elif id.column is None:
+        id = Guess(None, "rows are counted")
+    return {"passage.id": id, "passage.title": title, "passage.text": text}
+
+
+class Loose(Source):
+    """One table, of passages or of queries with a passage that answers each, whose columns were guessed."""
+
+    def __init__(self, path: Path, columns: Mapping[str, str | None]) -> None:
+        self.path, self.columns, self.join = path, columns, Join()
+        self.name, self.home = path.name.partition(".")[0], path
+
+    def stamp(self) -> dict[str, Any]:
+        """Return size and time of the file."""
+        return stamp_files(self.path.parent, [self.path])
+
+    def label(self, kind: Kind) -> str:
+        """Return the name of the file."""
+        return self.path.name
+
+    def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
+        """Yield the passages; of pairs the distinct passages, or queries."""
+        return with_content(self._texts(kind, report), kind, self.path.name, report)
+
+    def _texts(self, kind: Kind, report: Report) -> Iterator[Text]:
+        pairs = "positive" in self.columns
+        if kind == "query" and not pairs:
+            return
+        seen: set[int] = set()
+        for number, record in read_table(self.path, self.path.name, report):
+            text = self._field(record, "query.text" if kind == "query" else "positive" if pairs else "passage.text")
+            if not pairs:
+                name = self._field(record, "passage.id") or str(number)
+                title = self._field(record, "passage.title")
+                yield Text(number, name, title, text, self.path.name)
+            elif text and hash_text(text) not in seen:
+                seen.add(hash_text(text))
+                yield Text(number, _id(text), "", text, self.path.name)
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Pairs train."""
+        return {"train": self.path.name} if "positive" in self.columns else {}
+
+    def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
+        """Yield a judgement for each pair."""
+        for number, record in read_table(self.path, self.path.name, report):
+            query, passage = self._field(record, "query.text"), self._field(record, "positive")
+            if query and passage:
+                yield Judgement(number, _id(query), _id(passage), 1, self.path.name)
+
+    def _field(self, record: Mapping[str, Any], role: str) -> str:
+        column = self.columns.get(role)
+        value = None if column is None else record.get(column)
+        return "" if value is None else str(value).strip()
+
+
+def _id(text: str) -> str:
+    return f"{hash_text(text):016x}"
+
+
+def refuse_here(problem: Problem) -> None:
+    """Raise an error as StepwellError; warnings pass."""
+    if problem.severity == "error":
+        raise StepwellError(str(problem))

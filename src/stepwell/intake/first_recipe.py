@@ -1,0 +1,214 @@
+"""A first recipe for a collection of one's own: commented, with sizes taken from what is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stepwell.collection import Collection, Splits, open_collection, resolve_splits
+from stepwell.errors import StepwellError
+from stepwell.intake.first_recipe_text import FEW, HEAD, LADDER, MADE, SMALL_LADDER, SYNTHETIC, WHOLE
+from stepwell.recipe import CollectionSection
+from stepwell.recipe.yaml_file import BUNDLED
+
+SAMPLE = 2000
+"""Texts looked at to see how long they are."""
+
+FEW_QUERIES = 500
+"""Training queries below which cross-encoders are left out of the ladder."""
+
+_TOKENS_A_WORD = 1.5
+_EMBEDDED = 30_000  # texts that the embedding rung sees, over all its epochs, where it would see fewer in two
+_DEMO_LAYERS = 6
+_PLAIN = re.compile(r"[A-Za-z./][A-Za-z0-9_./-]*")
+_SPECIAL = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+
+
+def write_recipe(
+    directory: str | Path,
+    target: str | Path,
+    student: str = "demo",
+    layers: int = 2,
+    teacher: str | None = None,
+    origin: str | None = None,
+) -> Path:
+    """Write a commented recipe for a collection, sized to it.
+
+    Its ladder: the vectors of a dual encoder, then a small cross-encoder, then a larger one, these two with
+    keep, then refine. With few training queries, or synthetic ones: the vectors of a dual encoder, then its scores.
+
+    Parameters
+    ----------
+    directory
+        A BEIR directory, or ``demo``.
+    target
+        The file to write, or a directory, where it becomes ``recipe.yaml``; nothing is ever overwritten.
+    student
+        What the student is cut from: a hub name, a directory, or ``demo``.
+    layers
+        Layers that the student keeps.
+    teacher
+        What the teachers are made from; the same as the student when None.
+    origin
+        The folder that the passages come from, when the collection was made from them and that can be searched.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    StepwellError
+        When the collection has errors, the model has too few layers, or the file exists or can't be written.
+    """
+    target = Path(target)
+    target = target / "recipe.yaml" if target.is_dir() else target
+    if target.exists() or target.is_symlink():
+        raise _exists(target)
+    home = target.resolve().parent
+    check_layers(student, layers)
+    small = _small_depth(layers, teacher or student)
+    is_own = isinstance(directory, Path) and directory.is_dir()  # also one that is called demo
+    place = str(Path(directory).resolve()) if is_own else str(directory)
+    collection = open_collection(place)
+    section = CollectionSection(path=place, train=_train_split(collection))
+    splits = resolve_splits(collection, section)
+    trained_on = len(splits.train.query_rows)
+    made = bool(splits.synthetic.get("train"))
+    text = HEAD.format(
+        synthetic=_synthetic(origin) if made else "",
+        name=_quoted(collection.name),
+        passages=f"{collection.n_passages:,}",
+        queries=f"{collection.n_queries:,}",
+        path=_quoted(_spelled(place, home)),
+        train=_quoted(section.train),
+        splits=_describe(collection, splits),
+        student=_quoted(_spelled(student, home)),
+        layers=layers,
+        **_lengths(collection, splits),
+    )
+    text += (SMALL_LADDER if made or trained_on < FEW_QUERIES else LADDER).format(
+        base=_quoted(_spelled(teacher or student, home)),
+        small=small,
+        rerank_epochs=_epochs(trained_on),
+        rounds=3 if trained_on >= 2000 else 1,
+        why=MADE if made else FEW,
+        **_embedding(collection.n_passages + trained_on),
+    )
+    _write(target, text)
+    return target
+
+
+def _synthetic(origin: str | None) -> str:
+    return SYNTHETIC + (WHOLE.format(origin=_quoted(origin)) if origin is not None else "")
+
+
+def _train_split(collection: Collection) -> str:
+    """Return ``train``, or else the split with the most queries."""
+    if "train" in collection.splits:
+        return "train"
+    return max(sorted(collection.splits), key=lambda name: len(collection.qrels(name).query_rows))
+
+
+def _describe(collection: Collection, splits: Splits) -> str:
+    parts = (("train", splits.train), ("dev", splits.dev), ("test", splits.test if splits.tested else None))
+    sizes = ", ".join(f"{len(part.query_rows):,} for {role}" for role, part in parts if part is not None)
+    lines = [f"Judged splits: {', '.join(collection.splits)}. This makes {sizes} queries.", *splits.notes]
+    return "\n".join(textwrap.fill(line, 116, initial_indent="  # ", subsequent_indent="  #   ") for line in lines)
+
+
+def _lengths(collection: Collection, splits: Splits) -> dict[str, int]:
+    """Return where to cut texts so that 19 of 20 stay whole, in tokens, within what is affordable."""
+    step = max(1, collection.n_passages // SAMPLE)
+    passage = _tokens(collection.passage_texts(np.arange(0, collection.n_passages, step)[:SAMPLE]))
+    query = _tokens(collection.query_texts(splits.train.query_rows[:SAMPLE]))
+    query, passage = min(max(query, 16), 64), min(max(passage, 32), 256)
+    return {"query": query, "passage": passage, "pair": query + passage}
+
+
+def _tokens(texts: list[str]) -> int:
+    words = np.percentile([len(text.split()) for text in texts], 95)
+    return 8 * int(np.ceil(_TOKENS_A_WORD * float(words) / 8) + 1)
+
+
+def _epochs(queries: int) -> int:
+    """Return the passes of a cross-encoder's training: about 8,000 queries seen, three passes at most."""
+    return max(1, min(3, round(8000 / queries)))
+
+
+def _embedding(texts: int) -> dict[str, str]:
+    """Return epochs, learning rate and batch of the embedding rung: small collections are gone over more often."""
+    epochs = max(2, min(30, round(_EMBEDDED / texts)))
+    lr, batch = ("1e-3", "128") if texts >= 1000 else ("5e-4", "32")
+    return {"epochs": str(epochs), "lr": lr, "batch": batch}
+
+
+def _depth(base: str) -> int | None:
+    """Return how many layers a model has, when that can be seen without opening it."""
+    if base == "demo":
+        return _DEMO_LAYERS
+    try:
+        content: Any = json.loads((Path(base).expanduser() / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    depth = content.get("num_hidden_layers") if isinstance(content, dict) else None
+    return depth if isinstance(depth, int) else None
+
+
+def check_layers(student: str, layers: int) -> None:
+    """Refuse more layers than a student's base has, as far as that can be seen without opening it.
+
+    Raises
+    ------
+    StepwellError
+        When it has fewer.
+    """
+    total = _depth(student)
+    if layers < 1 or (total is not None and layers > total):
+        has = f", which has {total}" if total is not None else ""
+        raise StepwellError(
+            f"a student can't have {layers} layers of {student}{has}: take 1 to {total or 'its depth'}."
+        )
+
+
+def _small_depth(layers: int, teacher: str) -> int:
+    """Return the small cross-encoder's layers: more than the student's, about half of the teachers'."""
+    above = _depth(teacher)
+    return layers + 1 if above is None else min(above, max(layers + 1, above // 2))
+
+
+def _spelled(place: str, home: Path) -> str:
+    """Return a directory as the recipe names it: relative beneath it, else absolute; a name as it is."""
+    path = Path(place).expanduser()
+    if place in BUNDLED or not path.is_dir():
+        return place
+    path = path.resolve()
+    return f"./{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
+def _quoted(text: str) -> str:
+    plain = _PLAIN.fullmatch(text) is not None and text.lower() not in _SPECIAL and text.strip(".") != ""
+    return text if plain else json.dumps(text)
+
+
+def _write(target: Path, text: str) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and target.exists():
+            raise _exists(target) from None
+        raise StepwellError(
+            f"the recipe {target} can't be written: {error.strerror or error}. Name another file."
+        ) from error
+
+
+def _exists(target: Path) -> StepwellError:
+    return StepwellError(f"{target} is there already and was left as it is; name another file, or move it away.")

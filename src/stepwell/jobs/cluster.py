@@ -1,0 +1,260 @@
+"""Encoding and scoring on a Ray cluster: workers come and go, and the outcome is that of one process.
+
+The work is cut into the same blocks as in one process. Ray Data hands them to workers, each of which opens
+collection and model once, and streams the results back to the process that was started, which alone writes. A worker
+that is lost is replaced and its blocks are done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepwell import distributed
+from stepwell.collection import Collection, open_collection
+from stepwell.errors import StepwellError
+from stepwell.models.encoder import Encoder, Side
+from stepwell.models.reranker import Reranker
+from stepwell.retrieval.vectors import Block, Draft, block_encoder
+from stepwell.teachers.scoring import block_scorer, blocks
+from stepwell.teachers.store import ScoreStore
+
+PATIENCE = 6 * 3600
+"""Seconds without any result after which a job is given up: a cluster without room, a block that kills its workers."""
+
+Item = Mapping[str, Any]
+Work = Callable[[Item], dict[str, Any]]
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster, and what a worker takes of it.
+
+    Parameters
+    ----------
+    address
+        ``auto`` (the cluster that this machine belongs to), ``local`` (one of this machine alone, for the time of the
+        job), or ``HOST:PORT``.
+    workers
+        How many at a time, at most; as many as there is room for when None.
+    cpus, gpus
+        What a worker takes; a GPU where the cluster has any when ``gpus`` is None, and then no CPU.
+    """
+
+    address: str = "auto"
+    workers: int | None = None
+    cpus: float = 1.0
+    gpus: float | None = None
+
+
+def encode_on(
+    cluster: Cluster, model: str, encoder: Encoder, collection: Collection, draft: Draft, advance: Advance
+) -> None:
+    """Encode on a cluster what is missing in ``draft``, as :func:`stepwell.retrieval.vectors.write_vectors` does.
+
+    Parameters
+    ----------
+    model
+        Where workers open the model of ``encoder``: a directory that they can read, or a hub name.
+    advance
+        Told how many texts were done.
+
+    Raises
+    ------
+    StepwellError
+        When there is no Ray or no cluster, or a worker finds another collection or model than this process has.
+    """
+    todo = []
+    for block in draft.blocks():
+        if draft.has(block):
+            advance(block.stop - block.start)
+        else:
+            todo.append(block)
+    source = (collection.place, _absolute(model), collection.fingerprint, encoder.fingerprint)
+    items = [block._asdict() for block in todo]
+    with contextlib.closing(_stream(cluster, _open_encoder, (*source, draft.query_rows), items)) as stream:
+        for found in stream:
+            block = _block(found)
+            draft.keep(block, found["vectors"])
+            advance(block.stop - block.start)
+    draft.finish()
+
+
+def _open_encoder(
+    place: str, model: str, collection_fingerprint: str, encoder_fingerprint: str, query_rows: NDArray[np.int32]
+) -> Work:
+    collection, encoder = open_collection(place), Encoder.open(model)
+    _check("collection", place, collection.fingerprint, collection_fingerprint)
+    _check("model", model, encoder.fingerprint, encoder_fingerprint)
+    encode = block_encoder(encoder, collection, query_rows)
+
+    def work(item: Item) -> dict[str, Any]:
+        return {**item, "vectors": encode(_block(item))}
+
+    return work
+
+
+def _block(item: Item) -> Block:
+    return Block(cast(Side, str(item["side"])), int(item["start"]), int(item["stop"]))
+
+
+def score_on(
+    cluster: Cluster,
+    teacher: str,
+    reranker: Reranker,
+    collection: Collection,
+    store: ScoreStore,
+    queries: NDArray[np.int32],
+    passages: NDArray[np.int32],
+    advance: Advance,
+) -> None:
+    """Score pairs (B,) on a cluster and add them to the store, as :func:`stepwell.teachers.scoring.score_into` does.
+
+    Raises
+    ------
+    StepwellError
+        When there is no Ray or no cluster, or a worker finds another collection or model than this process has.
+    """
+    source = (collection.place, _absolute(teacher), collection.fingerprint, reranker.fingerprint)
+    items = [{"queries": q, "passages": p} for q, p in blocks(queries, passages)]
+    with contextlib.closing(_stream(cluster, _open_reranker, (*source, reranker.limit), items)) as stream:
+        for found in stream:
+            store.add(found["queries"], found["passages"], found["scores"])
+            advance(len(found["scores"]))
+
+
+def _open_reranker(
+    place: str, teacher: str, collection_fingerprint: str, reranker_fingerprint: str, limit: int
+) -> Work:
+    collection, reranker = open_collection(place), Reranker.open(teacher, limit)
+    _check("collection", place, collection.fingerprint, collection_fingerprint)
+    _check("model", teacher, reranker.fingerprint, reranker_fingerprint)
+    score = block_scorer(reranker, collection)
+
+    def work(item: Item) -> dict[str, Any]:
+        return {**item, "scores": score(item["queries"], item["passages"], lambda n: None)}
+
+    return work
+
+
+class _Worker:
+    """Opens what it needs once, where it runs, and then does one item after the other.
+
+    A mistake of the user goes back as a result: as an exception Ray would retry it, and tell it in its own way.
+    """
+
+    def __init__(self, opened: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
+        self.mistake = ""
+        try:
+            self.work = opened(*arguments)
+        except StepwellError as error:
+            self.mistake = f"on the worker {socket.gethostname()}: {error}"
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        found = (
+            {"mistake": self.mistake} if self.mistake else self.work({name: rows[0] for name, rows in batch.items()})
+        )
+        return {name: np.asarray(value)[None] for name, value in found.items()}
+
+
+def _stream(
+    cluster: Cluster, opened: Callable[..., Work], arguments: tuple[Any, ...], items: Sequence[Item]
+) -> Generator[dict[str, Any], None, None]:
+    """Yield what workers make of the items, as it comes."""
+    if not items:
+        return
+    with _connected(cluster) as (ray, data):
+        there = ray.cluster_resources()
+        gpus = cluster.gpus if cluster.gpus is not None else float(there.get("GPU", 0) >= 1)
+        room = there.get("GPU", 0) / gpus if gpus else there.get("CPU", 0) / cluster.cpus
+        most = cluster.workers or len(items)
+        # A worker that dies is started again, and its items are done again, as often as it takes: Ray Data's default.
+        dataset = data.from_items(list(items), override_num_blocks=len(items)).map_batches(
+            _Worker,
+            fn_constructor_args=(opened, arguments),
+            batch_size=1,
+            batch_format="numpy",
+            compute=data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(int(room), most))),
+            **({"num_gpus": gpus} if gpus else {"num_cpus": cluster.cpus}),
+        )
+        batches = iter(dataset.iter_batches(batch_size=None, batch_format="numpy"))
+        try:
+            for batch in batches:
+                if "mistake" in batch:
+                    raise StepwellError(str(batch["mistake"][0]))
+                yield {name: rows[0] for name, rows in batch.items()}
+        except StepwellError:
+            raise
+        except Exception as error:  # whatever Ray makes of it
+            reason = " ".join(str(error).split())[-600:]
+            raise StepwellError(
+                f"the work on the Ray cluster {cluster.address} failed: {reason} What came back before is kept, and "
+                "the same command goes on from there; Ray's own logs tell more."
+            ) from error
+        finally:  # ends Ray Data's threads: one that asks for something after the connection is gone ends the process
+            batches.close()
+
+
+@contextlib.contextmanager
+def _connected(cluster: Cluster) -> Iterator[tuple[Any, Any]]:
+    """Give ``ray`` and ``ray.data``, connected to the cluster; a connection that was there stays."""
+    try:
+        ray, data = importlib.import_module("ray"), importlib.import_module("ray.data")
+    except ImportError as error:
+        raise StepwellError(
+            f"the engine `ray` needs Ray Data, which can't be imported ({error}): pip install 'stepwell[ray]'."
+        ) from error
+    if distributed.world_size() > 1:
+        raise StepwellError("the engine `ray` starts its workers itself: run it without `accelerate launch`.")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
+    settings = data.DataContext.get_current()
+    settings.enable_progress_bars = settings.print_on_execution_start = False
+    settings.execution_no_progress_timeout_s = PATIENCE
+    begun = not ray.is_initialized()
+    if begun:
+        variables = {name: value for name, value in os.environ.items() if name.startswith("STEPWELL_")}
+        quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+        host, _, port = cluster.address.removeprefix("ray://").rpartition(":")
+        try:
+            if host:  # Ray itself would knock for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
+            ray.init(address=cluster.address, runtime_env={"env_vars": variables}, **quiet)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise StepwellError(
+                f"there is no Ray cluster at {cluster.address} ({reason}). Start one with `ray "
+                "start --head`, name its address, or say `local` to use this machine alone."
+            ) from error
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # Ray tells of lost workers on standard output
+            yield ray, data
+    finally:
+        if begun:
+            ray.shutdown()
+
+
+def _check(what: str, place: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise StepwellError(
+            f"the {what} {place} is not the one that the job was started with (fingerprint {found[:16]}, not "
+            f"{wanted[:16]}): results of the two would be mixed. Give every machine the same files and versions."
+        )
+
+
+def _absolute(model: str) -> str:
+    """Return where a worker opens the model: ``demo`` and hub names mean the same everywhere."""
+    place = Path(model).expanduser()
+    return str(place.resolve()) if model != "demo" and place.is_dir() else model

@@ -1,0 +1,299 @@
+"""Models as graphs of OpenVINO and ONNX Runtime: exported with their own exporters, and kept in the cache.
+
+The back ends of sentence-transformers for both go through optimum, whose releases for them refuse the transformers
+that stepwell runs on (optimum-intel 2.2: below 5.6; optimum-onnx 0.1: below 4.58). Here the whole model - transformer,
+pooling, head - becomes one graph, and nothing but the engine itself is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import io
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from stepwell.errors import StepwellError
+from stepwell.files import cache as default_cache
+from stepwell.models.build import quiet
+from stepwell.models.tokens import Features
+
+PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxruntime"), "int8": ("openvino", "nncf")}
+"""What the extras of stepwell bring besides torch: one for each engine, and OpenVINO's for int8."""
+
+GRAPHS_KEPT = 16
+"""Exported graphs that stay in the cache: those used last."""
+
+UNTRACEABLE = ((5, 4), (5, 10))
+"""Releases of transformers, the last one left out, whose attention masks no tracer gets through."""
+
+AXES = ("batch", "tokens")
+"""Names of the axes that vary."""
+
+Run = Callable[[Features], Tensor]
+_Loaded = TypeVar("_Loaded")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a graph is made from.
+
+    Parameters
+    ----------
+    apply
+        The model, features to outputs (B, ...).
+    model
+        Holds its weights.
+    samples
+        Batches of real texts; the last one is traced, and int8 is calibrated on all of them.
+    name
+        Names model and task in the cache: the same name is the same graph, for good.
+    outputs
+        Names of what ``apply`` gives, and how many axes of each vary: 1 for (B, D), 2 for (B, L, D). The first one is
+        what a run returns.
+    """
+
+    apply: Callable[[Features], Tensor | tuple[Tensor, ...]]
+    model: nn.Module
+    samples: Sequence[Features]
+    name: str
+    outputs: Mapping[str, int] = field(default_factory=lambda: {"output": 1})
+
+    @property
+    def example(self) -> Features:
+        """The batch to trace."""
+        return self.samples[-1]
+
+
+class _Positional(nn.Module):
+    """A model with one tensor an argument, as exporters want it."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.model = source.model  # so that the exporter finds the weights
+        self.source, self.names = source, list(source.example)
+
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.source.apply(dict(zip(self.names, tensors, strict=True)))
+
+
+def openvino() -> Any:
+    """Import OpenVINO without the package that reports its use to its makers."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module("openvino")
+
+
+def version_of(package: str) -> str:
+    """Return the version of an importable package, also where it was installed by another name (onnxruntime-gpu)."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        names = set(importlib.metadata.packages_distributions().get(package, []))
+        return "-".join(f"{name}-{importlib.metadata.version(name)}" for name in sorted(names)) or "unknown"
+
+
+def untraceable() -> str | None:
+    """Return why no model becomes a graph with the transformers that is installed, or None when it does."""
+    version = importlib.metadata.version("transformers")
+    first, last = UNTRACEABLE
+    if not first <= tuple(map(int, version.split(".")[:2])) < last:
+        return None
+    known = [".".join(map(str, border)) for border in UNTRACEABLE]
+    return f"transformers {version} can't be traced: install one from {known[1]} on, or below {known[0]}"
+
+
+def _check_traceable() -> None:
+    if reason := untraceable():
+        raise StepwellError(f"no graph of the model can be made: {reason}.")
+
+
+def open_openvino(source: Source, number: str) -> Run:
+    """Open a model in OpenVINO on the CPU, in ``fp32``, ``bf16`` or ``int8``."""
+
+    def export(path: Path) -> None:
+        write_openvino(source, path, number == "int8")
+
+    def load(path: Path) -> Run:
+        return load_openvino(path, list(source.example), number)
+
+    return from_cache(source, "openvino", "int8" if number == "int8" else "fp32", "graph.xml", export, load)
+
+
+def write_openvino(source: Source, path: Path, int8: bool = False) -> None:
+    """Write a model as a graph of OpenVINO: ``path`` (.xml), and its weights beside it."""
+    _check_traceable()
+    ov = openvino()
+    graph = ov.convert_model(_Positional(source), example_input=tuple(source.example.values()))
+    for places, names in ((graph.inputs, source.example), (graph.outputs, source.outputs)):
+        for place, name in zip(places, names, strict=True):
+            place.get_tensor().set_names({name})
+    ov.save_model(_quantise(graph, source) if int8 else graph, path, compress_to_fp16=False)
+
+
+class Streams:
+    """A graph of OpenVINO on the CPU, its threads shared out to streams that each run a batch of their own.
+
+    Two threads that run a batch each wait for one another less often than two that share every product.
+
+    Parameters
+    ----------
+    compiled
+        The compiled graph.
+    names
+        Of its inputs, in their order.
+    """
+
+    def __init__(self, compiled: Any, names: Sequence[str]) -> None:
+        self.names = names
+        wanted = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        # One more than run at once, so that a stream has its next batch while the results of the last are taken.
+        self.requests = [compiled.create_infer_request() for _ in range(wanted + 1)]
+
+    def __call__(self, features: Features) -> Tensor:
+        """Run one batch."""
+        return next(self.each([features]))
+
+    def each(self, batches: Iterable[Features]) -> Iterator[Tensor]:
+        """Run batches side by side; yield the outputs in their order."""
+        idle = list(self.requests)
+        running: deque[tuple[Any, list[Any]]] = deque()
+        try:
+            for features in batches:
+                if not idle:
+                    yield self._finish(running, idle)
+                arrays = [features[name].numpy() for name in self.names]
+                idle[-1].start_async(arrays, share_inputs=True)
+                running.append((idle.pop(), arrays))  # the arrays are read until the end
+            while running:
+                yield self._finish(running, idle)
+        finally:  # of one that was not asked to the end too
+            for request, _ in running:
+                request.wait()
+
+    def _finish(self, running: deque[tuple[Any, list[Any]]], idle: list[Any]) -> Tensor:
+        request, _ = running.popleft()
+        request.wait()
+        out = torch.from_numpy(request.get_output_tensor(0).data.copy())
+        idle.append(request)
+        return out
+
+
+def load_openvino(path: Path, names: Sequence[str], number: str = "fp32") -> Streams:
+    """Load a graph of OpenVINO on the CPU: features, given in the order of ``names``, to its first output."""
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if number == "bf16" else "f32",
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "ENABLE_CPU_PINNING": False,  # the processes of a machine would all be pinned to the same cores
+    }
+    return Streams(openvino().Core().compile_model(path, "CPU", settings), names)
+
+
+def _quantise(graph: Any, source: Source) -> Any:
+    nncf = importlib.import_module("nncf")
+    data = nncf.Dataset(source.samples, lambda features: [tensor.numpy() for tensor in features.values()])
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+        return nncf.quantize(graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(source.samples))
+
+
+def open_onnx(source: Source) -> Run:
+    """Open a model in ONNX Runtime on the CPU, in fp32."""
+    return from_cache(source, "onnx", "fp32", "graph.onnx", lambda path: write_onnx(source, path), load_onnx)
+
+
+def write_onnx(source: Source, path: Path) -> None:
+    """Write a model as a graph of ONNX, in fp32."""
+    _check_traceable()
+    axes = {name: dict(enumerate(AXES)) for name in source.example}
+    axes |= {name: dict(enumerate(AXES[:varying])) for name, varying in source.outputs.items()}
+    # The exporter over torch.export takes six times as long, needs onnxscript, and its graphs run slower.
+    torch.onnx.export(
+        _Positional(source),
+        tuple(source.example.values()),
+        str(path),
+        input_names=list(source.example),
+        output_names=list(source.outputs),
+        dynamic_axes=axes,
+        opset_version=17,
+        dynamo=False,
+    )
+
+
+def load_onnx(path: Path) -> Run:
+    """Load a graph of ONNX into ONNX Runtime on the CPU: features to its first output."""
+    ort = importlib.import_module("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [place.name for place in session.get_inputs()]  # an input that the model ignores is not in the graph
+    output = session.get_outputs()[0].name
+
+    def run(features: Features) -> Tensor:
+        return torch.from_numpy(session.run([output], {name: features[name].numpy() for name in names})[0])
+
+    return run
+
+
+def from_cache(
+    source: Source,
+    engine: str,
+    number: str,
+    file: str,
+    export: Callable[[Path], None],
+    load: Callable[[Path], _Loaded],
+) -> _Loaded:
+    """Load the graph of a model, exporting it when the cache has none or a damaged one.
+
+    Parameters
+    ----------
+    source
+        Its name is the graph's.
+    engine, number
+        What the graph is for.
+    file
+        Its file in its folder.
+    export
+        Writes the graph to a path, and what else it needs beside it.
+    load
+        Loads what ``export`` wrote.
+    """
+    versions = "-".join(version_of(package) for package in ("torch", *PACKAGES[engine]))
+    folder = default_cache() / "graphs" / f"{source.name}-{engine}-{number}-{versions}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.exists():
+            try:
+                os.utime(folder)
+                return load(folder / file)
+            except Exception:  # engines raise what they like for a damaged graph
+                shutil.rmtree(folder, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix="draft-"))
+        try:
+            with quiet(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tracers warn of every branch that they take
+                export(draft / file)
+            draft.replace(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        _drop_oldest(folder.parent)
+        return load(folder / file)
+
+
+def _drop_oldest(root: Path) -> None:
+    graphs = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for folder in graphs[:-GRAPHS_KEPT]:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,216 @@
+"""The recipe's types, described: where each section stands, which keys it has, and ``docs/recipe.md``.
+
+``python -m stepwell.recipe.page > docs/recipe.md`` writes the page again after a change of the types.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from stepwell.recipe.recipe import Optimiser, Recipe, Rung, Section
+
+ANY = "*"
+"""Stands in a place for any name of a mapping and any number of a list."""
+
+Place = tuple[str, ...]
+
+_PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+_INTRO = """\
+# The recipe file
+
+<!-- Written by `python -m stepwell.recipe.page`; change the types in src/stepwell/recipe/*.py instead. -->
+
+A recipe is one YAML file that says everything a run depends on: the collection, the student, the teachers,
+the ladder that the student climbs, and how the result is proved. `stepwell init DIRECTORY` writes a commented
+one for a collection of your own. Only the collection's path, what the student is made from and one rung have
+no default. With a dual encoder as the only teacher refine has to be off, since it needs one that reranks; so this is
+a whole recipe:
+
+<!-- file: recipe.yaml -->
+```yaml
+collection:
+  path: demo
+student:
+  from: demo
+  layers: 2
+teachers:
+  de-6:
+    kind: dual-encoder
+    from: demo
+ladder:
+  - teacher: de-6
+    loss: embedding
+    epochs: 2
+    lr: 5e-4
+    batch: 32
+refine:
+  rounds: 0
+```
+
+- Relative directories and files (`path`, `from`, `file`, `more_passages`, `more_queries`) are looked for beside the recipe first.
+- An unknown key, a key that is given twice, a value of the wrong type or out of range: each is refused before
+  anything runs, with its line, and an unknown key with the nearest one there is.
+- `--set KEY=VALUE` changes one value for one run: `--set student.layers=3`, `--set ladder.1.epochs=1` (rungs
+  count from 1), `--set teachers.de-6.from=./my-model`.
+- `extends: other.yaml` begins with another recipe, a file beside this one, and changes what is said here: keys are
+  merged section by section, a list such as the ladder is replaced as a whole.
+- A run keeps its complete recipe, with every default written out, as `recipe.yaml` in its folder.
+
+The sections follow in the order of the file. *Required* means that there is no default; *empty* is `null`.
+"""
+
+
+def fields_of(section: type[Section]) -> dict[str, FieldInfo]:
+    """Return a section's fields by their keys as they are written in YAML."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def sections(kind: type[Section] = Recipe, at: Place = ()) -> Iterator[tuple[Place, type[Section]]]:
+    """Yield every section with its place, parents first.
+
+    A place is spelled as pydantic spells the location of an error: keys, and a kind where there are several.
+
+    Examples
+    --------
+    >>> places = [place for place, _ in sections()]
+    >>> ("teachers", "*", "dual-encoder", "train") in places, ("ladder", "*") in places
+    (True, True)
+    """
+    yield at, kind
+    for key, field in fields_of(kind).items():
+        for inner, section in _inside(field.annotation):
+            yield from sections(section, (*at, key, *inner))
+
+
+def _inside(annotation: Any) -> Iterator[tuple[Place, type[Section]]]:
+    """Yield the sections that an annotation holds."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        tag = annotation.model_fields.get("kind")
+        yield ((str(get_args(tag.annotation)[0]),) if tag else ()), annotation
+        return
+    origin = get_origin(annotation)
+    for argument in get_args(annotation)[: 1 if origin is Annotated else None]:
+        for inner, section in _inside(argument):
+            yield ((ANY, *inner) if origin in (list, dict) else inner), section
+
+
+def describe(annotation: Any, limits: list[Any] | None = None) -> str:
+    """Return a type in words.
+
+    Examples
+    --------
+    >>> describe(Literal["cos", "dot"]), describe(int | None, [Ge(1)])
+    ('`cos` or `dot`', 'whole number, at least 1, or empty')
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return describe(arguments[0], [*_limits(annotation.__metadata__), *(limits or [])])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        inner = [part for part in arguments if part is not type(None)]
+        words = " or ".join(dict.fromkeys(describe(part, limits) for part in inner))
+        return words if len(inner) == len(arguments) else f"{words}{', or' if ',' in words else ' or'} empty"
+    if origin is list:
+        return f"list of {_several(describe(arguments[0]))}"
+    if origin is dict:
+        return f"names with {_several(describe(arguments[1]))}"
+    if annotation in _PLAIN:
+        return ", ".join([_PLAIN[annotation], *map(_limit, limits or [])])
+    return "section"
+
+
+def _several(words: str) -> str:
+    return f"{words.split(' or ')[0]}s"
+
+
+def _limits(metadata: Any) -> list[Any]:
+    """Return the bounds among a type's metadata."""
+    found: list[Any] = []
+    for item in metadata:
+        found += _limits(item.metadata) if isinstance(item, FieldInfo) else [item]
+    return [item for item in found if isinstance(item, Ge | Gt | Le | Lt)]
+
+
+def _limit(bound: Any) -> str:
+    match bound:
+        case Le() if bound.le == 2**63 - 1:
+            return "at most 2^63 - 1"
+        case Ge():
+            return f"at least {bound.ge:g}"
+        case Gt():
+            return f"above {bound.gt:g}"
+        case Le():
+            return f"at most {bound.le:g}"
+    return f"below {bound.lt:g}"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is None:
+        return "empty"
+    if isinstance(value, Section):
+        return "see below"
+    if isinstance(value, dict | list):
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _meaning(key: str, field: FieldInfo) -> str:
+    """Return a field's description, or its section's first line, or what a rung says of the same key."""
+    if field.description:
+        return field.description
+    inside = [(section.__doc__ or "").strip().splitlines()[0] for _, section in _inside(field.annotation)]
+    if inside:
+        return " Or: ".join(inside)
+    if key == "kind":
+        return "Which kind of teacher this is."
+    namesake = Rung.model_fields.get(key)
+    return (namesake.description if namesake is not None else None) or ""
+
+
+def _heading(place: Place, kind: type[Section]) -> str:
+    if not place:
+        return "## The file itself"
+    words = ["NAME" if part == ANY and place[0] == "teachers" else part for part in place]
+    tag = kind.model_fields.get("kind")
+    if tag is not None:
+        return f"## `{'.'.join(words[:-1])}` of kind `{words[-1]}`"
+    words = ["NUMBER" if part == ANY else part for part in words]
+    if len(place) > 2 and place[0] == "teachers":
+        return f"## `teachers.NAME.{'.'.join(place[3:])}` of a {place[2]}"
+    return f"## `{'.'.join(words)}`"
+
+
+def render() -> str:
+    """Return ``docs/recipe.md``."""
+    parts = [_INTRO]
+    for place, kind in sections():
+        story = " ".join((kind.__doc__ or "").split())
+        rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+        own_first = sorted(fields_of(kind).items(), key=lambda item: item[0] in Optimiser.model_fields)
+        for key, field in own_first:
+            cells = (
+                f"`{key}`",
+                describe(field.annotation, _limits(field.metadata)),
+                _default(field),
+                _meaning(key, field),
+            )
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        parts += [f"{_heading(place, kind)}\n", f"{story}\n", "\n".join(rows) + "\n"]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,304 @@
+"""The recipe: everything that a run depends on, typed.
+
+Every field carries its unit and its default; ``docs/recipe.md`` is generated from these types. Reading YAML
+and naming the line of a mistake is :mod:`stepwell.recipe.yaml_file`.
+"""
+
+from __future__ import annotations
+
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from stepwell.recipe.ladder import Mining, Refine, Rung, Soft, WarmUp
+from stepwell.recipe.teachers import AnyTeacher, ListTeacher, SeveralTeachers
+from stepwell.recipe.training import Count, DenseTraining, Fraction, Optimiser, Positive, RerankTraining, Section
+
+__all__ = [
+    "CollectionSection",
+    "DenseTraining",
+    "Judging",
+    "Mining",
+    "Optimiser",
+    "Recipe",
+    "Refine",
+    "RerankTraining",
+    "Rung",
+    "Section",
+    "Soft",
+    "StudentSection",
+    "TokensSection",
+    "WarmUp",
+]
+
+Column = Literal[
+    "passage.id",
+    "passage.title",
+    "passage.text",
+    "query.id",
+    "query.text",
+    "qrels.query",
+    "qrels.passage",
+    "qrels.grade",
+    "positive",
+    "negatives",
+]
+
+
+class CollectionSection(Section):
+    """What is searched, and which queries train, steer and test."""
+
+    path: str = Field(
+        description="A BEIR directory (corpus.jsonl, queries.jsonl, qrels/) or one of another format, `irds:NAME` (ir-datasets), `hf:NAME` (Hugging Face), or `demo`: docstrings of the standard library and of some packages (`demo-full`: all of them). See your-own-corpus.md."
+    )
+    format: Literal[
+        "auto", "beir", "msmarco-passage", "msmarco-document", "dpr", "tables", "folder", "ir-datasets", "huggingface"
+    ] = Field("auto", description="How the files are laid out; auto = told by their names.")
+    template: str | None = Field(
+        None,
+        description="How the fields of a passage become its text, such as `{title} [SEP] {text}`; empty = the format's own way: `{title} {text}`, and for msmarco-document `{url} {title} {text}`.",
+    )
+    characters: Count | None = Field(
+        None,
+        description="Keep so many characters of each passage; empty = the format's own: 10,000 for msmarco-document, else all.",
+    )
+    columns: dict[Column, str] = Field(
+        default_factory=dict,
+        description="What columns are called in tables and Hugging Face datasets, where it can't be told: `{passage.id: docno, passage.text: body}`.",
+    )
+    train: str = Field(
+        "train",
+        description="The qrels split that trains; with `irds:`, also an identifier of its own, as for dev and test.",
+    )
+    dev: str = Field(
+        "auto",
+        description="The split that steers: a name, or `auto`: the split `dev`, and when it is taken for the test or missing, a part carved off training by hash.",
+    )
+    test: str = Field(
+        "auto",
+        description="The split of the final table: a name, or `auto`: `test`, else `dev`, else a part carved off training by hash.",
+    )
+    train_queries: Count | None = Field(
+        None, description="Use at most so many training queries, chosen by hash; all when empty."
+    )
+    dev_queries: Count | None = Field(
+        500, description="Use at most so many dev queries, chosen by hash; all when empty."
+    )
+    test_queries: Count | None = Field(
+        None, description="Use at most so many test queries, chosen by hash; all when empty."
+    )
+    relevant_from: Count | None = Field(
+        None,
+        description="The grade from which binary measures count a passage of the test as relevant; nDCG takes the grades as they are. Empty = the format's own: 2 for TREC DL passages, else 1.",
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, template: str | None) -> str | None:
+        for _, name, spec, conversion in Formatter().parse(template or ""):
+            if name is not None and (spec or conversion or not name.replace("-", "_").isidentifier()):
+                raise ValueError(
+                    f"the template names fields in braces, as in `{{title}} {{text}}`, and {name!r} is none"
+                )
+        return template
+
+    def reading(self) -> dict[str, Any]:
+        """Return what decides how the files are read, without what is as always."""
+        named = self.model_dump(include={"format", "template", "characters", "columns"}, exclude_defaults=True)
+        ids = {role: name for role in ("train", "dev", "test") if "/" in (name := getattr(self, role))}
+        return named | (ids if self.path.startswith("irds:") else {})
+
+    def choice(self) -> dict[str, Any]:
+        """Return what decides which queries train, steer and test, and how the test is judged."""
+        roles = {"train", "dev", "test", "train_queries", "dev_queries", "test_queries"}
+        judged = {"relevant_from": self.relevant_from} if self.relevant_from is not None else {}
+        return self.model_dump(include=roles) | judged
+
+
+class TokensSection(Section):
+    """Where texts are cut, in tokens."""
+
+    query: Annotated[int, Field(ge=4)] = Field(
+        32,
+        description="Longest query of a late-interaction teacher, in tokens. Student and dual encoders cut both sides at the larger of `query` and `passage`: sentence-transformers has one limit for both.",
+    )
+    passage: Annotated[int, Field(ge=4)] = Field(
+        144, description="Longest passage, in tokens (titles are joined in front)."
+    )
+    pair: Annotated[int, Field(ge=8)] = Field(
+        176, description="Longest query-passage pair of a cross-encoder, in tokens; the passage is cut."
+    )
+
+    @property
+    def longest(self) -> int:
+        """Where a model with one limit for queries and passages cuts both."""
+        return max(self.query, self.passage)
+
+
+class StudentSection(Section):
+    """The model to build: the embeddings and some layers of an encoder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    base: str = Field(
+        alias="from",
+        description="Any encoder: a hub name or a directory (`demo`: the bundled all-MiniLM-L6-v2).",
+    )
+    layers: Count | None = Field(None, description="How many of its layers to keep; all when empty.")
+    pick: Literal["first", "spread", "last"] | list[int] = Field(
+        "first",
+        description="Which layers: the first, evenly spread, the last, or a list of layer numbers from 0.",
+    )
+    pooling: Literal["mean", "cls"] = Field("mean", description="How token vectors become one vector.")
+    similarity: Literal["cos", "dot"] = Field("cos", description="How two vectors are compared.")
+    scale: Positive | None = Field(
+        None,
+        description="What similarities are multiplied with in the losses; 20 for cos and 1 for dot when empty.",
+    )
+    towers: Literal[1, 2] = Field(1, description="One shared tower for queries and passages, or two.")
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor from a similarity to a logit."""
+        return self.scale if self.scale is not None else (20.0 if self.similarity == "cos" else 1.0)
+
+
+class Judging(Section):
+    """How students and teachers are compared on dev, and what is decided by it."""
+
+    measure: str = Field("nDCG@10", description="The measure that decides (an ir-measures name).")
+    measures: list[str] = Field(
+        default_factory=list,
+        description="Further measures of all tables, instead of RR@10, nDCG@10, R@5, R@20 and R@100.",
+    )
+    depth: Count = Field(100, description="Passages retrieved a query for evaluation.")
+    rerank: Count = Field(
+        20,
+        description="Passages of the student's list that a teacher which does not embed reranks, for its headroom and in the final table.",
+    )
+    headroom_queries: Count = Field(
+        200, description="Dev queries on which the headroom of a teacher that does not embed is measured, at most."
+    )
+    level: Fraction = Field(0.05, description="A rung is not promoted when dev gets worse with a p-value below this.")
+
+
+class Recipe(Section):
+    """A whole run: collection, student, teachers, ladder, refine, proof."""
+
+    name: str = Field("stepwell", description="Shown in tables and reports.")
+    seed: int = Field(13, ge=0, le=2**63 - 1, description="All randomness follows from it.")
+    collection: CollectionSection
+    tokens: TokensSection = TokensSection()
+    student: StudentSection
+    teachers: dict[str, AnyTeacher] = Field(default_factory=dict)
+    mining: Mining = Mining()
+    warmup: WarmUp = WarmUp()
+    ladder: list[Rung] = Field(min_length=1)
+    refine: Refine = Refine()
+    judging: Judging = Judging()
+    proof: Literal["none", "quick", "full"] = Field(
+        "quick",
+        description="Which baselines are trained for the final table, with the ladder's number of updates: `quick`: contrastive only and straight from the strongest teacher; `full`: straight from each teacher by each loss; `none`.",
+    )
+
+    @property
+    def embedding_teacher(self) -> str | None:
+        """The dual encoder whose vectors the student imitates: that of the first embedding rung."""
+        return next((rung.teacher for rung in self.ladder if rung.loss == "embedding"), None)
+
+    def miner_of(self, number: int) -> str:
+        """Return who mines for a rung, counted from 1: ``bm25``, ``student`` or a dual encoder's name."""
+        rung = self.ladder[number - 1]
+        if rung.negatives != "auto":
+            return rung.negatives
+        seen = [other.teacher for other in self.ladder[:number] if self.teachers[other.teacher].embeds]
+        return seen[-1] if seen else "bm25"
+
+    @field_validator("teachers")
+    @classmethod
+    def _names(cls, teachers: dict[str, AnyTeacher]) -> dict[str, AnyTeacher]:
+        for name in teachers:
+            if name in {"student", "bm25", "auto", "none"}:
+                raise ValueError(f"a teacher can't be called {name!r}: the word has a meaning of its own in a recipe")
+        return teachers
+
+    @model_validator(mode="after")
+    def _references(self) -> Recipe:
+        for number, rung in enumerate(self.ladder, start=1):
+            self._check_rung(rung, f"rung {number} of the ladder")
+        for name, teacher in self.teachers.items():
+            where = f"teacher {name!r}"
+            others = [self._teacher(other, where) for other in teacher.names]
+            if isinstance(teacher, ListTeacher) and not all(other.embeds for other in others):
+                raise ValueError(f"{where}: `imitate` needs a dual-encoder teacher, and {teacher.imitate!r} is none")
+            if isinstance(teacher, ListTeacher):
+                _check_training(teacher, where)
+            for other, inner in zip(teacher.names, others, strict=True):
+                if isinstance(inner, SeveralTeachers):
+                    raise ValueError(f"{where}: {other!r} is made of teachers itself; name them one by one in `of`")
+        if self.refine.rounds and not (self.refine.alpha or self.refine.beta):
+            raise ValueError("refine: alpha and beta are 0: nothing is left to learn from; set `beta`, or `rounds: 0`")
+        if self.refine.teacher is not None:
+            self._teacher(self.refine.teacher, "refine")
+        if self.mining.denoise is not None:
+            self._check_denoisers()
+        return self
+
+    def _check_denoisers(self) -> None:
+        """Refuse several teachers at once as judges of a single passage: their scores count within a list alone."""
+        names = [rung.teacher for rung in self.ladder] + [self.refine.teacher or self.ladder[-1].teacher]
+        for name in names:
+            if isinstance(self.teachers[name], SeveralTeachers):
+                raise ValueError(
+                    f"`mining.denoise` asks {name!r} about one passage at a time, and the scores of several teachers are brought to one scale over whole lists; leave `denoise` out, or take one teacher"
+                )
+
+    def _check_rung(self, rung: Rung, where: str) -> None:
+        teacher = self._teacher(rung.teacher, where)
+        if rung.loss in ("embedding", "in-batch") and not teacher.embeds:
+            raise ValueError(
+                f"{where}: the loss `{rung.loss}` needs a dual-encoder teacher, and {rung.teacher!r} is of kind `{teacher.kind}`"
+            )
+        if rung.more and rung.loss != "embedding":
+            raise ValueError(
+                f"{where}: `more_passages` and `more_queries` are texts without labels, and the loss `{rung.loss}` needs labels; only `embedding` learns from them"
+            )
+        if rung.loss != "embedding" and not (
+            rung.alpha or rung.beta or rung.hold or (rung.beside and rung.beside_weight)
+        ):
+            raise ValueError(
+                f"{where}: alpha and beta are 0, and there is no `beside` and no `hold`: nothing is left to learn from; set `beta`"
+            )
+        if rung.hold and not any(other.loss == "embedding" for other in self.ladder):
+            raise ValueError(f"{where}: `hold` stays near the vectors of an embedding rung, and the ladder has none")
+        if rung.beside is not None and not self._teacher(rung.beside, where).embeds:
+            raise ValueError(f"{where}: `beside` needs a dual-encoder teacher, and {rung.beside!r} is none")
+        if rung.negatives not in ("auto", "student", "bm25") and not self._teacher(rung.negatives, where).embeds:
+            raise ValueError(
+                f"{where}: only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none"
+            )
+
+    def _teacher(self, name: str, where: str) -> AnyTeacher:
+        if name not in self.teachers:
+            raise ValueError(
+                f"{where} names the teacher {name!r}, which is not among the teachers ({', '.join(self.teachers) or 'there are none'})"
+            )
+        return self.teachers[name]
+
+
+def _check_training(teacher: ListTeacher, where: str) -> None:
+    """Refuse what would do nothing, in silence: `imitate` without how long, the reverse, layers without a training."""
+    if teacher.layers is not None and teacher.train is None:
+        raise ValueError(
+            f"{where}: `layers: {teacher.layers}` cuts the model before its training, and it has none; add `train`, or leave `layers` out and take the model as it is"
+        )
+    epochs = teacher.train.imitate_epochs if teacher.train else 0
+    if teacher.imitate is not None and not epochs:
+        raise ValueError(
+            f"{where}: `imitate: {teacher.imitate}` does nothing without `train.imitate_epochs`; set it (1 is usual), or leave `imitate` out"
+        )
+    if teacher.imitate is None and epochs:
+        raise ValueError(
+            f"{where}: `train.imitate_epochs` does nothing without `imitate`; name there the dual-encoder teacher to imitate"
+        )

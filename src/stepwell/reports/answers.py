@@ -1,0 +1,162 @@
+"""The test queries that the final student wins and loses against each other system, with their texts."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from stepwell.collection import Collection, Qrels
+from stepwell.evaluation import Evaluation, wins_and_losses
+from stepwell.evaluation.answers import judge
+from stepwell.ladder.refine import MISSING, first_positive_ranks
+from stepwell.reports.folder import RunFolder
+from stepwell.retrieval.run import Run
+
+SHOWN = 20
+"""Queries won, and queries lost, that are shown for each system: those with the largest differences."""
+
+LONGEST = 280
+"""Characters of a passage that are shown."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The passage that a system puts first, and the rank of its first relevant one (None: not in its list)."""
+
+    passage: str
+    text: str
+    relevant: bool
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One query against one system: the values of the deciding measure, and what both found.
+
+    Without the collection, the query's text and what was found are None.
+    """
+
+    system: str
+    query: str
+    text: str | None
+    own: float
+    theirs: float
+    own_found: Found | None = None
+    their_found: Found | None = None
+    relevant: str | None = None
+
+    @property
+    def difference(self) -> float:
+        """The student's value minus the other system's."""
+        return self.own - self.theirs
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many queries the final student wins, ties and loses against a system."""
+
+    system: str
+    won: int
+    tied: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The opened collection of a run with the judgements of its test queries."""
+
+    collection: Collection
+    test: Qrels
+
+
+def won_and_lost(
+    run: RunFolder, systems: dict[str, str], reference: str, measure: str, texts: Texts | None
+) -> tuple[list[Score], list[Answer]]:
+    """Return the count against each system, and the queries with the largest differences.
+
+    Parameters
+    ----------
+    systems
+        Test stages by label.
+    reference
+        The label of the final student.
+    """
+    places = {label: kept.folder for label, stage in systems.items() if (kept := run.named(stage))}
+    evaluations = {label: found for label, place in places.items() if (found := _evaluation(place)) is not None}
+    if reference not in evaluations:
+        return [], []
+    scores, answers = [], []
+    ids, own = _ids(places[reference]), evaluations[reference]
+    for label, other in evaluations.items():
+        if label == reference or not np.array_equal(other.queries, own.queries):
+            continue
+        gaps = own.of(measure) - other.of(measure)
+        scores.append(Score(label, int((gaps > 0).sum()), int((gaps == 0).sum()), int((gaps < 0).sum())))
+        chosen = [row for part in wins_and_losses(own, other, measure, SHOWN) for row, _ in part]
+        at = np.searchsorted(own.queries, chosen)
+        pairs = [(float(own.of(measure)[i]), float(other.of(measure)[i])) for i in at]
+        plain = [Answer(label, ids[row], None, *pair) for row, pair in zip(chosen, pairs, strict=True)]
+        if texts is not None and chosen:
+            with suppress(OSError, ValueError):  # a damaged run: without the texts
+                plain = _with_texts(plain, np.array(chosen, np.int32), places[reference], places[label], texts)
+        answers += plain
+    return scores, answers
+
+
+def _with_texts(plain: list[Answer], rows: NDArray[np.int32], own: Path, theirs: Path, texts: Texts) -> list[Answer]:
+    """Return answers with the texts of their queries and of what both systems found."""
+    found = [_found(folder, rows, texts) for folder in (own, theirs)]
+    queries = texts.collection.query_texts(rows)
+    relevant = [_relevant(int(row), texts) for row in rows]
+    return [
+        Answer(answer.system, answer.query, query, answer.own, answer.theirs, mine, other, right)
+        for answer, query, mine, other, right in zip(plain, queries, *found, relevant, strict=True)
+    ]
+
+
+def _found(folder: Path, rows: NDArray[np.int32], texts: Texts) -> list[Found | None]:
+    run = Run.load(folder / "run.parquet", texts.collection).select(rows)
+    test = texts.test.restrict(rows)
+    right = judge(run, test) if test.answers is not None else test
+    ranks = first_positive_ranks(run, right).tolist()
+    found: list[Found | None] = []
+    for row, rank in zip(run.passages[:, 0].tolist(), ranks, strict=True):
+        if row < 0:
+            found.append(None)
+            continue
+        text = shortened(texts.collection.passage_texts([row])[0])
+        found.append(Found(texts.collection.passage_ids[row], text, rank == 1, None if rank >= MISSING else rank))
+    return found
+
+
+def _relevant(query: int, texts: Texts) -> str | None:
+    """Return a relevant passage, the best grade first; of a collection with answers, the answers."""
+    if texts.test.answers is not None:
+        return " / ".join(texts.test.answers.answers(query)) or None
+    rows = texts.test.positives(query)
+    return shortened(texts.collection.passage_texts(rows[:1])[0]) if len(rows) else None
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text, cut between words, on one line."""
+    flat = " ".join(text[: 4 * LONGEST].split())
+    return flat if len(flat) <= LONGEST else flat[:LONGEST].rsplit(" ", 1)[0] + " ..."
+
+
+def _evaluation(folder: Path) -> Evaluation | None:
+    try:
+        table = pq.read_table(folder / "evaluation.parquet")
+    except (OSError, ValueError):  # not there, or damaged
+        return None
+    values = {name: table[name].to_numpy() for name in table.column_names if name not in ("query", "query_id")}
+    return Evaluation(table["query"].to_numpy(), values)
+
+
+def _ids(folder: Path) -> dict[int, str]:
+    table = pq.read_table(folder / "evaluation.parquet", columns=["query", "query_id"])
+    return dict(zip(table["query"].to_pylist(), table["query_id"].to_pylist(), strict=True))

@@ -1,6 +1,0 @@
-"""Training queries made from the passages themselves, where nobody has asked any yet."""
-
-from stepwell.synthetic.making import Making, make_collection
-from stepwell.synthetic.report import SyntheticReport
-
-__all__ = ["Making", "SyntheticReport", "make_collection"]

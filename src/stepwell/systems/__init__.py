@@ -1,0 +1,1 @@
+"""What can be asked and judged: a finished run, an index, a model, a run file."""

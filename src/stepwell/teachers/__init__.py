@@ -1,0 +1,1 @@
+"""Teachers behind one protocol, and the store of their scores."""

@@ -1,0 +1,176 @@
+"""Scores that a teacher left in a file: Parquet, TSV or a TREC run, read once into a score store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from stepwell.collection import Collection
+from stepwell.collection.readers.lines import read_lines
+from stepwell.collection.readers.trec import own_id
+from stepwell.collection.source import Problem
+from stepwell.errors import StepwellError
+from stepwell.teachers.protocol import Advance, silent
+from stepwell.teachers.store import ScoreStore
+
+BLOCK = 1 << 18  # lines that are read at a time
+NAMES = (
+    ("query-id", "query_id", "qid", "query"),
+    ("corpus-id", "corpus_id", "passage-id", "passage_id", "docid", "doc_id", "pid", "passage"),
+    ("score", "relevance_score", "logit"),
+)
+"""What the three columns may be called."""
+
+Block = tuple[list[str], list[str], NDArray[np.float64], int]
+"""Query ids, passage ids, scores, and the number of the first line (0: no lines)."""
+
+Rows = NDArray[np.int32]
+
+
+def content_fingerprint(path: Path) -> str:
+    """Return the sha256 of a file.
+
+    Raises
+    ------
+    StepwellError
+        When it is not there or can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StepwellError(
+            f"the file of scores {path} can't be read ({error.strerror or error}): give the right path in `file` of "
+            "the teacher; a relative one counts from the recipe."
+        ) from error
+
+
+def import_scores(path: Path, store: ScoreStore, collection: Collection) -> tuple[NDArray[np.float32], dict[str, int]]:
+    """Add the scores of a file to a store; of a pair that occurs twice the first counts.
+
+    Returns
+    -------
+    tuple
+        The lowest score of each query of the collection, NaN for one without; and counts: ``pairs`` read, and
+        ``unknown``: pairs of a query or passage that the collection has not, which are passed over.
+
+    Raises
+    ------
+    StepwellError
+        With the line, when it can't be read; or when it has no pair of this collection.
+    """
+    floors = np.full(collection.n_queries, np.inf, dtype=np.float32)
+    pairs = unknown = 0
+    for queries, passages, scores, line in _blocks(path):
+        wrong = np.flatnonzero(~np.isfinite(scores))
+        if len(wrong):
+            where = f"{path}:{line + int(wrong[0])}" if line else f"{path}, row {pairs + int(wrong[0]) + 1}"
+            raise StepwellError(f"{where}: the score is {scores[wrong[0]]}, and a teacher's score is a finite number.")
+        query_rows, passage_rows = _rows(queries, collection.find_query), _rows(passages, collection.find_passage)
+        both = (query_rows >= 0) & (passage_rows >= 0)
+        store.add(query_rows[both], passage_rows[both], scores[both])
+        np.minimum.at(floors, query_rows[both], scores[both].astype(np.float32))
+        pairs, unknown = pairs + len(both), unknown + int((~both).sum())
+    if pairs == unknown:
+        raise StepwellError(
+            f"{path} has {pairs:,} scores and none of a pair of the collection {collection.name}: its ids are others. "
+            f"The collection's look like {collection.query_ids[0]!r} and {collection.passage_ids[0]!r}."
+        )
+    return np.where(np.isfinite(floors), floors, np.nan).astype(np.float32), {"pairs": pairs, "unknown": unknown}
+
+
+def _rows(ids: list[str], find: Callable[[str], int]) -> Rows:
+    known = {id_: find(own_id(id_, find)) for id_ in dict.fromkeys(ids)}
+    return np.fromiter((known[id_] for id_ in ids), dtype=np.int32, count=len(ids))
+
+
+def _blocks(path: Path) -> Iterator[Block]:
+    if path.name.endswith(".parquet"):
+        yield from _parquet(path)
+        return
+    queries: list[str] = []
+    passages: list[str] = []
+    scores: list[float] = []
+    first = 0
+    for number, query, passage, score in _lines(path):
+        if len(scores) == BLOCK or (scores and number != first + len(scores)):
+            yield queries, passages, np.array(scores), first
+            queries, passages, scores = [], [], []
+        first = first if scores else number
+        queries.append(query)
+        passages.append(passage)
+        scores.append(score)
+    yield queries, passages, np.array(scores, dtype=np.float64), first
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, str, float]]:
+    def report(problem: Problem) -> None:
+        line = f":{problem.line}" if problem.line else ""
+        raise StepwellError(f"{path}{line}: {problem.message}")
+
+    for number, line in read_lines(path, path.name, report):
+        fields = line.split("\t") if "\t" in line else line.split()
+        if len(fields) == 6:  # a TREC run: query Q0 passage rank score tag
+            fields = [fields[0], fields[2], fields[4]]
+        try:
+            query, passage, score = fields
+            yield number, query, passage, float(score)
+        except ValueError:
+            if number == 1 and len(fields) == 3 and fields[2].strip().lower() in NAMES[2]:
+                continue
+            raise StepwellError(
+                f"{path}:{number}: neither query-id, corpus-id and score with tabs between, nor a line of a TREC run "
+                f"(query Q0 passage rank score tag): {line[:80]!r}."
+            ) from None
+
+
+def _parquet(path: Path) -> Iterator[Block]:
+    try:
+        with pq.ParquetFile(path) as file:
+            there = file.schema_arrow.names
+            columns = [next((name for name in names if name in there), "") for names in NAMES]
+            if not all(columns):
+                raise StepwellError(
+                    f"{path} has the columns {', '.join(there)}, and scores need query-id, corpus-id and score."
+                )
+            for batch in file.iter_batches(BLOCK, columns=columns):
+                ids = [batch.column(name).cast(pa.string()).to_pylist() for name in columns[:2]]
+                scores = batch.column(columns[2]).cast(pa.float64()).to_numpy(zero_copy_only=False)
+                yield [str(id_) for id_ in ids[0]], [str(id_) for id_ in ids[1]], scores, 0
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise StepwellError(f"{path} can't be read as a Parquet file of scores ({error}).") from error
+
+
+class FileTeacher:
+    """A teacher of which only scores are there.
+
+    Parameters
+    ----------
+    store
+        Its scores.
+    floors
+        The lowest score of each query of the collection, NaN for one without: what its other candidates get. Without
+        floors they have no score.
+    """
+
+    def __init__(self, store: ScoreStore, floors: NDArray[np.float32] | None = None) -> None:
+        self.store, self.floors = store, floors
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the file; another one where floors fill it up."""
+        floors = b"" if self.floors is None else self.floors.tobytes()
+        return hashlib.sha256(self.store.owner.teacher.encode() + floors).hexdigest()
+
+    def score(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> NDArray[np.float32]:
+        """Return the logits of candidates (Q, K); see :meth:`stepwell.teachers.protocol.Teacher.score`."""
+        scores = self.store.lookup(queries[:, None], candidates)
+        if self.floors is not None:
+            scores = np.where(np.isnan(scores), self.floors[queries][:, None], scores)
+        return np.where(candidates >= 0, scores, 0).astype(np.float32)
