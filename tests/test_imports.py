@@ -1,4 +1,4 @@
-"""The house keeps its floor plan: rooms import downward (import-linter, in pyproject.toml), and no import runs in a circle."""
+"""The house keeps its floor plan: rooms import downward (import-linter), and no import runs in a circle."""
 
 import ast
 import graphlib
