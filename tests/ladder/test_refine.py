@@ -18,9 +18,9 @@ from stepwell.ladder.refine import (
     select,
     selected,
 )
-from stepwell.ladder.telling import funnel_table
 from stepwell.ladder.workspace import Job, read_json
 from stepwell.retrieval.run import Run
+from stepwell.systems.records import Selection
 
 
 def ints(*values):
@@ -88,9 +88,7 @@ def test_the_funnel_counts_every_query_once():
         ("16+", "-"): 1,
         ("missing", "-"): 1,
     }
-    table = funnel_table(
-        {"funnel": funnel(student, teacher), "rule": "top", "selected": 3, "queries": 8, "asked": 5}
-    ).text()
+    table = Selection(True, "top", 8, 5, 3, [], funnel(student, teacher)).table().text()
     assert "3 of 8 queries selected" in table and "teacher not asked" in table
 
 

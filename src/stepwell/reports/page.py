@@ -13,11 +13,11 @@ from typing import Any
 from stepwell.display import duration
 from stepwell.errors import StepwellError
 from stepwell.files import write_text
-from stepwell.ladder.telling import funnel_grid
 from stepwell.reports import plots
 from stepwell.reports.drawing import need_matplotlib
 from stepwell.reports.facts import RunFacts
 from stepwell.reports.plots import NARROW, WIDE, Line
+from stepwell.systems.records import funnel_grid
 
 FORMAT = "stepwell report 1"
 PARTS = ("teachers", "ladder", "refine", "proof")

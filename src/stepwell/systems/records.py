@@ -1,0 +1,317 @@
+"""What the stages of a run leave in their folders: one class for each JSON file, which alone knows the file's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+from pydantic import TypeAdapter
+
+from stepwell.display import Table
+from stepwell.distil.mining_report import MiningReport
+from stepwell.distil.training import TrainingLog
+from stepwell.evaluation import Comparison
+from stepwell.files import read_json, write_json, write_text
+from stepwell.teachers.spread import Histogram, Spread
+
+RANK_GROUPS = ("1", "2-3", "4-7", "8-15", "16+", "missing")
+"""The groups of ranks in the funnel of a selection, the best first."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of a JSON file in a folder. Keys of other versions are passed over when it is read."""
+
+    file: ClassVar[str]
+    inner: ClassVar[str | None] = None  # the one field that is the whole content
+    by_name: ClassVar[bool] = True  # keys in the file are sorted; else they stand in the order of the fields
+
+    def to_json(self) -> Any:
+        """Return the content of the file as plain values."""
+        content = asdict(self)
+        return content if self.inner is None else content[self.inner]
+
+    def save(self, folder: Path) -> None:
+        """Write the file into a folder, whole or not at all."""
+        if self.by_name:
+            write_json(folder / self.file, self.to_json())
+        else:
+            write_text(folder / self.file, json.dumps(self.to_json(), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the file from a folder; OSError where there is none, ValueError where it is damaged."""
+        content, kind = read_json(folder / cls.file), cast(Any, cls)
+        return cast(Self, _adapter(kind).validate_python(content if cls.inner is None else {cls.inner: content}))
+
+    def line(self, dev: str = "dev") -> str | None:
+        """Return what is printed when the stage is finished; ``dev`` is what its dev queries are called."""
+        return None
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+@dataclass(frozen=True)
+class Decision(Record):
+    """Whether the stages that wait for a decision are done: what all decisions have."""
+
+    file = "decision.json"
+    go: bool
+
+
+@dataclass(frozen=True)
+class Headroom(Decision):
+    """Whether a teacher is ahead of the student on dev; ``teacher`` is None where it has scores of no dev query."""
+
+    measure: str
+    student: float
+    teacher: float | None = None
+    headroom: float | None = None
+    queries: int = 0
+    forced: bool = False  # not ahead, and climbed all the same
+
+    def line(self, dev: str = "dev") -> str:
+        """Return what is printed."""
+        if self.teacher is None:
+            return "the teacher has scores of no dev query, so its headroom is not known; climb"
+        verdict = "climb" if self.go else "no headroom: the rung is left out (force: true would climb it all the same)"
+        if self.forced:
+            verdict = "no headroom, but the recipe says force"
+        return (
+            f"{self.measure} on {self.queries} {dev} queries: student {self.student:.3f}, "
+            f"teacher {self.teacher:.3f}, headroom {self.headroom:+.3f}; {verdict}"
+        )
+
+
+@dataclass(frozen=True)
+class Promotion(Decision):
+    """Which student goes on after a rung (``go``: dev got better); ``after`` and ``p`` are None without the rung."""
+
+    student: str  # the stage of the student to go on with
+    measure: str
+    before: float
+    after: float | None = None
+    p: float | None = None
+
+    def line(self, dev: str = "dev") -> str:
+        """Return what is printed."""
+        if self.after is None or self.p is None:
+            return f"the rung was left out; {self.student} goes on"
+        p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
+        return f"{self.measure} on {dev} {self.before:.3f} -> {self.after:.3f} ({p}); {self.student} goes on"
+
+
+@dataclass(frozen=True)
+class Selection(Decision):
+    """The training queries of a round of refine; ``funnel``: how many stand at each pair of rank groups."""
+
+    go: bool = False
+    rule: str = ""
+    queries: int = 0
+    asked: int = 0  # those that the teacher had to rank
+    selected: int = 0
+    selected_queries: list[int] = field(default_factory=list)  # rows
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+
+    def table(self) -> Table:
+        """Return the funnel as a table."""
+        heads, rows = funnel_grid(self.funnel)
+        note = (
+            f"Rule {self.rule}: {self.selected} of {self.queries} queries selected; the teacher was "
+            f"asked about {self.asked} (the others can't be selected)."
+        )
+        return Table("Rank of the first positive", ["student", *heads], rows, (note,))
+
+
+def funnel_grid(funnel: list[dict[str, Any]]) -> tuple[list[str], list[list[str | int | float | None]]]:
+    """Return the heads of the teacher's rank groups, and a row for each of the student's: its name, the counts."""
+    counts = {(row["student"], row["teacher"]): row["queries"] for row in funnel}
+    columns = [group for group in (*RANK_GROUPS, "-") if any(teacher == group for _, teacher in counts)]
+    rows: list[list[str | int | float | None]] = [
+        [student, *(counts.get((student, teacher), 0) for teacher in columns)]
+        for student in RANK_GROUPS
+        if any(key[0] == student for key in counts)
+    ]
+    return ["teacher not asked" if column == "-" else f"teacher {column}" for column in columns], rows
+
+
+@dataclass(frozen=True)
+class Outcome(Record):
+    """What a round of refine did to the training queries, by the rank of the first positive (right: rank 1)."""
+
+    file = "outcome.json"
+    selected: int
+    fixed: int
+    nearer: int
+    farther: int
+    broken: int  # of all queries, as the two below
+    right_before: int
+    right_after: int
+
+    def line(self, dev: str = "dev") -> str:
+        """Return what is printed."""
+        return (
+            f"of {self.selected} selected queries {self.fixed} are fixed (rank 1), {self.nearer} nearer, "
+            f"{self.farther} farther; {self.broken} that were right are broken; "
+            f"right in all {self.right_before} -> {self.right_after}"
+        )
+
+
+@dataclass(frozen=True)
+class ScoreFacts(Record):
+    """What a teacher's scores of the candidates look like."""
+
+    file = "spread.json"
+    warnings: list[str]
+    spread: Spread
+    missing: int  # candidates without a score
+    left_out: int  # queries that train on nothing for it
+
+    def line(self, dev: str = "dev") -> str:
+        """Return what is printed."""
+        seen = self.spread
+        return f"standard deviation within a query {seen.mean_std:.2f}; scores from {seen.low:.1f} to {seen.high:.1f}"
+
+
+@dataclass(frozen=True)
+class TakenScores(Record):
+    """What was read from a teacher's file of scores."""
+
+    file = "scores.json"
+    sha256: str
+    kept: int
+    pairs: int
+    unknown: int
+
+    def line(self, dev: str = "dev") -> str:
+        """Return what is printed."""
+        return f"{self.pairs:,} scores; {self.unknown:,} of them are of texts that the collection has not"
+
+
+@dataclass(frozen=True)
+class TeacherScores(Record):
+    """How far the scores that a rung learned from lie apart; None where no query has two."""
+
+    file = "teacher_scores.json"
+    inner = "histogram"
+    histogram: Histogram | None
+
+
+@dataclass(frozen=True)
+class Mining(Record):
+    """What mining took and dropped."""
+
+    file = "report.json"
+    inner = "report"
+    report: MiningReport
+
+    def lines(self, synthetic: int = 0) -> list[str]:
+        """Return what is printed when it is finished; ``synthetic`` of the training queries were made from passages."""
+        report = self.report
+        dropped = ", ".join(f"{reason} {count:,}" for reason, count in report.dropped.items() if count) or "nothing"
+        origin = ", ".join(f"{source} {count:,}" for source, count in report.negatives.items() if count) or "none"
+        made = f" ({synthetic:,} of the training queries are synthetic)" if synthetic else ""
+        return [
+            f"{report.queries:,} queries{made}, {report.positives:,} positives; negatives {origin}",
+            f"dropped of {report.ranked:,} passages: {dropped}",
+            *report.notes,
+            *(f"{one.reason}: {one.query[:70]} | dropped: {one.dropped[:90]}" for one in report.examples[:3]),
+        ]
+
+
+@dataclass(frozen=True)
+class Training(Record):
+    """The log of a training."""
+
+    file = "training.json"
+    inner = "log"
+    log: TrainingLog
+
+    def line(self, dev: str = "dev") -> str | None:
+        """Return what is printed."""
+        return self.log.summary() if self.log.steps else None
+
+
+@dataclass(frozen=True)
+class Updates(Record):
+    """The optimiser steps of the ladder and refine, warm-up apart, in all and of each rung."""
+
+    file = "updates.json"
+    steps: int
+    of: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SystemTable(Record):
+    """The table of all systems on the test queries, and the test stage of each by its label."""
+
+    file = "comparison.json"
+    inner = "content"
+    content: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, systems: Mapping[str, str], comparison: Comparison) -> Self:
+        """Return the record of a comparison of stages by label."""
+        return cls({"systems": dict(systems), **comparison.to_json()})
+
+    @property
+    def systems(self) -> dict[str, str]:
+        """The test stages by label, in the order in which they were added."""
+        return dict(self.content["systems"])
+
+    @property
+    def comparison(self) -> Comparison:
+        """The figures."""
+        return Comparison.from_json(self.content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Record):
+    """How a finished stage was made; what earlier versions of stepwell did not write has a default."""
+
+    file = "manifest.json"
+    by_name = False
+    name: str  # when it was made: the same work under another name is not done again
+    kind: str
+    title: str = ""
+    key: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str]  # keys by the names that the stage has for them
+    seconds: float | None = None
+    finished: str
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)  # sha256 by path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(Record):
+    """What a finished run says; what earlier versions of stepwell did not write has a default."""
+
+    file = "results.json"
+    by_name = False
+    name: str = ""
+    collection: Mapping[str, str]  # name, path, fingerprint
+    synthetic: bool = False
+    synthetic_queries: Mapping[str, int] = field(default_factory=dict)
+    tested: bool = True  # else the table is over dev: synthetic queries that decided
+    final: str  # the stage of the final student
+    stages: Mapping[str, str]  # folders by name
+    asymmetric: str | None  # the stage of the vectors that the student can search too
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    finished: str | None = None
+    comparison: Mapping[str, Any] = field(default_factory=dict)  # as in SystemTable's file
+
+    @property
+    def table(self) -> SystemTable:
+        """The table of all systems on the test queries."""
+        return SystemTable(self.comparison)
