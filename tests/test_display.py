@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from stepwell import display
-from stepwell.display import Table, duration, progress, say, set_quiet, show, warn
+from stepwell.display import SILENT, Progress, Table, duration, progress, say, set_quiet, show, warn
 
 
 @pytest.fixture
@@ -129,19 +129,85 @@ def test_short_work_prints_no_progress_lines(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_long_work_prints_a_line_every_ten_seconds_with_the_time_left():
-    now, lines = [0.0], []
-    bar = display._Lines(100, "encoding", 40, lines.append, clock=lambda: now[0])
-    for second in range(1, 31):
-        now[0] = float(second)
-        bar.advance(2)
-    bar.close()
-    assert lines == [
+def test_long_work_prints_a_line_every_ten_seconds_with_the_time_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    with progress(100, "encoding", done=40) as bar:
+        for second in range(1, 31):
+            now[0] = float(second)
+            bar.advance(2)
+    assert capsys.readouterr().err.splitlines() == [
         "encoding: 60 of 100 (60%), about 20 s left",
         "encoding: 80 of 100 (80%), about 10 s left",
         "encoding: 100 of 100 (100%), about 0 s left",
         "encoding: 100 done in 30 s",
     ]
+
+
+def test_work_of_unknown_length_is_counted_all_the_same(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    with progress(None, "asking", done=1000) as bar:
+        now[0] = 11.0
+        bar.advance(234)
+    assert capsys.readouterr().err.splitlines() == ["asking: 1,234", "asking: 1,234 done in 11 s"]
+
+
+def test_a_terminal_shows_the_note_beside_the_bar(terminal):
+    with progress(4, "training") as bar:
+        bar.advance()
+        display._live.refresh()
+        assert "1 of 4" in terminal.getvalue()
+        bar.advance(1, "loss 0.123")
+        display._live.refresh()
+    assert "loss 0.123" in terminal.getvalue()
+
+
+@pytest.fixture
+def shown():
+    """Return a progress, and the list of what it shows."""
+    seen = []
+    return Progress(lambda share, note: seen.append((share, note))), seen
+
+
+def test_progress_counts_units_and_shows_the_share_and_a_note(shown):
+    watched, seen = shown
+    assert watched.start(2000, "pairs") is watched
+    watched.advance(500)
+    watched.advance()
+    watched.advance(499, "loss 0.5")
+    assert seen == [(0.25, "500 of 2,000 pairs"), (0.2505, "501 of 2,000 pairs"), (0.5, "loss 0.5")]
+
+
+def test_a_part_moves_the_whole_by_its_share_and_nothing_counts_twice(shown):
+    watched, seen = shown
+    watched.start(4)
+    for _ in range(2):
+        inner = watched.part(2).start(100)
+        inner.advance(50)
+        inner.part(50).start(5).advance(5)
+        watched.advance(2)
+    assert [share for share, _ in seen] == [0.25, 0.5, 0.5, 0.75, 1, 1]
+
+
+def test_progress_never_falls_and_never_passes_the_end(shown):
+    watched, seen = shown
+    watched.start(2).advance(3)
+    watched.start(2).advance()  # a second piece of work in the place of one
+    assert [share for share, _ in seen] == [1, 1]
+
+
+def test_nothing_to_do_and_unknown_work_divide_by_nothing(shown):
+    watched, seen = shown
+    watched.start(0).advance(0)
+    watched.start(None).part(1).start(0).advance(0)
+    assert [share for share, _ in seen] == [0, 0]
+
+
+def test_the_silent_progress_is_safe_to_share():
+    assert SILENT.start(5, "texts") is SILENT and SILENT.part(2) is SILENT
+    SILENT.advance(3)
+    assert (SILENT.done, SILENT.total) == (0, None)
 
 
 def test_bars_nest_on_a_terminal_and_are_gone_afterwards(terminal):

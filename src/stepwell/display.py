@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import rich.box
 import rich.progress
@@ -195,11 +194,58 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-class Progress(Protocol):
-    """What :func:`progress` gives: something to be told of work done."""
+class Progress:
+    """How far a piece of work is: it counts units and shows them, or nobody watches.
 
-    def advance(self, n: int = 1) -> None:
-        """Say that ``n`` more units are done."""
+    Whoever knows how much there is to do calls :meth:`start`; what does the work calls :meth:`advance`, or hands
+    :meth:`part` on. ``show`` is called with the share done (0 to 1, never falling) and a note.
+
+    Examples
+    --------
+    >>> whole = Progress(lambda share, note: print(f"{share:.0%} {note}")).start(4, "texts")
+    >>> whole.advance(2)
+    50% 2 of 4 texts
+    >>> whole.part(2).start(100).advance(50, "half of what is left")
+    75% half of what is left
+    """
+
+    def __init__(self, show: Callable[[float, str], None] | None = None) -> None:
+        self._show = show
+        self._furthest = 0.0
+        self.total: float | None = None  # unknown
+        self.done: float = 0
+        self.unit = ""
+
+    def start(self, total: float | None, unit: str = "") -> Progress:
+        """Say how many units there are, None where nobody knows; they are counted from 0."""
+        if self._show is not None:  # else it may be shared: nothing is written down
+            self.total, self.unit, self.done = total, unit, 0
+        return self
+
+    def advance(self, n: float = 1, note: str = "") -> None:
+        """Say that ``n`` more units are done; the note is "done of total unit" where none is given."""
+        if self._show is None:
+            return
+        self.done += n
+        of = "" if self.total is None else f" of {round(self.total):,}"
+        self._reach(self.done, note or f"{round(self.done):,}{of} {self.unit}".rstrip())
+
+    def part(self, n: float) -> Progress:
+        """Return the progress of the next ``n`` units; when they are done, :meth:`advance` by them."""
+        if self._show is None:
+            return self
+        begin = self.done
+        return Progress(lambda share, note: self._reach(begin + share * n, note))
+
+    def _reach(self, done: float, note: str) -> None:
+        assert self._show is not None
+        if self.total:
+            self._furthest = max(self._furthest, min(1.0, done / self.total))
+        self._show(self._furthest, note)
+
+
+SILENT = Progress()
+"""Shows nothing."""
 
 
 @contextmanager
@@ -207,16 +253,8 @@ def progress(total: int | None, description: str, done: int = 0) -> Iterator[Pro
     """Show how far a piece of work is and when it will end.
 
     On a terminal it is a bar with an ETA (bars may be nested: they stand beneath one another); elsewhere a
-    plain line every ten seconds or more; nothing when quiet.
-
-    Parameters
-    ----------
-    total
-        Units of work; None when unknown.
-    description
-        What is being done, a few words.
-    done
-        Units that were done before (a resumed stage): they count in the bar but not in the ETA.
+    plain line every ten seconds or more; nothing when quiet. ``total`` is None when unknown; ``done`` were done
+    before (a resumed stage): they count in the bar but not in the ETA.
 
     Examples
     --------
@@ -225,33 +263,26 @@ def progress(total: int | None, description: str, done: int = 0) -> Iterator[Pro
     ...         bar.advance()
     """
     if _quiet:
-        yield _Silent()
-    elif not _err.is_terminal:
-        lines = _Lines(total, description, done, say)
-        yield lines
-        lines.close()
-    else:
+        yield SILENT
+    elif _err.is_terminal:
         with _bars() as bars:
-            task = bars.add_task(description, total=total)
-            bars.update(task, completed=done)
+            task = bars.add_task(description, total=total, completed=done, note="")
+
+            def show(share: float, note: str) -> None:
+                bars.update(task, completed=share * total if total else bar.done, note=note)
+
+            bar = Progress(show).start(total)
+            bar.done = done
             try:
-                yield _Bar(bars, task)
+                yield bar
             finally:
                 bars.remove_task(task)
-
-
-class _Silent:
-    def advance(self, n: int = 1) -> None:
-        """Nobody watches."""
-
-
-@dataclass
-class _Bar:
-    bars: rich.progress.Progress
-    task: rich.progress.TaskID
-
-    def advance(self, n: int = 1) -> None:
-        self.bars.advance(self.task, n)
+    else:
+        lines = _Lines(description, done / total if total else 0.0)
+        bar = Progress(lines.show).start(total)
+        bar.done = done
+        yield bar
+        lines.close(bar.done)
 
 
 @contextmanager
@@ -265,7 +296,7 @@ def _bars() -> Iterator[rich.progress.Progress]:
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(bar_width=30),
         rich.progress.TaskProgressColumn(show_speed=True),
-        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[note]}"),
         rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
     )
     # Standard output is only rerouted above the bars when it is the same screen: a pipe keeps its results.
@@ -281,31 +312,23 @@ def _bars() -> Iterator[rich.progress.Progress]:
 class _Lines:
     """Progress as sparse plain lines."""
 
-    def __init__(
-        self,
-        total: int | None,
-        description: str,
-        done: int,
-        write: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.total, self.description, self.start, self.done = total, description, done, done
-        self.write, self.clock = write, clock
-        self.began = self.spoke = clock()
+    def __init__(self, description: str, start: float) -> None:
+        self.description, self.start = description, start  # the share that was done before
+        self.began = self.spoke = time.monotonic()
 
-    def advance(self, n: int = 1) -> None:
-        self.done += n
-        now = self.clock()
+    def show(self, share: float, note: str) -> None:
+        """Write a line, unless the last one is not long ago."""
+        now = time.monotonic()
         if now - self.spoke < PLAIN_SECONDS:
             return
         self.spoke = now
-        line = f"{self.description}: {self.done:,}"
-        if self.total:
-            worked = max(self.done - self.start, 1)
-            left = (now - self.began) * max(self.total - self.done, 0) / worked
-            line += f" of {self.total:,} ({self.done / self.total:.0%}), about {duration(left)} left"
-        self.write(line)
+        line = f"{self.description}: {note}"
+        if share > self.start:
+            left = (now - self.began) * (1 - share) / (share - self.start)
+            line += f" ({share:.0%}), about {duration(left)} left"
+        say(line)
 
-    def close(self) -> None:
+    def close(self, done: float) -> None:
+        """Write a last line where there was one before."""
         if self.spoke > self.began:
-            self.write(f"{self.description}: {self.done:,} done in {duration(self.clock() - self.began)}")
+            say(f"{self.description}: {round(done):,} done in {duration(time.monotonic() - self.began)}")

@@ -17,6 +17,7 @@ from transformers import ModernBertConfig, ModernBertForSequenceClassification, 
 
 from common import Killed
 from stepwell import distributed
+from stepwell.display import Progress
 from stepwell.distil import training
 from stepwell.distil.embedding import EmbeddingObjective
 from stepwell.distil.negatives import Candidates
@@ -199,9 +200,9 @@ class TestResuming:
     def test_a_killed_run_ends_as_an_uninterrupted_one(self, student, tmp_path, uninterrupted, step):
         self.killed_at(student(), step, tmp_path)
         objective, told = student(), []
-        log = train(objective, self.SETTINGS, tmp_path, 5, lambda n, note: told.append(n))
+        log = train(objective, self.SETTINGS, tmp_path, 5, Progress(lambda share, note: told.append(share)))
         assert (fingerprint(objective.module), log.losses) == uninterrupted
-        assert told == [step - 1, *[1] * (7 - step)]  # the steps that were done are told at once
+        assert told == [done / 6 for done in range(step - 1, 7)]  # the steps that were done are told at once
 
     def test_killed_again_and_again(self, student, tmp_path, uninterrupted):
         for step in (3, 2, 2):
@@ -242,9 +243,9 @@ class TestResuming:
         """Train on from a checkpoint that must not be taken up."""
         capsys.readouterr()
         told = []
-        log = train(objective, self.SETTINGS, folder, 5, lambda n, note: told.append(n))
+        log = train(objective, self.SETTINGS, folder, 5, Progress(lambda share, note: told.append(share)))
         assert (fingerprint(objective.module), log.losses) == uninterrupted
-        assert told == [0, *[1] * 6]
+        assert told == [done / 6 for done in range(7)]
         warnings = [line for line in capsys.readouterr().err.splitlines() if "Warning" in line]
         assert len(warnings) == 1
         assert (
@@ -290,9 +291,9 @@ class TestResuming:
         with pytest.raises(Killed):
             train(student(), self.SETTINGS, tmp_path, 5)
         objective, told = student(), []
-        log = train(objective, self.SETTINGS, tmp_path, 5, lambda n, note: told.append(n))
+        log = train(objective, self.SETTINGS, tmp_path, 5, Progress(lambda share, note: told.append(share)))
         assert (fingerprint(objective.module), log.losses) == uninterrupted
-        assert told[0] == 2
+        assert told[0] == 2 / 6
 
     def test_a_finished_training_does_nothing_more(self, student, tmp_path):
         first = student()

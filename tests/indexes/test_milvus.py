@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common import unit_vectors
+from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
 from stepwell.indexes import milvus as module
 from stepwell.indexes.milvus import MilvusIndex
@@ -31,8 +32,8 @@ def lite(monkeypatch):
     monkeypatch.setattr(module, "QUERIES", 4)
 
 
-def load(index, blocks=(PASSAGES,), advance=lambda n: None):
-    index.load(iter(blocks), COUNT, advance)
+def load(index, blocks=(PASSAGES,), progress=SILENT):
+    index.load(iter(blocks), COUNT, progress)
 
 
 @pytest.mark.usefixtures("lite")
@@ -66,12 +67,12 @@ def interrupted(folder, stop_after):
     module.BATCH_ROWS = 50
     done = []
 
-    def advance(n):
-        done.append(n)
+    def show(share, note):
+        done.append(share)
         if len(done) == stop_after:
             os._exit(9)
 
-    MilvusIndex(FLAT, folder, "test").load(iter([PASSAGES]), COUNT, advance)
+    MilvusIndex(FLAT, folder, "test").load(iter([PASSAGES]), COUNT, Progress(show))
 
 
 @pytest.mark.usefixtures("lite")

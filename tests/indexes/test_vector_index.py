@@ -7,6 +7,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from common import unit_vectors
+from stepwell.display import SILENT, Progress
 from stepwell.indexes.codes import Codes, narrow
 from stepwell.indexes.settings import IndexSettings
 from stepwell.indexes.vector_index import VectorIndex, make, read, sizes
@@ -44,18 +45,18 @@ def recall(rows, best=BEST):
     return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(rows.tolist(), best.tolist(), strict=True)])
 
 
-def made(settings, folder, passages=PASSAGES, advance=lambda n: None):
+def made(settings, folder, passages=PASSAGES, progress=SILENT):
     if settings.kind != "exact":
         pytest.importorskip(settings.kind.partition("-")[0])
-    return make(settings.resolve(passages.shape[1]), passages, True, folder, "test", advance)
+    return make(settings.resolve(passages.shape[1]), passages, True, folder, "test", progress)
 
 
 @pytest.mark.parametrize("settings", KINDS, ids=name)
 def test_every_kind_finds_most_of_the_best_and_opens_as_it_was(settings, tmp_path):
-    told = []
-    index = made(settings, tmp_path / "v", advance=told.append)
+    progress = Progress(lambda share, note: None)
+    index = made(settings, tmp_path / "v", progress=progress)
     rows, scores = index.search(QUERIES, 10)
-    assert sum(told) == COUNT
+    assert progress.done == COUNT
     assert (rows.shape, rows.dtype, scores.dtype) == ((20, 10), np.int32, np.float32)
     assert (np.diff(scores, axis=1) <= 0).all()
     assert recall(rows) > (0.6 if settings.dimension or settings.precision == "binary" else 0.85)

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
+from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
 from stepwell.jobs import cluster
 from stepwell.jobs.cluster import Cluster, encode_on, score_on
@@ -46,17 +47,18 @@ def test_without_ray_the_extra_is_named(monkeypatch, tiny_collection, tiny_model
     encoder = Encoder.open(tiny_model)
     draft = Draft(encoder, tiny_collection, np.arange(3), tmp_path)
     with pytest.raises(StepwellError, match=r"stepwell\[ray\]"):
-        encode_on(Cluster(), str(tiny_model), encoder, tiny_collection, draft, print)
+        encode_on(Cluster(), str(tiny_model), encoder, tiny_collection, draft, SILENT)
 
 
 def test_what_is_there_needs_no_cluster(monkeypatch, tiny_collection, tiny_model, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     encoder = Encoder.open(tiny_model)
-    rows, told = np.arange(3, dtype=np.int32), []
+    rows = np.arange(3, dtype=np.int32)
     write_vectors(encoder, tiny_collection, rows, tmp_path)
     draft = Draft(encoder, tiny_collection, rows, tmp_path)
-    encode_on(Cluster(), str(tiny_model), encoder, tiny_collection, draft, told.append)
-    assert sum(told) == 63
+    progress = Progress(lambda share, note: None)
+    encode_on(Cluster(), str(tiny_model), encoder, tiny_collection, draft, progress)
+    assert progress.done == 63
 
 
 def test_a_worker_opens_once_and_does_one_item_after_the_other(tiny_collection, tiny_model):
@@ -102,19 +104,19 @@ def workers(node):
     return [process for process in below if "MapWorker" in " ".join(process.cmdline())]
 
 
-def killing(nodes, told, kill):
-    """Return an ``advance`` that has ``kill`` end one of two nodes at work, once, and a list of when it did."""
-    killed = []
+def killing(nodes, kill):
+    """Return a progress that has ``kill`` end one of two nodes at work, once, and a list of when it did."""
+    shown, killed = [], []
 
-    def advance(n):
-        told.append(n)
-        if not killed and len(told) > 10:
+    def show(share, note):
+        shown.append(share)
+        if not killed and len(shown) > 10:
             at_work = [(node, found[0]) for node in nodes.worker_nodes if (found := workers(node))]
             if len(at_work) == 2:
-                killed.append(len(told))
+                killed.append(len(shown))
                 kill(*at_work[0])
 
-    return advance, killed
+    return Progress(show), killed
 
 
 @pytest.mark.slow
@@ -124,10 +126,10 @@ def test_a_store_scored_by_two_workers_one_of_them_killed_is_that_of_one_process
     reranker = Reranker.open(teacher, 56)
     one = store_of(reranker, tiny_collection, tmp_path / "one")
     scoring.score_into(one, scoring.block_scorer(reranker, tiny_collection), *PAIRS)
-    two, told = store_of(reranker, tiny_collection, tmp_path / "two"), []
-    advance, killed = killing(nodes, told, lambda node, worker: worker.kill())
-    score_on(Cluster(nodes.address), teacher, reranker, tiny_collection, two, *PAIRS, advance)
-    assert killed and killed[0] < 100 and sum(told) == 1200
+    two = store_of(reranker, tiny_collection, tmp_path / "two")
+    progress, killed = killing(nodes, lambda node, worker: worker.kill())
+    score_on(Cluster(nodes.address), teacher, reranker, tiny_collection, two, *PAIRS, progress)
+    assert killed and killed[0] < 100 and progress.done == 1200
     assert len(two) == len(one) == 1200
     assert np.array_equal(two.lookup(*PAIRS), one.lookup(*PAIRS))
 
@@ -140,11 +142,10 @@ def test_vectors_made_by_two_nodes_one_of_them_lost_are_those_of_one_process(
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     write_vectors(encoder, tiny_collection, rows, tmp_path / "one")
-    told = []
-    advance, killed = killing(nodes, told, lambda node, worker: nodes.remove_node(node, allow_graceful=False))
+    progress, killed = killing(nodes, lambda node, worker: nodes.remove_node(node, allow_graceful=False))
     draft = Draft(encoder, tiny_collection, rows, tmp_path / "two")
-    encode_on(Cluster(nodes.address), str(tiny_model), encoder, tiny_collection, draft, advance)
-    assert killed and killed[0] < 80 and sum(told) == 100
+    encode_on(Cluster(nodes.address), str(tiny_model), encoder, tiny_collection, draft, progress)
+    assert killed and killed[0] < 80 and progress.done == 100
     for name in ("passages.npy", "queries.npy"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     assert Vectors.open(tmp_path / "two").passages.shape == (60, 32)
@@ -155,13 +156,13 @@ def test_vectors_made_by_two_nodes_one_of_them_lost_are_those_of_one_process(
 def test_what_an_interrupted_job_left_is_gone_on_with_by_one_process(
     nodes, tiny_collection, tiny_model, tmp_path, monkeypatch
 ):
-    encoder, rows, told, left = Encoder.open(tiny_model), np.arange(40, dtype=np.int32), [], []
+    encoder, rows, shown, left = Encoder.open(tiny_model), np.arange(40, dtype=np.int32), [], []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
 
-    def advance(n):
-        told.append(n)
-        if len(told) == 30:
+    def show(share, note):
+        shown.append(share)
+        if len(shown) == 30:
             raise KeyboardInterrupt
 
     ray = importlib.import_module("ray")
@@ -174,7 +175,7 @@ def test_what_an_interrupted_job_left_is_gone_on_with_by_one_process(
     monkeypatch.setattr(ray, "shutdown", disconnect)
     draft = Draft(encoder, tiny_collection, rows, tmp_path / "two")
     with pytest.raises(KeyboardInterrupt):
-        encode_on(Cluster(nodes.address), str(tiny_model), encoder, tiny_collection, draft, advance)
+        encode_on(Cluster(nodes.address), str(tiny_model), encoder, tiny_collection, draft, Progress(show))
     # The threads in which Ray Data fetches results: one that goes on without a connection ends the process.
     assert left and "iter_threaded" not in left
     assert sum(map(draft.has, draft.blocks())) == 30

@@ -176,7 +176,7 @@ ladder:
     p = encoder.encode(encoder.tokenise(passages, "document"), "document")
     assert scored(tiny_collection, file, "de", recipe)[0] == pytest.approx((3 * (q * p).sum(1)).tolist(), abs=1e-4)
 
-    def half(server, queries, passages, advance):
+    def half(server, queries, passages, progress):
         return np.full(len(queries), 0.5, np.float32)
 
     monkeypatch.setattr("stepwell.teachers.hosted.HostedReranker.scores", half)

@@ -17,7 +17,7 @@ MEASURE = "nDCG@10"
 def answers(monkeypatch, logits):
     """Have every teacher that is opened give what ``logits`` gives for queries (Q,) and passages (Q, K)."""
 
-    def score(queries, passages, advance=None):
+    def score(queries, passages, progress=None):
         return np.asarray(logits(queries, passages), dtype=np.float32)
 
     monkeypatch.setattr(judging, "opened", lambda ctx, name, inputs: SimpleNamespace(score=score))

@@ -151,7 +151,7 @@ def test_with_denoise_the_teacher_says_what_is_no_negative_and_that_is_told(worl
     from stepwell.ladder import finding
     from stepwell.ladder.telling import tell
 
-    def score(queries, passages, advance):
+    def score(queries, passages, progress):
         return np.where(passages == 41, 9.0, 1.0)  # 41 looks better to it than the positive
 
     monkeypatch.setattr(finding, "opened", lambda ctx, teacher, inputs: SimpleNamespace(score=score))

@@ -246,8 +246,8 @@ def ask(tiny_collection, tmp_path, monkeypatch):
         }
         made["several"] = {"kind": "best", "of": ["file", "de"]}
         recipe = load_recipe_of(made, "file" if kind == "scores" else "several")
-        fake = SimpleNamespace(score=lambda q, c, advance: np.float32(scores))
-        both = Several([fake, SimpleNamespace(score=lambda q, c, advance: np.ones(c.shape, np.float32))], True)
+        fake = SimpleNamespace(score=lambda q, c, progress: np.float32(scores))
+        both = Several([fake, SimpleNamespace(score=lambda q, c, progress: np.ones(c.shape, np.float32))], True)
         monkeypatch.setattr(teachers, "opened", lambda *_: fake if kind == "scores" else both)
         ctx = SimpleNamespace(recipe=recipe, collection=tiny_collection, teacher=recipe.teachers.__getitem__)
         return teachers.targets(ctx, recipe.ladder[0].teacher, Job(tmp_path, {}), CANDIDATES)

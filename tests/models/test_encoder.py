@@ -10,6 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
+from stepwell.display import Progress
 from stepwell.models.build import build_student, open_sentence_transformer, save_model
 from stepwell.models.encoder import FEW, Encoder
 from stepwell.models.engines.backends import open_way
@@ -120,9 +121,9 @@ def test_texts_of_both_sides_are_cut_at_the_models_limit(tiny_model):
 
 
 def test_progress_counts_every_text_once(tiny_model):
-    encoder, counts = Encoder.open(tiny_model), []
-    encoder.encode(encoder.tokenise(TEXTS, "query"), "query", advance=counts.append)
-    assert sum(counts) == 5
+    encoder, count = Encoder.open(tiny_model), Progress(lambda share, note: None)
+    encoder.encode(encoder.tokenise(TEXTS, "query"), "query", progress=count)
+    assert count.done == 5
 
 
 def test_no_texts_are_no_vectors(tiny_model):
@@ -167,7 +168,7 @@ def test_where_shapes_cost_a_step_has_few_of_them_and_the_same_vectors(tiny_mode
         return forward(features, **options)
 
     monkeypatch.setattr(transformer, "forward", spy)
-    for module in ("engine", "encoder"):
+    for module in ("engines.machine", "encoder"):
         monkeypatch.setattr(f"stepwell.models.{module}.few_shapes", lambda: True)
     assert torch.allclose(encoder.embed(tokens, rows, "document"), expected, atol=1e-5)
     assert sum(rows for rows, _ in shapes) == 19

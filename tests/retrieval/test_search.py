@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwell.display import Progress
 from stepwell.errors import StepwellError
 from stepwell.models.engines import machine as engine
 from stepwell.retrieval import search
@@ -192,10 +193,10 @@ def test_few_queries_and_long_lists_are_searched_in_fp32():
 def test_reads_memory_mapped_passages_and_tells_of_every_query(tmp_path, recwarn):
     queries, passages = random_vectors(7, 30)
     np.save(tmp_path / "passages.npy", passages)
-    told = []
-    rows, _ = search.top_k(queries, np.load(tmp_path / "passages.npy", mmap_mode="r"), 5, told.append)
+    progress = Progress(lambda share, note: None)
+    rows, _ = search.top_k(queries, np.load(tmp_path / "passages.npy", mmap_mode="r"), 5, progress)
     assert rows.tolist() == brute_force(queries, passages, 5)[0].tolist()
-    assert sum(told) == 7
+    assert progress.done == 7
     assert not recwarn.list
 
 

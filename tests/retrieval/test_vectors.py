@@ -9,6 +9,7 @@ import pytest
 
 from common import Killed
 from stepwell import distributed
+from stepwell.display import Progress
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval import vectors
@@ -67,10 +68,10 @@ def test_holds_all_passages_and_the_queries_asked_for(whole, encoder, tiny_colle
 def test_an_interrupted_write_goes_on_and_ends_the_same(whole, encoder, tiny_collection, tmp_path, last):
     with pytest.raises(Killed):
         write_vectors(Counting(encoder, last), tiny_collection, ROWS, tmp_path)
-    second, told = Counting(encoder), []
-    write_vectors(second, tiny_collection, ROWS, tmp_path, told.append)
+    second, progress = Counting(encoder), Progress(lambda share, note: None)
+    write_vectors(second, tiny_collection, ROWS, tmp_path, progress)
     assert second.texts == 60 + 3 - min(16 * last, 60)  # what was written is not encoded again
-    assert sum(told) == 63
+    assert progress.done == 63
     found = Vectors.open(tmp_path)
     assert np.array_equal(found.passages, whole.passages)
     assert np.array_equal(found.queries, whole.queries)

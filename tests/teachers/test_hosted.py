@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from stepwell.display import Progress
 from stepwell.errors import StepwellError
 from stepwell.recipe.teachers import HostedTeacher
 from stepwell.teachers.hosted import HostedReranker
@@ -69,9 +70,9 @@ def hosted(server, waits=None, **settings):
 
 
 def test_each_document_gets_its_own_score_and_a_query_its_own_requests(server):
-    told = []
-    scores = hosted(server, model="m-1", batch=2, extra={"truncate": True}).scores(QUERIES, PASSAGES, told.append)
-    assert scores.tolist() == [1, 3, 2, 4] and sum(told) == 4
+    progress = Progress(lambda share, note: None)
+    scores = hosted(server, model="m-1", batch=2, extra={"truncate": True}).scores(QUERIES, PASSAGES, progress)
+    assert scores.tolist() == [1, 3, 2, 4] and progress.done == 4
     asked = sorted((body["query"], body["documents"]) for _, body in server.requests)
     assert asked == [("comet", ["dddd"]), ("river", ["a", "bbb"]), ("river", ["cc"])]
     assert all(body["model"] == "m-1" and body["truncate"] is True for _, body in server.requests)
@@ -136,7 +137,7 @@ def test_a_pair_is_paid_for_once_and_what_was_paid_for_survives_an_outage(server
 
     def scorer():
         client = HostedReranker(settings, lambda seconds: None)
-        return lambda q, p, advance: client.scores([QUERIES[i] for i in q], [PASSAGES[i] for i in p], advance)
+        return lambda q, p, progress: client.scores([QUERIES[i] for i in q], [PASSAGES[i] for i in p], progress)
 
     teacher = Stored(tmp_path, HostedReranker.fingerprint_of(settings), "77b2", scorer, block=2)
     server.play = [(200, None), (503, b"")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stepwell.display import Progress
 from stepwell.errors import StepwellError
 from stepwell.teachers.protocol import LogOdds, Several, log_odds, standardised
 
@@ -18,7 +19,7 @@ class Table:
     def __init__(self, scores, fingerprint="a"):
         self.scores, self.fingerprint = np.float32(scores), fingerprint
 
-    def score(self, queries, candidates, advance=None):
+    def score(self, queries, candidates, progress=None):
         return self.scores
 
 
@@ -54,14 +55,13 @@ def test_each_teachers_own_scores_and_the_progress_over_all():
     told = []
 
     class Slow(Table):
-        def score(self, queries, candidates, advance):
-            advance(0.5, "half")
+        def score(self, queries, candidates, progress):
+            progress.start(4).advance(2)
             return self.scores
 
-    tables = Several([Slow(ONE.scores), Slow(OTHER.scores)], True).each(
-        QUERIES, CANDIDATES, lambda share, note: told.append(share)
-    )
-    assert np.array_equal(tables, np.stack([ONE.scores, OTHER.scores])) and told == [0.25, 0.75]
+    progress = Progress(lambda share, note: told.append(share))
+    tables = Several([Slow(ONE.scores), Slow(OTHER.scores)], True).each(QUERIES, CANDIDATES, progress)
+    assert np.array_equal(tables, np.stack([ONE.scores, OTHER.scores])) and told == [0.25, 0.5, 0.75, 1]
 
 
 def test_another_way_or_another_member_is_another_teacher():

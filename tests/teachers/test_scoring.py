@@ -11,6 +11,7 @@ from blocks_in_processes import PAIRS, work
 from common import Killed
 from processes import finish, together
 from stepwell import distributed
+from stepwell.display import Progress
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.reranker import Reranker
 from stepwell.retrieval import vectors
@@ -43,10 +44,10 @@ def store(tmp_path):
     return ScoreStore.open(tmp_path / "scores", "1f3a", "77b2")
 
 
-def product(queries, passages, advance):
+def product(queries, passages, progress):
     """Score a pair as query * 100 + passage."""
     for _ in queries:
-        advance(1)
+        progress.advance(1)
     return (queries * 100 + passages).astype(np.float32)
 
 
@@ -57,19 +58,19 @@ def test_blocks_hold_all_pairs_in_order():
 
 
 def test_pairs_are_scored_and_told(store):
-    told = []
-    score_into(store, product, np.arange(35, dtype=np.int32), rows(*[7] * 35), told.append)
+    progress = Progress(lambda share, note: None)
+    score_into(store, product, np.arange(35, dtype=np.int32), rows(*[7] * 35), progress)
     assert store.lookup(np.arange(35), 7).tolist() == [100 * q + 7 for q in range(35)]
-    assert sum(told) == 35
-    score_into(store, product, rows(), rows(), told.append)
-    assert sum(told) == 35 and len(store) == 35
+    assert progress.done == 35
+    score_into(store, product, rows(), rows(), progress)
+    assert progress.done == 35 and len(store) == 35
 
 
 def test_what_was_scored_before_a_kill_stays(store):
-    def killed(queries, passages, advance):
+    def killed(queries, passages, progress):
         if 32 in queries:
             raise Killed
-        return product(queries, passages, advance)
+        return product(queries, passages, progress)
 
     asked = np.arange(40, dtype=np.int32), rows(*[1] * 40)
     with pytest.raises(Killed):
@@ -81,17 +82,17 @@ def test_what_was_scored_before_a_kill_stays(store):
 def test_each_process_scores_every_so_manieth_block(store, monkeypatch):
     asked = []
 
-    def mine(queries, passages, advance):
+    def mine(queries, passages, progress):
         asked.append(queries.tolist())
-        return product(queries, passages, advance)
+        return product(queries, passages, progress)
 
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     monkeypatch.setattr(distributed, "gather_rows", lambda local: torch.cat([local, local]))
-    told = []
-    score_into(store, mine, np.arange(40, dtype=np.int32), rows(*[1] * 40), told.append)
+    progress = Progress(lambda share, note: None)
+    score_into(store, mine, np.arange(40, dtype=np.int32), rows(*[1] * 40), progress)
     assert asked == [list(range(16, 32))]  # the third block is the other's
-    assert sum(told) == 40 and len(store) == 0  # the main process writes
+    assert progress.done == 40 and len(store) == 0  # the main process writes
 
 
 def test_processes_agree_on_what_is_missing(store, monkeypatch):
@@ -108,10 +109,10 @@ def test_a_block_is_scored_as_over_all_texts(scorer, tiny_collection):
     reranker = Reranker.open(str(scorer), 56)
     queries, passages = PAIRS[0][:50], PAIRS[1][:50]
     tokens = reranker.tokenise(tiny_collection.query_texts()), reranker.tokenise(tiny_collection.passage_texts())
-    told = []
-    found = block_scorer(reranker, tiny_collection)(queries, passages, told.append)
+    progress = Progress(lambda share, note: None)
+    found = block_scorer(reranker, tiny_collection)(queries, passages, progress)
     assert np.array_equal(found, reranker.score(*tokens, queries.astype(np.int64), passages.astype(np.int64)))
-    assert sum(told) == 50
+    assert progress.done == 50
 
 
 @pytest.fixture(scope="module")

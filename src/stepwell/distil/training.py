@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stepwell import distributed
-from stepwell.display import counted, warn
+from stepwell.display import SILENT, Progress, counted, warn
 from stepwell.errors import StepwellError
 from stepwell.models.build import cannot_write, head_parameters, sha256_of
 from stepwell.models.engines.attention import for_training
@@ -148,7 +148,7 @@ def train(
     settings: Optimiser,
     folder: Path,
     seed: int,
-    advance: Callable[[int, str], None] = lambda n, note: None,
+    progress: Progress = SILENT,
 ) -> TrainingLog:
     """Train ``objective.module`` in place; a checkpoint in ``folder`` is taken up and kept up to date.
 
@@ -162,8 +162,8 @@ def train(
         Where ``checkpoint.safetensors`` lives while the training runs.
     seed
         Decides everything random.
-    advance
-        Told (steps done, a note with the loss).
+    progress
+        Started with the steps, and advanced by each, with its loss.
 
     Raises
     ------
@@ -179,7 +179,7 @@ def train(
     optimiser = _optimiser(module, settings)
     checkpoint = Checkpoint(folder / "checkpoint.safetensors", module, optimiser)
     log = checkpoint.load()
-    advance(log.steps, "")
+    progress.start(total, "steps").advance(log.steps)
     module.train()
     began = time.monotonic() - log.seconds
     with for_training(module), sparse_words(module):
@@ -203,7 +203,7 @@ def train(
             log.add(value, parts, work.since(before))
             log.seconds = time.monotonic() - began
             checkpoint.save_now_and_then(log)
-            advance(1, f"loss {np.mean(log.losses[-20:]):.3f}")
+            progress.advance(1, f"loss {np.mean(log.losses[-20:]):.3f}")
     module.eval()
     for parameter in frozen:
         parameter.requires_grad_(True)

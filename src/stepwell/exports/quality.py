@@ -113,7 +113,7 @@ class Yardstick:
         """Return the mean nDCG@10 on dev, 0..1, of a way."""
         with progress(len(self.pool) + len(self.rows), f"measuring {runner.way}") as bar:
             queries, passages = (
-                self.encoder.encode_by(Opened(runner, token_budget()), tokens, advance=bar.advance)
+                self.encoder.encode_by(Opened(runner, token_budget()), tokens, progress=bar)
                 for tokens in (self.queries, self.passages)
             )
         places, scores = top_k(queries, passages, RIVALS)

@@ -173,7 +173,7 @@ def _make(
     settings: IndexSettings, passages: NDArray[np.float32], normalise: bool, place: Path, name: str
 ) -> VectorIndex:
     with progress(len(passages), f"index: {settings.kind}, {settings.precision}") as bar:
-        return make(settings, passages, normalise, place, name, bar.advance)
+        return make(settings, passages, normalise, place, name, bar)
 
 
 def _report(settings: IndexSettings, index: VectorIndex, place: Path, sample: Sample) -> Report:

@@ -6,7 +6,7 @@ among bits turns a query into bits too. int8 and bits are those of sentence-tran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers.util.quantization import quantize_embeddings
 
+from stepwell.display import SILENT, Progress
 from stepwell.indexes.hamming import nearest
 from stepwell.indexes.packages import Found
 from stepwell.indexes.settings import Precision
@@ -140,7 +141,7 @@ def write_codes(
     precision: Precision,
     dimension: int,
     normalise: bool,
-    advance: Callable[[int], None] = lambda n: None,
+    progress: Progress = SILENT,
 ) -> Codes:
     """Write vectors (N, D) in a precision into ``folder``, cut to ``dimension``; they are read block by block.
 
@@ -156,7 +157,7 @@ def write_codes(
     for number, block in enumerate(narrowed(vectors, dimension, normalise)):
         start = number * BLOCK
         out[start : start + len(block)] = _turn(block, precision, ranges)
-        advance(len(block))
+        progress.advance(len(block))
     out.flush()
     del out
     draft.replace(folder / f"{precision}.npy")

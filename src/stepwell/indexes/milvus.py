@@ -9,13 +9,14 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
 from stepwell.indexes.packages import Found
 from stepwell.indexes.settings import IndexSettings
@@ -47,9 +48,7 @@ class MilvusIndex:
         self._file = None if settings.uri else folder / FILE
         self._client = _connect(settings.uri, self._file)
 
-    def load(
-        self, blocks: Iterator[NDArray[np.float32]], count: int, advance: Callable[[int], None] = lambda n: None
-    ) -> None:
+    def load(self, blocks: Iterator[NDArray[np.float32]], count: int, progress: Progress = SILENT) -> None:
         """Load the passages, ``count`` in all, in order of rows; what is there already stays.
 
         Milvus itself is asked what it has, batch by batch, and a batch that is not whole is written again under the
@@ -73,7 +72,7 @@ class MilvusIndex:
                         rows = [{"row": start + i, "vector": vector} for i, vector in enumerate(self._form(part))]
                         self._client.upsert(self.name, rows)
                     start = stop
-                    advance(len(part))
+                    progress.advance(len(part))
             self._client.flush(self.name)
         self.check(count)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stepwell.display import SILENT, Progress
 from stepwell.indexes import packages
 from stepwell.indexes.codes import Codes, narrow, narrowed, write_codes
 from stepwell.indexes.milvus import FILE, MilvusIndex
@@ -74,7 +74,7 @@ def make(
     normalise: bool,
     folder: Path,
     name: str,
-    advance: Callable[[int], None] = lambda n: None,
+    progress: Progress = SILENT,
 ) -> VectorIndex:
     """Write the files of an index of passages' vectors (N, width) into ``folder``; Milvus gets a collection ``name``.
 
@@ -90,8 +90,8 @@ def make(
         Its own alone; made when missing. A Milvus collection in it is gone on with, other files are written again.
     name
         Tells this index from others in the same Milvus.
-    advance
-        Is told the passages that are done.
+    progress
+        Advanced by the passages that are done.
     """
     folder.mkdir(parents=True, exist_ok=True)
     width = settings.dimension or vectors.shape[1]
@@ -100,15 +100,15 @@ def make(
         write_codes(vectors, folder / AGAIN, settings.rescore_with, width, normalise)
     if settings.kind == "exact":
         assert settings.precision is not None and settings.precision != "pq"
-        write_codes(vectors, folder, settings.precision, width, normalise, advance)
+        write_codes(vectors, folder, settings.precision, width, normalise, progress)
     elif settings.kind.startswith("milvus"):
         milvus = MilvusIndex(settings, folder, name)
         try:
-            milvus.load(narrowed(vectors, width, normalise), len(vectors), advance)
+            milvus.load(narrowed(vectors, width, normalise), len(vectors), progress)
         finally:
             milvus.close()
     else:
-        _make_graph(settings, vectors, width, normalise, folder, advance)
+        _make_graph(settings, vectors, width, normalise, folder, progress)
     return read(settings, normalise, folder, name, len(vectors))
 
 
@@ -118,7 +118,7 @@ def _make_graph(
     width: int,
     normalise: bool,
     folder: Path,
-    advance: Callable[[int], None],
+    progress: Progress,
 ) -> None:
     cut = folder / "cut"  # the vectors that it is made from, where they are not those of the model
     if width < vectors.shape[1]:
@@ -128,7 +128,7 @@ def _make_graph(
     for start in range(0, len(vectors), packages.BLOCK):
         part = np.ascontiguousarray(vectors[start : start + packages.BLOCK], dtype=np.float32)
         index.add(start, part)
-        advance(len(part))
+        progress.advance(len(part))
     index.save(folder / "index.draft")
     (folder / "index.draft").replace(folder / GRAPH_FILE)
     (cut / "fp32.npy").unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.collection import Collection, open_collection
+from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.reranker import Reranker
@@ -35,7 +36,6 @@ PATIENCE = 6 * 3600
 
 Item = Mapping[str, Any]
 Work = Callable[[Item], dict[str, Any]]
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Cluster:
 
 
 def encode_on(
-    cluster: Cluster, model: str, encoder: Encoder, collection: Collection, draft: Draft, advance: Advance
+    cluster: Cluster, model: str, encoder: Encoder, collection: Collection, draft: Draft, progress: Progress
 ) -> None:
     """Encode on a cluster what is missing in ``draft``, as :func:`stepwell.retrieval.vectors.write_vectors` does.
 
@@ -68,8 +68,8 @@ def encode_on(
     ----------
     model
         Where workers open the model of ``encoder``: a directory that they can read, or a hub name.
-    advance
-        Told how many texts were done.
+    progress
+        Advanced by the texts that are done.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def encode_on(
     todo = []
     for block in draft.blocks():
         if draft.has(block):
-            advance(block.stop - block.start)
+            progress.advance(block.stop - block.start)
         else:
             todo.append(block)
     source = (collection.place, _absolute(model), collection.fingerprint, encoder.fingerprint)
@@ -88,7 +88,7 @@ def encode_on(
         for found in stream:
             block = _block(found)
             draft.keep(block, found["vectors"])
-            advance(block.stop - block.start)
+            progress.advance(block.stop - block.start)
     draft.finish()
 
 
@@ -118,7 +118,7 @@ def score_on(
     store: ScoreStore,
     queries: NDArray[np.int32],
     passages: NDArray[np.int32],
-    advance: Advance,
+    progress: Progress,
 ) -> None:
     """Score pairs (B,) on a cluster and add them to the store, as :func:`stepwell.teachers.scoring.score_into` does.
 
@@ -132,7 +132,7 @@ def score_on(
     with contextlib.closing(_stream(cluster, _open_reranker, (*source, reranker.limit), items)) as stream:
         for found in stream:
             store.add(found["queries"], found["passages"], found["scores"])
-            advance(len(found["scores"]))
+            progress.advance(len(found["scores"]))
 
 
 def _open_reranker(
@@ -144,7 +144,7 @@ def _open_reranker(
     score = block_scorer(reranker, collection)
 
     def work(item: Item) -> dict[str, Any]:
-        return {**item, "scores": score(item["queries"], item["passages"], lambda n: None)}
+        return {**item, "scores": score(item["queries"], item["passages"], SILENT)}
 
     return work
 

@@ -135,9 +135,9 @@ def score_pairs(
     todo = missing(store, queries, passages)
     with progress(len(todo[0]), "scoring") as bar:
         if cluster is not None and opened.reranker is not None:
-            score_on(cluster, teacher, opened.reranker, collection, store, *todo, bar.advance)
+            score_on(cluster, teacher, opened.reranker, collection, store, *todo, bar)
         elif len(todo[0]):
-            score_into(store, opened.scorer(collection), *todo, bar.advance, opened.block)
+            score_into(store, opened.scorer(collection), *todo, bar, opened.block)
     if not distributed.is_main():
         return None
     known: Teacher = FileTeacher(store)
@@ -198,9 +198,9 @@ def encode_collection(place: str, folder: Path, model: str, cluster: Cluster | N
         distributed.barrier()
         with progress(collection.n_passages + len(rows), "encoding") as bar:
             if cluster is None:
-                write_vectors(encoder, collection, rows, folder, bar.advance)
+                write_vectors(encoder, collection, rows, folder, bar)
             else:
-                encode_on(cluster, model, encoder, collection, Draft(encoder, collection, rows, folder), bar.advance)
+                encode_on(cluster, model, encoder, collection, Draft(encoder, collection, rows, folder), bar)
     if not distributed.is_main():
         return None
     cells: list[list[Cell]] = [

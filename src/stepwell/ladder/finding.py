@@ -43,27 +43,15 @@ def vectors(ctx: Context, model: str, scale: float | None, job: Job, exact: bool
     if exact:
         encoder.inference.be_exact()
         rows = rows[:0]
-    total, done = ctx.collection.n_passages + len(rows), 0
-
-    def advance(n: int) -> None:
-        nonlocal done
-        done += n
-        job.advance(done / total, f"{done:,} of {total:,} texts")
-
-    write_vectors(encoder, ctx.collection, rows, job.folder, advance)
+    job.progress.start(ctx.collection.n_passages + len(rows), "texts")
+    write_vectors(encoder, ctx.collection, rows, job.folder, job.progress)
 
 
 def more_vectors(ctx: Context, rung: Rung, side: Side, job: Job) -> None:
     """Encode texts from elsewhere that a rung learns from with its teacher."""
-    texts, done = ctx.more(rung)[side], 0
-
-    def advance(n: int) -> None:
-        nonlocal done
-        done += n
-        job.advance(done / len(texts), f"{done:,} of {len(texts):,} texts")
-
+    texts = ctx.more(rung)[side]
     encoder = ctx.encoder(job.inputs[f"teacher.{rung.teacher}"])
-    write_unlabelled(encoder, texts, side, job.folder / MORE, advance)
+    write_unlabelled(encoder, texts, side, job.folder / MORE, job.progress.start(len(texts), "texts"))
 
 
 def training_run(ctx: Context, model: str, job: Job) -> None:
@@ -107,7 +95,7 @@ def mine_from(ctx: Context, run: Run, settings: Mining, k: int, teacher: str | N
         judge = opened(ctx, teacher, job.inputs)
 
         def denoiser(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
-            return judge.score(queries, passages[:, None], job.advance)[:, 0]
+            return judge.score(queries, passages[:, None], job.progress)[:, 0]
 
     found, report = mine(run, ctx.splits.train, ctx.collection, settings, k, ctx.recipe.seed, denoiser)
     if distributed.is_main():
@@ -122,7 +110,7 @@ def scores(ctx: Context, teacher: str, tau: float | None, mined: str, job: Job) 
     ``tau`` is what the loss divides them by, None for a loss without temperature.
     """
     asked = Candidates.load(job.inputs[mined] / "candidates.parquet", ctx.collection)
-    found = targets(ctx, teacher, job, asked, job.advance)
+    found = targets(ctx, teacher, job, asked, job.progress)
     if not distributed.is_main():
         return
     (job.folder / MISSING).unlink(missing_ok=True)  # of an attempt before the file was complete

@@ -120,7 +120,7 @@ def reranked(ctx: Context, run: Run, teacher: str, depth: int, job: Job) -> tupl
         The run, and of which queries the teacher has any score (Q,).
     """
     head = run.top(depth)
-    logits = opened(ctx, teacher, job.inputs).score(head.queries, head.passages, job.advance)
+    logits = opened(ctx, teacher, job.inputs).score(head.queries, head.passages, job.progress)
     filled = head.passages >= 0
     known: NDArray[np.bool_] = filled & ~np.isnan(logits)
     behind = _lowest(np.where(known, logits, np.inf)) - np.arange(1, head.depth + 1, dtype=np.float32)

@@ -13,7 +13,7 @@ from stepwell.display import warn
 from stepwell.distil.embedding import EmbeddingObjective, Imitated
 from stepwell.distil.negatives import Candidates
 from stepwell.distil.objectives import Draw, StudentObjective, Terms
-from stepwell.distil.training import Objective, TrainingLog, total_steps, train
+from stepwell.distil.training import Objective, TrainingLog, train
 from stepwell.errors import StepwellError
 from stepwell.ladder.context import Context
 from stepwell.ladder.finding import MORE, warn_of
@@ -76,15 +76,8 @@ def learn(
     job: Job,
 ) -> None:
     """Run a training to its end, save the model and the log."""
-    steps, done = max(1, total_steps(settings, objective.size)), 0
-
-    def advance(n: int, note: str) -> None:
-        nonlocal done
-        done += n
-        job.advance(done / steps, note)
-
     model.gradient_cache = settings.gradient_cache
-    log = train(objective, settings, job.folder, ctx.recipe.seed, advance)
+    log = train(objective, settings, job.folder, ctx.recipe.seed, job.progress)
     if distributed.is_main():
         log.peak = _share_of_peak(model, log)
         model.save(job.folder / "model")

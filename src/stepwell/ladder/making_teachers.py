@@ -64,9 +64,11 @@ def take_or_train_lists(ctx: Context, name: str, job: Job) -> None:
         objective = RerankObjective(model, queries, passages, candidates, draw, target)
         first = settings.model_copy(update={"epochs": settings.imitate_epochs, "steps": None})
         steps = total_steps(first, objective.size)
-        share = steps / (steps + total_steps(settings, objective.size))
-        _phase(ctx, name, objective, first, model, _part(job, 0.0, share))
-        job = _part(job, share, 1.0)
+        rest = total_steps(settings, objective.size)
+        both = job.progress.start(steps + rest, "steps")
+        _phase(ctx, name, objective, first, model, replace(job, progress=both.part(steps)))
+        both.advance(steps)
+        job = replace(job, progress=both.part(rest))
     graded = settings.labels == "grades"
     objective = RerankObjective(model, queries, passages, candidates, draw, graded=graded)
     learn(ctx, objective, settings, model, job)
@@ -78,11 +80,6 @@ def _built(ctx: Context, teacher: ListTeacher) -> Reranker | LateInteraction:
         model = build_multi_vector(teacher.base, teacher.layers, teacher.width, tokens.query, tokens.passage, seed)
         return LateInteraction(model, tokens.query, tokens.passage)
     return Reranker(build_cross_encoder(teacher.base, teacher.layers, tokens.pair, seed), tokens.pair)
-
-
-def _part(job: Job, begin: float, end: float) -> Job:
-    """Return the job with its progress counted as the part of the whole from ``begin`` to ``end``."""
-    return replace(job, advance=lambda share, note: job.advance(begin + share * (end - begin), note))
 
 
 def _phase(
@@ -97,7 +94,7 @@ def _phase(
     folder = job.folder / "imitation"
     if not (folder / "training.json").is_file():
         folder.mkdir(exist_ok=True)
-        learn(ctx, objective, settings, model, Job(folder, {}, {}, job.advance))
+        learn(ctx, objective, settings, model, Job(folder, {}, {}, job.progress))
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         return
     model.model.load_state_dict(ctx.pair_model(name, folder / "model").model.state_dict())

@@ -113,33 +113,22 @@ def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, tol
     Parameters
     ----------
     bar
-        Advanced by the seconds that were estimated.
+        Counts the seconds that were estimated.
     told
         Keys of stages that nothing is said about, because another run told of them.
     """
     left = [0.0 if done else seconds for seconds, done in zip(estimate.seconds, estimate.done, strict=True)]
-    reached = 0.0
     for number, (stage, seconds) in enumerate(zip(estimate.stages, left, strict=True), start=1):
-        before = reached
         if workspace.wanted(stage):
             silent = workspace.key(stage) in told
             if not silent:
                 say(f"[{number}/{len(estimate.stages)}] {stage.title}")
-
-            def advance(share: float, note: str, before: float = before, seconds: float = seconds) -> None:
-                nonlocal reached
-                now = before + min(1.0, share) * seconds
-                if now > reached:
-                    bar.advance(int(now) - int(reached))
-                    reached = now
-
             known = set(workspace.keys.values())
-            took = workspace.do(stage, advance)
+            took = workspace.do(stage, bar.part(seconds))
             name = workspace.resolve(stage.name)
             if not silent and workspace.keys[name] not in known:  # the same work under another name is told once
                 tell(ctx, stage, workspace.folders[name], took)
-        bar.advance(int(before + seconds) - int(reached))
-        reached = before + seconds
+        bar.advance(seconds, stage.title)
 
 
 def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell import distributed
+from stepwell.display import SILENT, Progress
 from stepwell.distil.negatives import Candidates
 from stepwell.errors import StepwellError
 from stepwell.ladder.context import Context
@@ -30,8 +31,7 @@ from stepwell.retrieval.vectors import Vectors
 from stepwell.teachers.from_file import FileTeacher
 from stepwell.teachers.hosted import HostedReranker
 from stepwell.teachers.pair_teachers import hosted_scorer
-from stepwell.teachers.protocol import Advance, EmbeddingTeacher, LogOdds, Several, Teacher, silent
-from stepwell.teachers.scoring import Advance as Count
+from stepwell.teachers.protocol import EmbeddingTeacher, LogOdds, Several, Teacher
 from stepwell.teachers.scoring import Scorer, Stored
 from stepwell.teachers.store import ScoreStore
 
@@ -75,7 +75,7 @@ class _Embedded:
     def __init__(self, vectors: Vectors, fingerprint: str) -> None:
         self.vectors, self.fingerprint = vectors, fingerprint
 
-    def score(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> NDArray[np.float32]:
+    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> NDArray[np.float32]:
         return self.vectors.scores(queries, candidates)
 
     def embed(self, rows: Rows, side: Side) -> NDArray[np.float32]:
@@ -92,8 +92,8 @@ def _pair_teacher(ctx: Context, name: str, folder: Path) -> Stored:
     def scorer() -> Scorer:
         queries, passages = ctx.texts(model)
 
-        def score(query_rows: Rows, passage_rows: Rows, advance: Count) -> NDArray[np.float32]:
-            return model.score(queries, passages, query_rows.astype(np.int64), passage_rows.astype(np.int64), advance)
+        def score(query_rows: Rows, passage_rows: Rows, progress: Progress) -> NDArray[np.float32]:
+            return model.score(queries, passages, query_rows.astype(np.int64), passage_rows.astype(np.int64), progress)
 
         return score
 
@@ -125,7 +125,7 @@ class Targets(NamedTuple):
     left_out: int
 
 
-def targets(ctx: Context, name: str, job: Job, candidates: Candidates, advance: Advance = silent) -> Targets:
+def targets(ctx: Context, name: str, job: Job, candidates: Candidates, progress: Progress = SILENT) -> Targets:
     """Return a teacher's logits of candidates, without what it has no scores of.
 
     A softmax over candidates must not see one whose score is unknown: it is padding. A query whose positives all lack
@@ -138,9 +138,9 @@ def targets(ctx: Context, name: str, job: Job, candidates: Candidates, advance: 
     """
     teacher = opened(ctx, name, job.inputs)
     if isinstance(ctx.teacher(name), BestTeacher) and isinstance(teacher, Several):
-        scores = teacher.each(candidates.queries, candidates.passages, advance)
+        scores = teacher.each(candidates.queries, candidates.passages, progress)
     else:
-        scores = teacher.score(candidates.queries, candidates.passages, advance)
+        scores = teacher.score(candidates.queries, candidates.passages, progress)
     lacking = np.asarray(np.isnan(scores).reshape(-1, *candidates.passages.shape).any(axis=0))  # (Q, M)
     if not lacking.any():
         return Targets(candidates, scores, 0, 0)

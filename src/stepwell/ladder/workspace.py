@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from stepwell import distributed
-from stepwell.display import warn
+from stepwell.display import SILENT, Progress, warn
 from stepwell.errors import StepwellError
 from stepwell.files import writing
 from stepwell.models.engines.machine import machine
@@ -118,14 +118,14 @@ class Job:
         The folder of each input.
     names
         The stage behind each input (``student@2`` may be ``rung-1``).
-    advance
-        Told (share done, a note).
+    progress
+        Started with what there is to do, and advanced by it.
     """
 
     folder: Path
     inputs: dict[str, Path]
     names: dict[str, str] = field(default_factory=dict)
-    advance: Callable[[float, str], None] = lambda share, note: None
+    progress: Progress = SILENT
 
     def write_json(self, name: str, content: object) -> None:
         """Write a JSON file into the folder."""
@@ -265,7 +265,7 @@ class Workspace:
         warn(f"{stage.name}: {problem}; doing this stage again (the damaged files are in {aside.name}).")
         return False
 
-    def do(self, stage: Stage, advance: Callable[[float, str], None] = lambda share, note: None) -> float:
+    def do(self, stage: Stage, progress: Progress = SILENT) -> float:
         """Finish the stage, or find it finished; return the seconds it took now."""
         began = time.monotonic()
         place = self.place(stage)
@@ -277,7 +277,7 @@ class Workspace:
             if stage.collective or distributed.is_main():
                 partial.mkdir(exist_ok=True)
                 with writing(partial), counting(partial):
-                    stage.run(Job(partial, inputs, names, advance))
+                    stage.run(Job(partial, inputs, names, progress))
             distributed.barrier()
             if distributed.is_main():
                 with writing(partial):

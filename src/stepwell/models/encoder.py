@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
 from stepwell import distributed
+from stepwell.display import SILENT, Progress
 from stepwell.models.build import fingerprint, open_sentence_transformer, save_model
 from stepwell.models.engines.backends import Net, text_samples
 from stepwell.models.engines.inference import Inference, Opened
@@ -124,7 +125,7 @@ class Encoder:
         tokens: Tokens,
         side: Side,
         rows: NDArray[np.int64] | None = None,
-        advance: Callable[[int], None] = lambda n: None,
+        progress: Progress = SILENT,
     ) -> NDArray[np.float32]:
         """Embed texts without a gradient, on this process: all, or ``rows`` (B,).
 
@@ -136,14 +137,14 @@ class Encoder:
         rows = np.arange(len(tokens)) if rows is None else rows
         specials = self.template.overhead[0] * len(rows)
         opened = self.inference.open(int(tokens.lengths_of(rows).sum()) + specials, side)
-        return self.encode_by(opened, tokens, rows, advance)
+        return self.encode_by(opened, tokens, rows, progress)
 
     def encode_by(
         self,
         opened: Opened,
         tokens: Tokens,
         rows: NDArray[np.int64] | None = None,
-        advance: Callable[[int], None] = lambda n: None,
+        progress: Progress = SILENT,
     ) -> NDArray[np.float32]:
         """Embed texts in a way that the caller has opened: (B, D)."""
         rows = np.arange(len(tokens)) if rows is None else rows
@@ -158,7 +159,7 @@ class Encoder:
         padded = (self.template.texts(tokens, rows[batch], self.limit, rounded) for batch in shapes)
         for batch, vectors in zip(batches, opened.runner.each(padded), strict=True):
             out[batch] = vectors[: len(batch)].numpy()
-            advance(len(batch))
+            progress.advance(len(batch))
             if not few:
                 trim(TRIM)
         return out

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from sentence_transformers.util.similarity import maxsim_pairwise
 from torch import Tensor, nn
 
 from stepwell import distributed
+from stepwell.display import SILENT, Progress
 from stepwell.models.build import fingerprint, save_model, transformer_of
 from stepwell.models.build_late import open_multi_vector
 from stepwell.models.encoder import Side
@@ -136,7 +136,7 @@ class LateInteraction:
         passages: Tokens,
         query_rows: Rows,
         passage_rows: Rows,
-        advance: Callable[[int], None] = lambda n: None,
+        progress: Progress = SILENT,
     ) -> NDArray[np.float32]:
         """Score pairs without a gradient, on this process: (B,).
 
@@ -155,7 +155,7 @@ class LateInteraction:
             pairs = np.concatenate([order[begin[place] : begin[place + 1]] for place in batch])
             places = np.repeat(np.arange(len(batch)), begin[batch + 1] - begin[batch])
             out[pairs] = self._maxsim(q, p, query_places[pairs], places).cpu().numpy()
-            advance(len(pairs))
+            progress.advance(len(pairs))
         return out
 
     def _embedded(self, tokens: Tokens, rows: Rows, side: Side) -> Vectors:

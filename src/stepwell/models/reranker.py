@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor
 
 from stepwell import distributed
+from stepwell.display import SILENT, Progress
 from stepwell.models.build import fingerprint, most_tokens, open_cross_encoder, save_model, transformer_of
 from stepwell.models.engines.backends import Net, pair_samples
 from stepwell.models.engines.inference import Inference
@@ -99,7 +99,7 @@ class Reranker:
         passages: Tokens,
         query_rows: Rows,
         passage_rows: Rows,
-        advance: Callable[[int], None] = lambda n: None,
+        progress: Progress = SILENT,
     ) -> NDArray[np.float32]:
         """Score pairs without a gradient, on this process: (B,)."""
         lengths = self.lengths(queries, passages, query_rows, passage_rows)
@@ -114,6 +114,6 @@ class Reranker:
         )
         for batch, logits in zip(batches, opened.runner.each(padded), strict=True):
             out[batch] = logits[: len(batch)].numpy()
-            advance(len(batch))
+            progress.advance(len(batch))
             trim(TRIM)
         return out

@@ -8,7 +8,7 @@ were asked for and fp32 scores decide among them; a bound on the rounding proves
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from stepwell import distributed
+from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
 from stepwell.models.engines import machine as engine
 from stepwell.retrieval.run import Run
@@ -46,7 +47,7 @@ def top_k(
     queries: NDArray[np.float32],
     passages: NDArray[Any],
     k: int,
-    advance: Callable[[int], None] = lambda n: None,
+    progress: Progress = SILENT,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return the ``k`` passages with the largest inner product of each query, best first; equal ones by row.
 
@@ -58,8 +59,8 @@ def top_k(
         Shape (N, D), may be memory-mapped; also fp16 or int8, which are multiplied in fp32.
     k
         How many; all N where there are fewer.
-    advance
-        Is told the queries that are done.
+    progress
+        Advanced by the queries that are done.
 
     Returns
     -------
@@ -85,7 +86,7 @@ def top_k(
         block = _tensor(queries[start : start + QUERY_BLOCK]).to(device)
         found = _by_half(block, passages, k) if _half_pays(block, passages, k) else _scan(block, passages, k)[:2]
         rows[start : start + len(block)], scores[start : start + len(block)] = (part.cpu().numpy() for part in found)
-        advance(len(block))
+        progress.advance(len(block))
     return rows, scores
 
 
@@ -94,7 +95,7 @@ def retrieve(
     query_rows: NDArray[np.int32],
     depth: int,
     passages: Vectors | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    progress: Progress = SILENT,
 ) -> Run:
     """Retrieve ``depth`` passages for each of the queries; scores are similarities times the scale.
 
@@ -110,7 +111,7 @@ def retrieve(
         for start in range(0, len(share), QUERY_BLOCK):  # their vectors may be mapped from a file: not all at once
             block = slice(start, start + QUERY_BLOCK)
             queries = vectors.of_queries(query_rows[share[block]])
-            rows[block], scores[block] = top_k(queries, side.passages, depth, advance)
+            rows[block], scores[block] = top_k(queries, side.passages, depth, progress)
             engine.trim(engine.TRIM)
         return rows, scores
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.collection.unlabelled import Unlabelled
+from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
 from stepwell.files import writing
 from stepwell.models.encoder import Encoder, Side
@@ -183,7 +184,7 @@ def write_vectors(
     collection: Collection,
     query_rows: NDArray[np.int32],
     folder: Path,
-    advance: Callable[[int], None] = lambda n: None,
+    progress: Progress = SILENT,
 ) -> None:
     """Encode all passages and the queries ``query_rows`` into ``folder``, making just what is missing there.
 
@@ -203,7 +204,7 @@ def write_vectors(
             vectors = encode(block)
             with writing(folder):
                 draft.keep(block, vectors)
-        advance(block.stop - block.start)
+        progress.advance(block.stop - block.start)
     distributed.barrier()
     if distributed.is_main():
         with writing(folder):
@@ -216,18 +217,18 @@ def write_queries(
     collection: Collection,
     rows: NDArray[np.int32],
     target: Path,
-    advance: Callable[[int], None] = lambda n: None,
+    progress: Progress = SILENT,
 ) -> None:
     """Encode queries alone into the array ``target`` (len(rows), D), as :func:`write_vectors` does."""
-    _write_side(encoder, side_tokens(collection, encoder, "query"), rows.astype(np.int64), "query", target, advance)
+    _write_side(encoder, side_tokens(collection, encoder, "query"), rows.astype(np.int64), "query", target, progress)
 
 
 def write_unlabelled(
-    encoder: Encoder, unlabelled: Unlabelled, side: Side, target: Path, advance: Callable[[int], None] = lambda n: None
+    encoder: Encoder, unlabelled: Unlabelled, side: Side, target: Path, progress: Progress = SILENT
 ) -> None:
     """Encode texts from elsewhere into the array ``target`` (N, D), as :func:`write_vectors` does a collection's."""
     tokens = unlabelled_tokens(unlabelled, encoder, side)
-    _write_side(encoder, tokens, np.arange(len(unlabelled)), side, target, advance)
+    _write_side(encoder, tokens, np.arange(len(unlabelled)), side, target, progress)
 
 
 def _write_side(
@@ -236,14 +237,14 @@ def _write_side(
     rows: NDArray[np.int64],
     side: Side,
     target: Path,
-    advance: Callable[[int], None],
+    progress: Progress,
 ) -> None:
     shards = Shards(target, len(rows), encoder.dimension, BLOCK)
     for number in range(len(shards)):
         start, stop = shards.bounds(number)
         if number % distributed.world_size() == distributed.rank() and not shards.has(number):
             shards.write(number, encoder.encode(tokens, side, rows[start:stop]))
-        advance(stop - start)
+        progress.advance(stop - start)
     distributed.barrier()
     if distributed.is_main():
         shards.join()

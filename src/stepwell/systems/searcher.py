@@ -213,13 +213,13 @@ def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = (), k
     with FileLock(folder / ".lock"):
         if known is None and not (folder / "vectors.json").is_file():
             with progress(collection.n_passages, "encoding passages") as bar:
-                write_vectors(encoder, collection, np.zeros(0, np.int32), folder, bar.advance)
+                write_vectors(encoder, collection, np.zeros(0, np.int32), folder, bar)
         passages = known or Vectors.open(folder)
         if not len(rows):
             return passages
         file = folder / f"queries-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}.npy"
         with progress(len(rows), "encoding queries") as bar:
-            write_queries(encoder, collection, rows, file, bar.advance)
+            write_queries(encoder, collection, rows, file, bar)
     return replace(passages, queries=np.load(file, mmap_mode="r"), query_rows=rows)
 
 

@@ -15,8 +15,8 @@ from stepwell.collection import Collection
 from stepwell.collection.readers.lines import read_lines
 from stepwell.collection.readers.trec import own_id
 from stepwell.collection.source import Problem
+from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
-from stepwell.teachers.protocol import Advance, silent
 from stepwell.teachers.store import ScoreStore
 
 BLOCK = 1 << 18  # lines that are read at a time
@@ -168,7 +168,7 @@ class FileTeacher:
         floors = b"" if self.floors is None else self.floors.tobytes()
         return hashlib.sha256(self.store.owner.teacher.encode() + floors).hexdigest()
 
-    def score(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> NDArray[np.float32]:
+    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> NDArray[np.float32]:
         """Return the logits of candidates (Q, K); see :meth:`stepwell.teachers.protocol.Teacher.score`."""
         scores = self.store.lookup(queries[:, None], candidates)
         if self.floors is not None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
 from stepwell.recipe.teachers import HostedTeacher
 
@@ -74,7 +75,7 @@ class HostedReranker:
         return hashlib.sha256(json.dumps(settings.facts(), sort_keys=True).encode()).hexdigest()
 
     def scores(
-        self, queries: Sequence[str], passages: Sequence[str], advance: Callable[[int], None] = lambda n: None
+        self, queries: Sequence[str], passages: Sequence[str], progress: Progress = SILENT
     ) -> NDArray[np.float32]:
         """Return the score of each pair of texts, shape (B,); pairs with one query behind one another share requests.
 
@@ -99,7 +100,7 @@ class HostedReranker:
             try:
                 for places, scores in zip(requests, pool.map(ask, requests), strict=True):
                     out[places] = scores
-                    advance(len(places))
+                    progress.advance(len(places))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection
+from stepwell.display import Progress
 from stepwell.errors import StepwellError
 from stepwell.models.build import build_student
 from stepwell.models.build_late import model_kind
@@ -28,7 +29,7 @@ from stepwell.recipe.teachers import (
 )
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.teachers.hosted import HostedReranker
-from stepwell.teachers.scoring import Advance, Rows, Scorer, block_scorer
+from stepwell.teachers.scoring import Rows, Scorer, block_scorer
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,13 @@ def _of_encoder(encoder: Encoder) -> PairTeacher:
 def _similarities(encoder: Encoder, collection: Collection) -> Scorer:
     """Return a scorer by the similarity of vectors, times the scale; a block embeds each of its texts once."""
 
-    def score(queries: Rows, passages: Rows, advance: Advance) -> NDArray[np.float32]:
+    def score(queries: Rows, passages: Rows, progress: Progress) -> NDArray[np.float32]:
         query_rows, query_places = np.unique(queries, return_inverse=True)
         passage_rows, passage_places = np.unique(passages, return_inverse=True)
         q = encoder.encode(encoder.tokenise(collection.query_texts(query_rows), "query"), "query")
         texts = encoder.tokenise(collection.passage_texts(passage_rows), "document")
         p = encoder.encode(texts, "document")
-        advance(len(queries))
+        progress.advance(len(queries))
         scores: NDArray[np.float32] = np.einsum("bd,bd->b", q[query_places], p[passage_places])  # (B,)
         return scores * np.float32(encoder.scale)
 
@@ -145,7 +146,7 @@ def hosted_scorer(settings: HostedTeacher, collection: Collection) -> Scorer:
     """Open a hosted teacher as what scores pairs of rows of a collection."""
     server = HostedReranker(settings)
 
-    def score(queries: Rows, passages: Rows, advance: Advance) -> NDArray[np.float32]:
-        return server.scores(collection.query_texts(queries), collection.passage_texts(passages), advance)
+    def score(queries: Rows, passages: Rows, progress: Progress) -> NDArray[np.float32]:
+        return server.scores(collection.query_texts(queries), collection.passage_texts(passages), progress)
 
     return score

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Side
 from stepwell.models.tokens import Tokens
 
 Rows = NDArray[np.int32]
 Scores = NDArray[np.float32]
-Advance = Callable[[float, str], None]
-"""Told (share done, a note)."""
-
-
-def silent(share: float, note: str) -> None:
-    """Tell nobody."""
 
 
 class Teacher(Protocol):
@@ -31,7 +26,7 @@ class Teacher(Protocol):
     def fingerprint(self) -> str:
         """Names the scores: another fingerprint, other scores."""
 
-    def score(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> Scores:
+    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return the logits of each query's candidates.
 
         Parameters
@@ -40,8 +35,8 @@ class Teacher(Protocol):
             Shape (Q,).
         candidates
             Passages, shape (Q, K); -1 fills.
-        advance
-            Told of the progress.
+        progress
+            Started with what there is to score, and advanced by it.
 
         Returns
         -------
@@ -77,7 +72,7 @@ class PairModel(Protocol):
         passages: Tokens,
         query_rows: NDArray[np.int64],
         passage_rows: NDArray[np.int64],
-        advance: Callable[[int], None] = ...,
+        progress: Progress = ...,
     ) -> Scores:
         """Score pairs without a gradient, on this process: (B,)."""
 
@@ -107,18 +102,18 @@ class Several:
         names = [*(teacher.fingerprint for teacher in self.teachers), str(self.standardise)]
         return hashlib.sha256(" ".join(names).encode()).hexdigest()
 
-    def each(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> Scores:
+    def each(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return every teacher's own scores, shape (T, Q, K)."""
-        share = 1 / len(self.teachers)
+        progress.start(len(self.teachers), "teachers")
+        tables = []
+        for teacher in self.teachers:
+            tables.append(teacher.score(queries, candidates, progress.part(1)))
+            progress.advance()
+        return np.stack(tables)
 
-        def part(number: int) -> Advance:
-            return lambda done, note: advance((number + done) * share, note)
-
-        return np.stack([teacher.score(queries, candidates, part(n)) for n, teacher in enumerate(self.teachers)])
-
-    def score(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> Scores:
+    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return the mean, shape (Q, K); see :meth:`Teacher.score`."""
-        tables = self.each(queries, candidates, advance)
+        tables = self.each(queries, candidates, progress)
         if self.standardise:
             there = (candidates >= 0) & ~np.isnan(tables).any(axis=0)
             tables = np.stack([np.where(there, standardised(table, there), table) for table in tables])
@@ -155,7 +150,7 @@ class LogOdds:
         """The sha256 of the teacher's name and of this."""
         return hashlib.sha256(f"{self.teacher.fingerprint} logit".encode()).hexdigest()
 
-    def score(self, queries: Rows, candidates: Rows, advance: Advance = silent) -> Scores:
+    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return log(p / (1 - p)) of the teacher's scores p, shape (Q, K); see :meth:`Teacher.score`.
 
         Raises
@@ -163,7 +158,7 @@ class LogOdds:
         StepwellError
             When a score is not between 0 and 1.
         """
-        scores = self.teacher.score(queries, candidates, advance)
+        scores = self.teacher.score(queries, candidates, progress)
         there = candidates >= 0
         if ((scores < 0) | (scores > 1)).any():
             low, high = np.nanmin(scores[there]), np.nanmax(scores[there])

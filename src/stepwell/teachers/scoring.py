@@ -12,20 +12,18 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.collection import Collection
+from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.teachers.counts import count
-from stepwell.teachers.protocol import Advance as Told
-from stepwell.teachers.protocol import silent
 from stepwell.teachers.store import ScoreStore
 
 BLOCK = 2_048
 """Pairs a block: what an interrupted job loses at most, on each process."""
 
 Rows = NDArray[np.int32]
-Advance = Callable[[int], None]
-Scorer = Callable[[Rows, Rows, Advance], NDArray[np.float32]]
+Scorer = Callable[[Rows, Rows, Progress], NDArray[np.float32]]
 """Gives the logits (B,) of the pairs of some query rows (B,) and passage rows (B,)."""
 
 
@@ -39,7 +37,7 @@ def blocks(queries: Rows, passages: Rows, size: int | None = None) -> Iterator[t
 def block_scorer(model: Reranker | LateInteraction, collection: Collection) -> Scorer:
     """Return a scorer that tokenises the texts of a block and no others: for a few pairs of a large collection."""
 
-    def score(queries: Rows, passages: Rows, advance: Advance = lambda n: None) -> NDArray[np.float32]:
+    def score(queries: Rows, passages: Rows, progress: Progress = SILENT) -> NDArray[np.float32]:
         query_rows, query_places = np.unique(queries, return_inverse=True)
         passage_rows, passage_places = np.unique(passages, return_inverse=True)
         texts = collection.query_texts(query_rows), collection.passage_texts(passage_rows)
@@ -47,7 +45,7 @@ def block_scorer(model: Reranker | LateInteraction, collection: Collection) -> S
             tokens = model.tokenise(texts[0]), model.tokenise(texts[1])
         else:
             tokens = model.tokenise(texts[0], "query"), model.tokenise(texts[1], "document")
-        return model.score(*tokens, query_places, passage_places, advance)
+        return model.score(*tokens, query_places, passage_places, progress)
 
     return score
 
@@ -70,7 +68,7 @@ def score_into(
     scorer: Scorer,
     queries: Rows,
     passages: Rows,
-    advance: Advance = lambda n: None,
+    progress: Progress = SILENT,
     block: int | None = None,
 ) -> None:
     """Score pairs and add them to the store.
@@ -85,8 +83,8 @@ def score_into(
         Scores a block.
     queries, passages
         Rows of the pairs, shape (B,), the same on every process.
-    advance
-        Told how many pairs were scored.
+    progress
+        Advanced by the pairs that are scored.
     block
         Pairs that are scored before they are kept; :data:`BLOCK` when None.
     """
@@ -98,12 +96,12 @@ def score_into(
         scores, own = np.zeros(block, dtype=np.float32), 0
         if distributed.rank() < len(now):
             own = len(now[distributed.rank()][0])
-            scores[:own] = scorer(*now[distributed.rank()], advance)
+            scores[:own] = scorer(*now[distributed.rank()], progress)
         everyone = distributed.gather_rows(torch.from_numpy(scores).to(distributed.state().device)).cpu().numpy()
         q, p = (np.concatenate(rows) for rows in zip(*now, strict=True))
         if distributed.is_main():
             store.add(q, p, everyone[: len(q)])
-        advance(len(q) - own)
+        progress.advance(len(q) - own)
     distributed.barrier()
 
 
@@ -135,21 +133,14 @@ class Stored:
         """Open the store."""
         return ScoreStore.open(self.root, self.fingerprint, self.collection)
 
-    def score(self, queries: Rows, candidates: Rows, advance: Told = silent) -> NDArray[np.float32]:
+    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> NDArray[np.float32]:
         """Return the logits of candidates (Q, K); see :meth:`stepwell.teachers.protocol.Teacher.score`."""
         store = self.store()
         filled = candidates >= 0
         query_rows = np.broadcast_to(queries[:, None], candidates.shape)
         todo = missing(store, query_rows[filled], candidates[filled])
-        total, done = len(todo[0]), 0
-
-        def told(n: int) -> None:
-            nonlocal done
-            done += n
-            advance(done / total, f"{done:,} of {total:,} pairs")
-
-        if total:
-            score_into(store, self.scorer(), *todo, told, self.block)
+        if len(todo[0]):
+            score_into(store, self.scorer(), *todo, progress.start(len(todo[0]), "pairs"), self.block)
             store = self.store()
         out = np.zeros(candidates.shape, dtype=np.float32)
         out[filled] = store.lookup(query_rows[filled], candidates[filled])

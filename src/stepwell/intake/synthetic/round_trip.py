@@ -48,7 +48,7 @@ def come_back(collection: Collection, by: By, encoder: str, depth: int, folder: 
     if by != "bm25":
         folder.mkdir(parents=True, exist_ok=True)
         with progress(collection.n_passages + len(rows), "encoding for the round trip") as bar:
-            write_vectors(Encoder.open(encoder), collection, rows, folder, bar.advance)
+            write_vectors(Encoder.open(encoder), collection, rows, folder, bar)
         runs.append(retrieve(Vectors.open(folder), rows, depth))
     hits = np.stack([qrels.is_positive(rows[:, None], run.passages).any(axis=1) for run in runs])  # (R, Q)
     return np.asarray(hits.all(axis=0) if by == "both" else hits.any(axis=0))
