@@ -35,6 +35,7 @@ from stepwell.ladder.plan import Plan
 from stepwell.ladder.run import plan as plan_recipe
 from stepwell.ladder.run import run as run_recipe
 from stepwell.models.encoder import Encoder
+from stepwell.models.reranker import Reranker
 from stepwell.recipe import Mining, Recipe
 from stepwell.recipe.demo import demo_recipe
 from stepwell.recipe.yaml_file import load_recipe
@@ -45,7 +46,7 @@ from stepwell.reports.page import write as write_report
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems.judging import judge_systems
 from stepwell.systems.searcher import Searcher, retrieve_with
-from stepwell.teachers.scoring import stored_reranker
+from stepwell.teachers.scoring import Stored
 
 
 def check(path: str | Path) -> list[Problem]:
@@ -242,7 +243,7 @@ def mine(
     qrels = opened.qrels(split)
     ask = None
     if teacher is not None:
-        judge = stored_reranker(cache() / "scores", str(teacher), tokens, opened)
+        judge = Stored.of(cache() / "scores", Reranker.open(str(teacher), tokens), opened)
 
         def ask(queries: NDArray[np.int32], passages: NDArray[np.int32]) -> NDArray[np.float32]:
             return judge.score(queries, passages[:, None])[:, 0]

@@ -38,7 +38,7 @@ from stepwell.models.build import (
 )
 from stepwell.models.build_late import build_multi_vector
 from stepwell.models.files import locate
-from stepwell.teachers.pair_teachers import open_pair_teacher
+from stepwell.teachers.scoring import open_model
 
 TEXTS = ["the river was old and deep", "sail", "the market was large , with a quiet side to it"]
 
@@ -324,7 +324,7 @@ class TestCrossEncoder:
         with pytest.raises(StepwellError, match=f"names {' and '.join(architectures or ['no architecture'])}, .* head"):
             open_cross_encoder(str(base))
         with pytest.raises(StepwellError, match="no scoring head"):  # as `stepwell score --teacher` opens it
-            open_pair_teacher(str(base))
+            open_model(str(base), 176)
         trained = build_cross_encoder(str(base), 2, 48, 1)  # as the refusal advises
         assert fingerprint(trained) == fingerprint(build_cross_encoder(str(base), 2, 48, 1))
 

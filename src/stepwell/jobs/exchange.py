@@ -22,13 +22,13 @@ from stepwell.errors import StepwellError
 from stepwell.files import cache, writing
 from stepwell.jobs.cluster import Cluster, encode_on, score_on
 from stepwell.models.encoder import Encoder
+from stepwell.models.reranker import Reranker
+from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.vectors import Draft, write_vectors
-from stepwell.teachers.from_file import FileTeacher
-from stepwell.teachers.pair_teachers import open_pair_teacher
+from stepwell.teachers.opening import Texts, kind_of
 from stepwell.teachers.protocol import LogOdds, Teacher
-from stepwell.teachers.scoring import missing, score_into
+from stepwell.teachers.scoring import Stored, missing, open_model
 from stepwell.teachers.spread import spread
-from stepwell.teachers.store import ScoreStore
 
 
 def write_tuples(candidates: Candidates, collection: Collection, target: Path) -> None:
@@ -114,7 +114,9 @@ def score_pairs(
     Parameters
     ----------
     teacher, tokens, recipe
-        See :func:`stepwell.teachers.pair_teachers.open_pair_teacher`.
+        A model, as directory or hub name, whose own files tell its kind, and the longest pair of a cross-encoder or
+        longest text of late interaction; or a teacher's name in a recipe, which says that itself. Its scores and those
+        of the ladder are the same: what one has is not scored by the other.
     cluster
         For cross-encoders alone.
 
@@ -125,24 +127,22 @@ def score_pairs(
     """
     collection = open_collection(place)
     queries, passages = read_pairs(pairs, collection)
-    opened = open_pair_teacher(teacher, tokens, recipe)
-    if cluster is not None and (opened.reranker is None or recipe is not None):
+    kind, stored, probabilities = _opened(teacher, tokens, recipe, collection)
+    if cluster is not None and (not isinstance(stored.model, Reranker) or recipe is not None):
         raise StepwellError(
             "on a Ray cluster only cross-encoders score, each named by its directory or hub name: leave out --engine, "
             "and --recipe with it."
         )
-    store = ScoreStore.open(cache() / "scores", opened.fingerprint, collection.texts_fingerprint)
-    todo = missing(store, queries, passages)
+    todo = missing(stored.store(), queries, passages)
     with progress(len(todo[0]), "scoring") as bar:
-        if cluster is not None and opened.reranker is not None:
-            score_on(cluster, teacher, opened.reranker, collection, store, *todo, bar)
-        elif len(todo[0]):
-            score_into(store, opened.scorer(collection), *todo, bar, opened.block)
+        if cluster is not None and isinstance(stored.model, Reranker):
+            score_on(cluster, teacher, stored.model, collection, stored.store(), *todo, bar)
+        else:
+            stored.fill(*todo, bar)
+    known: Teacher = LogOdds(stored, teacher) if probabilities else stored
+    scores = known.score(queries, passages[:, None])[:, 0]
     if not distributed.is_main():
         return None
-    known: Teacher = FileTeacher(store)
-    known = LogOdds(known, teacher) if opened.logit else known
-    scores = known.score(queries, passages[:, None])[:, 0]
     draft = target.with_name(f"{target.name}.draft")
     ids = _ids(queries, collection.query_ids), _ids(passages, collection.passage_ids)
     with writing(target):
@@ -157,7 +157,20 @@ def score_pairs(
     lists = _lists(queries, scores)
     if lists.shape[1] > 1:
         rows.append(["standard deviation within a query, mean", spread(lists).mean_std])
-    return Table(f"Raw logits of {teacher} ({opened.kind})", ["", "value"], rows, (f"Written to {target}.",))
+    return Table(f"Raw logits of {teacher} ({kind})", ["", "value"], rows, (f"Written to {target}.",))
+
+
+def _opened(teacher: str, tokens: int, recipe: Path | None, collection: Collection) -> tuple[str, Stored, bool]:
+    """Open what scores pairs: its kind, it itself, and whether it gives probabilities, of which logits are wanted."""
+    root = cache() / "scores"
+    if recipe is None:
+        model = open_model(teacher, tokens)
+        return model.kind, Stored.of(root, model, collection), False
+    described = load_recipe(recipe)
+    if teacher not in described.teachers:
+        raise StepwellError(f"{recipe} has no teacher {teacher!r}: it has {', '.join(described.teachers)}.")
+    kind = kind_of(teacher, described.teachers)
+    return kind.section.kind, kind.stored(Texts(collection, described.tokens, root)), kind.probabilities
 
 
 def _ids(rows: NDArray[np.int32], ids: Sequence[str]) -> pa.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,11 @@ from stepwell.collection.unlabelled import Unlabelled, open_unlabelled
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
-from stepwell.models.token_store import pair_tokens, side_tokens
+from stepwell.models.token_store import both_tokens
 from stepwell.models.tokens import Tokens
 from stepwell.recipe import Recipe, Rung
-from stepwell.recipe.teachers import AnyTeacher, LateInteractionTeacher
+from stepwell.recipe.teachers import AnyTeacher
+from stepwell.teachers.opening import Kind, kind_of
 
 
 @dataclass
@@ -52,15 +54,10 @@ class Context:
         """Open the dual encoder that a stage left in ``folder``."""
         return Encoder.open(folder / "model", scale)
 
-    def pair_model(self, name: str, place: str | Path) -> Reranker | LateInteraction:
-        """Open the model of a teacher that scores pairs, from a directory or hub name."""
-        tokens = self.recipe.tokens
-        if isinstance(self.teacher(name), LateInteractionTeacher):
-            return LateInteraction.open(place, tokens.query, tokens.passage)
-        return Reranker.open(place, tokens.pair)
+    def kind(self, name: str) -> Kind[Any]:
+        """Return a teacher of the recipe, not open yet."""
+        return kind_of(name, self.recipe.teachers)
 
     def texts(self, model: Encoder | Reranker | LateInteraction) -> tuple[Tokens, Tokens]:
         """Return the tokens of all queries and all passages for a model."""
-        if isinstance(model, Reranker):
-            return pair_tokens(self.collection, model)
-        return side_tokens(self.collection, model, "query"), side_tokens(self.collection, model, "document")
+        return both_tokens(self.collection, model)

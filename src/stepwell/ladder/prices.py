@@ -30,15 +30,8 @@ from stepwell.models.engines.flops import inner_width
 from stepwell.models.files import locate, modules_of
 from stepwell.models.tokens import Template, Tokens
 from stepwell.recipe import Optimiser, StudentSection
-from stepwell.recipe.teachers import (
-    AnyTeacher,
-    BestTeacher,
-    DualEncoderTeacher,
-    HostedTeacher,
-    LateInteractionTeacher,
-    ListTeacher,
-    MeanTeacher,
-)
+from stepwell.recipe.teachers import AnyTeacher, DualEncoderTeacher
+from stepwell.teachers.opening import Reads, kind_of
 
 ANSWER = 0.5
 """Seconds that a hosted teacher is guessed to take for a request."""
@@ -174,38 +167,26 @@ class Prices:
 
     def cross(self, base: str, layers: int | None, queries: float, k: int, training: bool) -> Work:
         """Price the training of a cross-encoder on K pairs of so many queries, or their scoring."""
-        tokens = queries * k * self.pair
         if training:
-            return self._training(base, layers, tokens)
-        return Work(forward=tokens * operations_a_token(base, layers), disk=12.0 * queries * k)
+            return self.lists("pairs", base, layers, queries, k)
+        return Work(forward=self._forward(Reads(base, layers, "pairs"), queries, k), disk=12.0 * queries * k)
 
-    def lists(self, teacher: ListTeacher, queries: float, k: int, training: bool) -> Work:
-        """Price a model that scores K candidates of so many queries, or its training: it reads pairs or each text."""
-        if not isinstance(teacher, LateInteractionTeacher):
-            return self.cross(teacher.base, teacher.layers, queries, k, training)
-        tokens = queries * (self.query + k * self.passage)
-        if training:
-            return self._training(teacher.base, teacher.layers, tokens)
-        operations = operations_a_token(teacher.base, teacher.layers)
-        return Work(forward=tokens * operations, disk=12.0 * queries * k)
+    def lists(self, reads: str, base: str, layers: int | None, queries: float, k: int) -> Work:
+        """Price the training of a model on K candidates of so many queries: it ``reads`` pairs, or each text."""
+        return self._training(base, layers, self._read(reads, queries, k))
 
     def scoring(self, teachers: Mapping[str, AnyTeacher], name: str, queries: float, k: int) -> Work:
         """Price a teacher's scores of K candidates of so many queries; none of them is there yet."""
-        teacher = teachers[name]
-        match teacher:
-            case ListTeacher():
-                return self.lists(teacher, queries, k, training=False)
-            case HostedTeacher():
-                asked = queries * math.ceil(k / teacher.batch)
-                return Work(disk=12.0 * queries * k, seconds=ANSWER * asked / teacher.parallel)
-            case MeanTeacher() | BestTeacher():
-                parts = [self.scoring(teachers, other, queries, k) for other in teacher.of]
-                return Work(
-                    forward=sum(part.forward for part in parts),
-                    disk=sum(part.disk for part in parts),
-                    seconds=sum(part.seconds for part in parts),
-                )
-        return Work()
+        cost = kind_of(name, teachers).cost(queries, k)
+        forward = sum(self._forward(model, queries, k) for model in cost.reads)
+        return Work(forward=forward, disk=12.0 * cost.kept, seconds=ANSWER * cost.rounds)
+
+    def _read(self, reads: str, queries: float, k: int) -> float:
+        """Return the tokens of K candidates of so many queries, as pairs or each text alone."""
+        return queries * k * self.pair if reads == "pairs" else queries * (self.query + k * self.passage)
+
+    def _forward(self, model: Reads, queries: float, k: int) -> float:
+        return self._read(model.what, queries, k) * operations_a_token(model.base, model.layers)
 
     def _training(self, base: str, layers: int | None, tokens: float) -> Work:
         operations = operations_a_token(base, layers)

@@ -1,25 +1,15 @@
-"""The stages that make a teacher, by its kind; to the rest of the ladder teachers are alike."""
+"""The stages that make a teacher; what differs by its kind is in :mod:`stepwell.teachers.opening`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwell.ladder import making_teachers as making
 from stepwell.ladder.contrastive_stages import go_on
-from stepwell.ladder.teachers import inputs_of
 from stepwell.ladder.workspace import Work
-from stepwell.recipe.teachers import (
-    BestTeacher,
-    DualEncoderTeacher,
-    HostedTeacher,
-    LateInteractionTeacher,
-    ListTeacher,
-    MeanTeacher,
-    ScoresTeacher,
-)
-from stepwell.teachers.from_file import content_fingerprint
+from stepwell.teachers.opening import DualEncoder, Kind, ListModel
 
 if TYPE_CHECKING:
     from stepwell.ladder.build import Builder
@@ -33,39 +23,27 @@ def add_teacher(builder: Builder, name: str, miner: str = "bm25") -> str:
     stage = f"teacher.{name}"
     if stage in builder.stages:
         return stage
-    teacher = builder.recipe.teachers[name]
-    match teacher:
-        case DualEncoderTeacher():
-            _dense(builder, name, teacher)
-        case ListTeacher():
-            _lists(builder, name, teacher, miner)
-        case ScoresTeacher():
-            content = content_fingerprint(Path(teacher.file))
-            settings = {**teacher.model_dump(exclude={"file"}), "sha256": content}
-            run = partial(making.take_scores, builder.ctx, name, content)
-            builder.add(stage, "take-scores", f"read the scores of {name}", settings, (), run)
-        case HostedTeacher():
-            settings = {**teacher.facts(), "kind": teacher.kind, "logit": teacher.logit}
-            run = partial(making.name_teacher, builder.ctx, name)
-            builder.add(stage, "name-teacher", f"{name} is asked over HTTP", settings, (), run)
-        case MeanTeacher() | BestTeacher():
-            for other in teacher.of:
-                add_teacher(builder, other, miner)
-            inputs = inputs_of(builder.recipe, name)[1:]
-            run = partial(making.name_teacher, builder.ctx, name)
-            title = f"{name} is made of {', '.join(teacher.of)}"
-            builder.add(stage, "name-teacher", title, teacher.model_dump(), tuple(dict.fromkeys(inputs)), run)
+    kind = builder.ctx.kind(name)
+    for part in kind.parts:
+        add_teacher(builder, part.name, miner)
+    if kind.model is None:
+        settings, inputs = kind.settings(), tuple(dict.fromkeys(kind.inputs()[1:]))
+        run = partial(making.make_without_model, builder.ctx, kind, settings)
+        return builder.add(stage, kind.stage, kind.title, settings, inputs, run)
+    add: Callable[..., None] = _dense if kind.embeds else _lists
+    add(builder, kind, miner)
     return stage
 
 
-def _dense(builder: Builder, name: str, teacher: DualEncoderTeacher) -> None:
+def _dense(builder: Builder, kind: DualEncoder, miner: str) -> None:
+    name, teacher = kind.name, kind.section
     stage, inputs, work = f"teacher.{name}", tuple[str, ...](), Work()
     train, model = teacher.train, (teacher.base, teacher.layers, teacher.scale)
     if train is not None:
         inputs = (builder.candidates(f"candidates.{name}", "bm25", 1 + train.negatives),)
         work = builder.prices.dense(teacher.base, teacher.layers, train, 1 + train.negatives)
     first = stage if train is None or train.further is None else f"{stage}.first"
-    _add_model(builder, name, "dense", making.take_or_train_dense, inputs, work, first)
+    _add_model(builder, kind, making.take_or_train_dense, inputs, work, first)
     if train is not None and train.further is not None:
         builder.vectors(first, f"{name}, trained once", *model)
         builder.training_run(first, f"{name}, trained once")
@@ -74,8 +52,8 @@ def _dense(builder: Builder, name: str, teacher: DualEncoderTeacher) -> None:
     builder.split("dev", stage, name)
 
 
-def _lists(builder: Builder, name: str, teacher: ListTeacher, miner: str) -> None:
-    inputs, work = tuple[str, ...](), Work()
+def _lists(builder: Builder, kind: ListModel[Any], miner: str) -> None:
+    name, teacher, inputs, work = kind.name, kind.section, tuple[str, ...](), Work()
     train = teacher.train
     if train is not None:
         inputs = (builder.candidates(f"candidates.{name}", miner, train.candidates, limit=train.train_queries),)
@@ -84,21 +62,18 @@ def _lists(builder: Builder, name: str, teacher: ListTeacher, miner: str) -> Non
             inputs += (f"teacher.{teacher.imitate}.vectors",)
         queries = min(train.train_queries or builder.prices.train, builder.prices.train)
         passes = (train.steps * train.batch / queries if train.steps else train.epochs) + train.imitate_epochs
-        work = builder.prices.lists(teacher, passes * queries, train.candidates, training=True)
-    kind = "late" if isinstance(teacher, LateInteractionTeacher) else "reranker"
-    _add_model(builder, name, kind, making.take_or_train_lists, inputs, work)
+        work = builder.prices.lists(kind.reads, teacher.base, teacher.layers, passes * queries, train.candidates)
+    _add_model(builder, kind, making.take_or_train_lists, inputs, work)
 
 
 def _add_model(
-    builder: Builder, name: str, kind: str, make: Any, inputs: tuple[str, ...], work: Work, stage: str | None = None
+    builder: Builder, kind: Kind[Any], make: Any, inputs: tuple[str, ...], work: Work, stage: str | None = None
 ) -> None:
-    teacher: Any = builder.recipe.teachers[name]
+    teacher, tokens = kind.section, builder.recipe.tokens
     how = "take" if teacher.train is None else "train"
+    read = {key: getattr(tokens, key) for key in kind.cut_by}
     # Without what comes behind it, the first training is the same work whether or not the recipe goes on.
-    tokens = builder.recipe.tokens
-    keys = {"dense": {"longest"}, "late": {"query", "passage"}, "reranker": {"pair"}}[kind]
-    read = {key: getattr(tokens, key) for key in sorted(keys)}
     settings = {**teacher.model_dump(exclude={"train": {"further"}}), "tokens": read, **builder.content(teacher.base)}
-    run = partial(make, builder.ctx, name)
-    title = f"{how} the teacher {name}"
-    builder.add(stage or f"teacher.{name}", f"{how}-{kind}", title, settings, inputs, run, collective=True, work=work)
+    run, title = partial(make, builder.ctx, kind), f"{how} the teacher {kind.name}"
+    name = stage or f"teacher.{kind.name}"
+    builder.add(name, f"{how}-{kind.model}", title, settings, inputs, run, collective=True, work=work)

@@ -59,6 +59,13 @@ def pair_tokens(collection: Collection, reranker: Reranker) -> tuple[Tokens, Tok
     )
 
 
+def both_tokens(collection: Collection, model: Encoder | Reranker | LateInteraction) -> tuple[Tokens, Tokens]:
+    """Return the tokens of all queries and of all passages for a model of any kind."""
+    if isinstance(model, Reranker):
+        return pair_tokens(collection, model)
+    return side_tokens(collection, model, "query"), side_tokens(collection, model, "document")
+
+
 def _of_collection(collection: Collection, side: Side, tokenizer: Any, limit: int, prompt: str) -> Tokens:
     def queries(start: int, stop: int) -> list[str]:
         return collection.query_texts(range(start, stop))

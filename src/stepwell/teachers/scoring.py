@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,17 +15,38 @@ from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
+from stepwell.models.build_late import model_kind
+from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
+from stepwell.models.token_store import both_tokens
+from stepwell.models.tokens import Tokens
 from stepwell.teachers.counts import count
+from stepwell.teachers.protocol import Rows, Scores
 from stepwell.teachers.store import ScoreStore
 
 BLOCK = 2_048
 """Pairs a block: what an interrupted job loses at most, on each process."""
 
-Rows = NDArray[np.int32]
-Scorer = Callable[[Rows, Rows, Progress], NDArray[np.float32]]
-"""Gives the logits (B,) of the pairs of some query rows (B,) and passage rows (B,)."""
+Model = Encoder | Reranker | LateInteraction
+
+
+class Scorer(Protocol):
+    """Scores a block of pairs, on this process."""
+
+    def __call__(self, queries: Rows, passages: Rows, progress: Progress, /) -> Scores:
+        """Return the logits (B,) of the pairs of query rows (B,) and passage rows (B,) of a collection."""
+
+
+def open_model(place: str, tokens: int) -> Model:
+    """Open a model as it is, whose own files say its kind; a pair, or text of late interaction, has so many tokens."""
+    match model_kind(place):
+        case "late-interaction":
+            return LateInteraction.open(place, tokens, tokens)
+        case "dual-encoder":
+            return Encoder.open(place)
+        case _:
+            return Reranker.open(place, tokens)
 
 
 def blocks(queries: Rows, passages: Rows, size: int | None = None) -> Iterator[tuple[Rows, Rows]]:
@@ -34,10 +56,17 @@ def blocks(queries: Rows, passages: Rows, size: int | None = None) -> Iterator[t
         yield queries[start : start + size], passages[start : start + size]
 
 
-def block_scorer(model: Reranker | LateInteraction, collection: Collection) -> Scorer:
-    """Return a scorer that tokenises the texts of a block and no others: for a few pairs of a large collection."""
+def block_scorer(model: Model, collection: Collection, mapped: bool = False) -> Scorer:
+    """Return a model as what scores blocks of pairs.
 
-    def score(queries: Rows, passages: Rows, progress: Progress = SILENT) -> NDArray[np.float32]:
+    It tokenises the texts of a block and no others, for a few pairs of a large collection; or, when ``mapped``, reads
+    the tokens of the whole collection, which are made once and kept.
+    """
+    kept = both_tokens(collection, model) if mapped else None
+
+    def score(queries: Rows, passages: Rows, progress: Progress) -> Scores:
+        if kept is not None:
+            return _logits(model, *kept, queries.astype(np.int64), passages.astype(np.int64), progress)
         query_rows, query_places = np.unique(queries, return_inverse=True)
         passage_rows, passage_places = np.unique(passages, return_inverse=True)
         texts = collection.query_texts(query_rows), collection.passage_texts(passage_rows)
@@ -45,9 +74,28 @@ def block_scorer(model: Reranker | LateInteraction, collection: Collection) -> S
             tokens = model.tokenise(texts[0]), model.tokenise(texts[1])
         else:
             tokens = model.tokenise(texts[0], "query"), model.tokenise(texts[1], "document")
-        return model.score(*tokens, query_places, passage_places, progress)
+        return _logits(model, *tokens, query_places, passage_places, progress)
 
     return score
+
+
+def _logits(
+    model: Model,
+    queries: Tokens,
+    passages: Tokens,
+    query_rows: NDArray[np.int64],
+    passage_rows: NDArray[np.int64],
+    progress: Progress,
+) -> Scores:
+    """Return the logits of pairs (B,); a dual encoder's are similarities times its scale, each text embedded once."""
+    if not isinstance(model, Encoder):
+        return model.score(queries, passages, query_rows, passage_rows, progress)
+    own, query_places = np.unique(query_rows, return_inverse=True)
+    their, passage_places = np.unique(passage_rows, return_inverse=True)
+    q, p = model.encode(queries, "query", own), model.encode(passages, "document", their)
+    progress.advance(len(query_rows))
+    scores: Scores = np.einsum("bd,bd->b", q[query_places], p[passage_places])  # (B,)
+    return scores * np.float32(model.scale)
 
 
 def missing(store: ScoreStore, queries: Rows, passages: Rows) -> tuple[Rows, Rows]:
@@ -71,22 +119,10 @@ def score_into(
     progress: Progress = SILENT,
     block: int | None = None,
 ) -> None:
-    """Score pairs and add them to the store.
+    """Score pairs (B,), the same on every process, and add them to the store, ``block`` at a time.
 
-    Each process scores every so-manieth block and the main one writes, so the scores are those of one process.
-
-    Parameters
-    ----------
-    store
-        Where the scores go; another process sees them when it opens the store again.
-    scorer
-        Scores a block.
-    queries, passages
-        Rows of the pairs, shape (B,), the same on every process.
-    progress
-        Advanced by the pairs that are scored.
-    block
-        Pairs that are scored before they are kept; :data:`BLOCK` when None.
+    Each process scores every so-manieth block and the main one writes, so the scores are those of one process; another
+    process sees them when it opens the store again.
     """
     block = block or BLOCK
     world = distributed.world_size()
@@ -128,30 +164,36 @@ class Stored:
     ) -> None:
         self.root, self.fingerprint, self.collection = root, fingerprint, collection
         self.scorer, self.block = scorer, block
+        self.model: Model | None = None  # where it is one
+
+    @classmethod
+    def of(cls, root: Path, model: Model, collection: Collection, mapped: bool = False) -> Stored:
+        """Return a model as such a teacher; see :func:`block_scorer`."""
+        texts = collection.texts_fingerprint
+        stored = cls(root, model.fingerprint, texts, lambda: block_scorer(model, collection, mapped))
+        stored.model = model
+        return stored
 
     def store(self) -> ScoreStore:
         """Open the store."""
         return ScoreStore.open(self.root, self.fingerprint, self.collection)
 
-    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> NDArray[np.float32]:
+    def fill(self, queries: Rows, passages: Rows, progress: Progress = SILENT) -> None:
+        """Score pairs (B,) that the store has not (:func:`missing`) and keep them."""
+        if len(queries):
+            score_into(self.store(), self.scorer(), queries, passages, progress, self.block)
+
+    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return the logits of candidates (Q, K); see :meth:`stepwell.teachers.protocol.Teacher.score`."""
-        store = self.store()
         filled = candidates >= 0
         query_rows = np.broadcast_to(queries[:, None], candidates.shape)
-        todo = missing(store, query_rows[filled], candidates[filled])
+        todo = missing(self.store(), query_rows[filled], candidates[filled])
         if len(todo[0]):
-            score_into(store, self.scorer(), *todo, progress.start(len(todo[0]), "pairs"), self.block)
-            store = self.store()
+            self.fill(*todo, progress.start(len(todo[0]), "pairs"))
         out = np.zeros(candidates.shape, dtype=np.float32)
-        out[filled] = store.lookup(query_rows[filled], candidates[filled])
+        out[filled] = self.store().lookup(query_rows[filled], candidates[filled])
         if np.isnan(out).any():
             raise StepwellError(
                 "scores that were just written are not in the store; another program may have removed them."
             )
         return out
-
-
-def stored_reranker(root: Path, place: str, tokens: int, collection: Collection) -> Stored:
-    """Open a cross-encoder (a directory or hub name) that reads pairs of at most ``tokens`` and keeps its scores."""
-    reranker = Reranker.open(place, tokens)
-    return Stored(root, reranker.fingerprint, collection.texts_fingerprint, lambda: block_scorer(reranker, collection))

@@ -1,0 +1,388 @@
+"""The kinds of teachers: here alone they are told apart, and opened, in a ladder or outside of one.
+
+A new kind is a section in :mod:`stepwell.recipe.teachers` and a class here, with a line in :data:`KINDS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+
+from stepwell.collection import Collection
+from stepwell.display import SILENT, Progress
+from stepwell.errors import StepwellError
+from stepwell.files import read_json, write_json
+from stepwell.models.build import build_cross_encoder, build_student
+from stepwell.models.build_late import build_multi_vector
+from stepwell.models.encoder import Encoder
+from stepwell.models.late_interaction import LateInteraction
+from stepwell.models.reranker import Reranker
+from stepwell.recipe import TokensSection
+from stepwell.recipe.teachers import (
+    AnyTeacher,
+    BestTeacher,
+    CrossEncoderTeacher,
+    DualEncoderTeacher,
+    HostedTeacher,
+    LateInteractionTeacher,
+    MeanTeacher,
+    Missing,
+    ScoresTeacher,
+)
+from stepwell.teachers.from_file import FileTeacher, content_fingerprint, import_scores
+from stepwell.teachers.from_vectors import Embedded
+from stepwell.teachers.hosted import HostedReranker
+from stepwell.teachers.protocol import LogOdds, Rows, Scores, Several, Teacher
+from stepwell.teachers.scoring import Scorer, Stored
+from stepwell.teachers.store import ScoreStore
+
+Folders = Mapping[str, Path]
+"""The folders of the stages that :meth:`Kind.inputs` names."""
+
+Section = TypeVar("Section", bound=AnyTeacher)
+ListSection = TypeVar("ListSection", bound=CrossEncoderTeacher | LateInteractionTeacher)
+SeveralSection = TypeVar("SeveralSection", bound=MeanTeacher | BestTeacher)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a teacher reads: a collection, how many tokens of each text; and where it keeps its scores."""
+
+    collection: Collection
+    tokens: TokensSection
+    store_root: Path
+
+
+@dataclass(frozen=True)
+class Reads:
+    """A model that reads all of a query's candidates: as pairs with it, or each text alone."""
+
+    base: str
+    layers: int | None
+    what: Literal["pairs", "texts"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What scoring takes: models that read, rounds of requests to a server, pairs that are kept."""
+
+    reads: tuple[Reads, ...] = ()
+    rounds: float = 0.0
+    kept: float = 0.0
+
+
+@dataclass(frozen=True)
+class Kind(Generic[Section]):
+    """A teacher that is not open yet. What differs from kind to kind is here, and the rest of the code asks for it."""
+
+    name: str
+    section: Section
+    teachers: Mapping[str, AnyTeacher]  # all of the recipe, by name
+
+    model: ClassVar[Literal["dense", "reranker", "late"] | None] = None  # what a stage takes as it is or trains
+    cut_by: ClassVar[tuple[str, ...]] = ()  # settings in `tokens` that the model depends on
+    stage: ClassVar[str] = "name-teacher"  # how a stage makes it where there is no model
+
+    @property
+    def title(self) -> str:
+        """What the stage that makes it is called on the screen, where there is no model."""
+        return self.name
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it has a vector of every text."""
+        return self.section.embeds
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether it gives probabilities, of which logits are wanted."""
+        return bool(getattr(self.section, "logit", False))
+
+    @property
+    def parts(self) -> tuple[Kind[Any], ...]:
+        """The teachers that it is made of."""
+        return ()
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What is to become of pairs without a score; empty where every pair has one."""
+        return ()
+
+    def inputs(self) -> tuple[str, ...]:
+        """Return the stages whose folders :meth:`open` reads; the first is its own."""
+        return (f"teacher.{self.name}", *(stage for part in self.parts for stage in part.inputs()))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what :meth:`make` depends on."""
+        return self.section.model_dump()
+
+    def make(self, folder: Path, collection: Collection, settings: Mapping[str, Any]) -> None:
+        """Write what :meth:`open` reads into a stage's folder, where there is no model."""
+        write_json(folder / "teacher.json", self.section.model_dump())
+
+    def cost(self, queries: float, k: int) -> Cost:
+        """Return what the scores of K candidates of so many queries take when none of them is there yet."""
+        return Cost()
+
+    def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
+        """Open it as a teacher that scores any pair and keeps the score.
+
+        Raises
+        ------
+        StepwellError
+            When it can't, or the ladder has to train it first.
+        """
+        raise StepwellError(
+            f"the teacher {self.name!r} is of the kind {self.section.kind}, which scores no pair by itself: "
+            "`score` needs a model or a server. Score with each of the teachers that it is made of instead."
+        )
+
+    def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
+        """Open it: as the ladder left it in ``folders``, or outside of a ladder when None."""
+        stored = self.stored(texts, folders)
+        return LogOdds(stored, self.name) if self.probabilities else stored
+
+    def targets(self, teacher: Teacher, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
+        """Return what a student learns from the open teacher: (Q, K), or (T, Q, K) where one of T counts a query."""
+        return teacher.score(queries, candidates, progress)
+
+
+# -- models
+
+
+class DualEncoder(Kind[DualEncoderTeacher]):
+    """A model with a vector of every text; in a ladder nothing runs any more: its vectors are there."""
+
+    model = "dense"
+    cut_by = ("longest",)
+
+    def inputs(self) -> tuple[str, ...]:
+        """Return the stage of its vectors."""
+        return (f"teacher.{self.name}.vectors",)
+
+    def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
+        """Open it as a teacher that scores any pair by the similarity of vectors."""
+        section = _taken(self.name, self.section)
+        shape = section.layers, "first", section.pooling, section.similarity, 1, texts.tokens.longest
+        encoder = Encoder(build_student(section.base, *shape), section.scale)
+        return Stored.of(texts.store_root, encoder, texts.collection)
+
+    def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
+        """Open its vectors, or outside of a ladder its model."""
+        return super().open(texts) if folders is None else Embedded(folders[self.inputs()[0]])
+
+
+class ListModel(Kind[ListSection]):
+    """A model that scores a query's candidates, one pair at a time."""
+
+    reads: ClassVar[Literal["pairs", "texts"]] = "pairs"
+
+    def opened(self, place: str | Path, tokens: TokensSection) -> Reranker | LateInteraction:
+        """Open its model from a directory or hub name."""
+        raise NotImplementedError
+
+    def built(self, tokens: TokensSection, seed: int) -> Reranker | LateInteraction:
+        """Build its model to be trained."""
+        raise NotImplementedError
+
+    def cost(self, queries: float, k: int) -> Cost:
+        """Return one model that reads all."""
+        return Cost((Reads(self.section.base, self.section.layers, self.reads),), kept=queries * k)
+
+    def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
+        """Open its model; in a ladder it reads tokens of the whole collection, which are kept."""
+        own = _taken(self.name, self.section).base if folders is None else folders[f"teacher.{self.name}"] / "model"
+        model = self.opened(own, texts.tokens)
+        return Stored.of(texts.store_root, model, texts.collection, mapped=folders is not None)
+
+
+class CrossEncoder(ListModel[CrossEncoderTeacher]):
+    """A model that reads query and passage together."""
+
+    model = "reranker"
+    cut_by = ("pair",)
+
+    def opened(self, place: str | Path, tokens: TokensSection) -> Reranker:
+        """Open its model from a directory or hub name."""
+        return Reranker.open(place, tokens.pair)
+
+    def built(self, tokens: TokensSection, seed: int) -> Reranker:
+        """Build its model to be trained."""
+        return Reranker(build_cross_encoder(self.section.base, self.section.layers, tokens.pair, seed), tokens.pair)
+
+
+class Late(ListModel[LateInteractionTeacher]):
+    """A model with a vector for each token."""
+
+    model = "late"
+    cut_by = ("passage", "query")
+    reads = "texts"
+
+    def opened(self, place: str | Path, tokens: TokensSection) -> LateInteraction:
+        """Open its model from a directory or hub name."""
+        return LateInteraction.open(place, tokens.query, tokens.passage)
+
+    def built(self, tokens: TokensSection, seed: int) -> LateInteraction:
+        """Build its model to be trained."""
+        limits = tokens.query, tokens.passage
+        section = self.section
+        return LateInteraction(build_multi_vector(section.base, section.layers, section.width, *limits, seed), *limits)
+
+
+AnyModel = TypeVar("AnyModel", bound=DualEncoderTeacher | CrossEncoderTeacher | LateInteractionTeacher)
+
+
+def _taken(name: str, section: AnyModel) -> AnyModel:
+    """Return the section of a model that is taken as it is; refuse one that a ladder trains."""
+    if section.train is not None:
+        raise StepwellError(
+            f"the teacher {name!r} is trained by the ladder, so the recipe alone does not give its weights: run the "
+            f"recipe, and name the model that results.json of the run lists as the stage teacher.{name}, without a "
+            "recipe."
+        )
+    return section
+
+
+# -- a file, a server
+
+
+class ScoresFile(Kind[ScoresTeacher]):
+    """Scores in a file, which a stage reads once."""
+
+    stage = "take-scores"
+
+    @property
+    def title(self) -> str:
+        """What its stage is called on the screen."""
+        return f"read the scores of {self.name}"
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What the recipe says."""
+        return (self.section.missing,)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what is in the file, wherever it lies."""
+        return {**self.section.model_dump(exclude={"file"}), "sha256": content_fingerprint(Path(self.section.file))}
+
+    def make(self, folder: Path, collection: Collection, settings: Mapping[str, Any]) -> None:
+        """Read the file into a store of the stage's own."""
+        content = settings["sha256"]
+        store = ScoreStore.open(folder / "scores", content, collection.texts_fingerprint)
+        floors, counts = import_scores(Path(self.section.file), store, collection)
+        np.save(folder / "floors.npy", floors)
+        write_json(folder / "scores.json", {"sha256": content, "kept": len(store), **counts})
+
+    def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
+        """Open what :meth:`make` read; there is nothing outside of a ladder."""
+        if folders is None:
+            return super().open(texts)
+        folder = folders[f"teacher.{self.name}"]
+        content = read_json(folder / "scores.json")["sha256"]
+        store = ScoreStore.open(folder / "scores", content, texts.collection.texts_fingerprint)
+        floors = np.load(folder / "floors.npy", allow_pickle=False) if self.section.missing == "floor" else None
+        found = FileTeacher(store, floors)
+        return LogOdds(found, self.name) if self.probabilities else found
+
+
+class Hosted(Kind[HostedTeacher]):
+    """A re-ranker behind an HTTP API: the same in a ladder and outside of one."""
+
+    @property
+    def title(self) -> str:
+        """What its stage is called on the screen."""
+        return f"{self.name} is asked over HTTP"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what its scores depend on."""
+        return {**self.section.facts(), "kind": self.section.kind, "logit": self.section.logit}
+
+    def cost(self, queries: float, k: int) -> Cost:
+        """Return the requests, some of them at a time."""
+        return Cost(rounds=queries * math.ceil(k / self.section.batch) / self.section.parallel, kept=queries * k)
+
+    def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
+        """Open it; the server is asked when there is something to score."""
+        section, collection = self.section, texts.collection
+
+        def scorer() -> Scorer:
+            server = HostedReranker(section)
+            return lambda queries, passages, progress: server.scores(
+                collection.query_texts(queries), collection.passage_texts(passages), progress
+            )
+
+        name, block = HostedReranker.fingerprint_of(section), section.batch * section.parallel
+        return Stored(texts.store_root, name, collection.texts_fingerprint, scorer, block)
+
+
+# -- several
+
+
+class SeveralKind(Kind[SeveralSection]):
+    """Teachers at once."""
+
+    @property
+    def title(self) -> str:
+        """What its stage is called on the screen."""
+        return f"{self.name} is made of {', '.join(self.section.of)}"
+
+    @property
+    def parts(self) -> tuple[Kind[Any], ...]:
+        """The teachers that it is made of."""
+        return tuple(kind_of(name, self.teachers) for name in self.section.of)
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What the recipe says of each of its files."""
+        return tuple(choice for part in self.parts for choice in part.missing)
+
+    def cost(self, queries: float, k: int) -> Cost:
+        """Return the sum of its teachers'."""
+        costs = [part.cost(queries, k) for part in self.parts]
+        reads = tuple(model for cost in costs for model in cost.reads)
+        return Cost(reads, sum(cost.rounds for cost in costs), sum(cost.kept for cost in costs))
+
+    def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
+        """Open all of them; outside of a ladder each is asked alone."""
+        if folders is None:
+            return super().open(texts)
+        standardise = getattr(self.section, "standardise", True)
+        return Several([part.open(texts, folders) for part in self.parts], standardise)
+
+
+class Best(SeveralKind[BestTeacher]):
+    """Several teachers of which one counts for each query; their standardised mean orders lists."""
+
+    def targets(self, teacher: Teacher, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
+        """Return every teacher's own scores: (T, Q, K)."""
+        assert isinstance(teacher, Several)  # as `open` gives it
+        return teacher.each(queries, candidates, progress)
+
+
+KINDS: dict[str, type[Kind[Any]]] = {
+    "dual-encoder": DualEncoder,
+    "cross-encoder": CrossEncoder,
+    "late-interaction": Late,
+    "scores": ScoresFile,
+    "http": Hosted,
+    "mean": SeveralKind,
+    "best": Best,
+}
+
+
+def kind_of(name: str, teachers: Mapping[str, AnyTeacher]) -> Kind[Any]:
+    """Return a teacher of a recipe, not open yet."""
+    section = teachers[name]
+    return KINDS[section.kind](name, section, teachers)
+
+
+def open_teacher(
+    name: str, teachers: Mapping[str, AnyTeacher], texts: Texts, folders: Folders | None = None
+) -> Teacher:
+    """Open a teacher of a recipe: as a ladder left it in the folders of its stages, or outside of one when None."""
+    return kind_of(name, teachers).open(texts, folders)
