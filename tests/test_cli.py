@@ -295,7 +295,7 @@ def test_ctrl_c_says_that_it_goes_on(stepwell, monkeypatch, tiny_recipe):
 def test_demo_can_be_priced_without_running(stepwell, monkeypatch, tiny_recipe, tmp_path):
     from stepwell.recipe.yaml_file import load_recipe
 
-    monkeypatch.setattr("stepwell.recipe.demo.demo_recipe", lambda: load_recipe(tiny_recipe))
+    monkeypatch.setattr("stepwell.recipe.yaml_file.demo_recipe", lambda: load_recipe(tiny_recipe))
     status, out, _ = stepwell("demo", "--plan", "--out", tmp_path / "demo")
     assert status == 0 and "stage by stage" in out and not list(tmp_path.iterdir())
     status, out, _ = stepwell("demo", "--plan", "--json", "--out", tmp_path / "demo")

@@ -37,8 +37,7 @@ from stepwell.ladder.run import run as run_recipe
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.recipe import Mining, Recipe
-from stepwell.recipe.demo import demo_recipe
-from stepwell.recipe.yaml_file import load_recipe
+from stepwell.recipe.yaml_file import demo_recipe, load_recipe
 from stepwell.reports.drawing import need_matplotlib
 from stepwell.reports.facts import facts_of
 from stepwell.reports.page import to_json as report_json

@@ -18,8 +18,7 @@ from stepwell.ladder import workspace as stages_kept
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare
 from stepwell.ladder.workspace import Workspace
-from stepwell.recipe.demo import PATH as DEMO
-from stepwell.recipe.yaml_file import load_recipe
+from stepwell.recipe.yaml_file import DEMO, load_recipe
 
 HOME = Path(__file__).resolve().parents[2] / "recipes"
 GOLDEN = Path(__file__).with_name("golden_keys.json")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stepwell.recipe.page import describe, fields_of, render, sections
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipe.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipe.md"
 
 
 def test_the_page_is_up_to_date():

@@ -13,7 +13,7 @@ from stepwell.recipe import Optimiser, Recipe
 from stepwell.recipe.scale import TINY_TRAINING, scaled
 from stepwell.recipe.yaml_file import dump_recipe, load_recipe
 
-FILES = sorted((Path(__file__).resolve().parent.parent / "recipes").rglob("*.yaml"))
+FILES = sorted((Path(__file__).resolve().parents[2] / "recipes").rglob("*.yaml"))
 RECIPES = [path for path in FILES if "\nvariants:" not in path.read_text(encoding="utf-8")]  # the others are grids
 
 counts = st.integers(1, 100_000)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from stepwell.errors import StepwellError
 from stepwell.recipe import Recipe
+from stepwell.recipe.places import LARGEST
 from stepwell.recipe.teachers import DualEncoderTeacher
 from stepwell.recipe.yaml_file import dump_recipe, load_recipe, parse_override
-from stepwell.recipe.yaml_tree import LARGEST
 
 GOOD = """\
 name: tiny

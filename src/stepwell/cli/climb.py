@@ -19,7 +19,7 @@ def demo(
 ) -> None:
     """Climb a small ladder on docstrings of Python and of installed packages, in minutes on a CPU."""
     from stepwell import api
-    from stepwell.recipe.demo import demo_recipe
+    from stepwell.recipe.yaml_file import demo_recipe
 
     if plan_only:
         made = api.plan(demo_recipe(), out)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from stepwell.recipe.page import ANY, fields_of, sections
-
-Location = tuple[int | str, ...]
+from stepwell.recipe.places import Document, Keys, Mistake, Place, spell
 
 _WORDS = {
     "string_type": "must be text",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
+    "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
     "dict_type": "must hold keys with values",
@@ -33,83 +32,31 @@ _WORDS = {
     "literal_error": "must be {expected}",
     "too_short": "needs at least {min_length}",
 }
+_PLAIN = (str, int, float, bool, list, dict)
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """One thing to mend: where it stands, the key's path (rungs count from 1), what is wrong, its offset."""
-
-    where: str
-    path: str
-    text: str
-    offset: int = 0
-
-    def __str__(self) -> str:
-        named = not self.path or self.where == f"--set {self.path}"
-        return f"{self.where}: {self.text if named else f'{self.path}: {self.text}'}"
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Where an error's location leads in the file: keys that exist, the last one's node, its value's."""
-
-    keys: Location
-    key: Node
-    value: Node
-
-
-def explain(error: ValidationError, root: Node) -> list[Mistake]:
-    """Return the mistakes behind a validation error, one for each place."""
+def explain(error: ValidationError, document: Document) -> list[Mistake]:
+    """Return the mistakes behind a validation error, one for each key."""
     details = error.errors(include_url=False)
-    places = [_find(root, detail["loc"]) for detail in details]
+    paths = [_known(document.content, detail["loc"])[0] for detail in details]
     guesses = {
-        (found.keys[:-1], _nearest_here(detail))
-        for detail, found in zip(details, places, strict=True)
+        (keys[:-1], _nearest_here(detail))
+        for detail, keys in zip(details, paths, strict=True)
         if detail["type"] == "extra_forbidden"
     }
-    texts: dict[tuple[str, str], list[str]] = {}
-    order: dict[tuple[str, str], int] = {}
-    for detail, found in zip(details, places, strict=True):
-        depth = len(found.keys)
-        deeper = any(len(other.keys) > depth and other.keys[:depth] == found.keys for other in places)
+    texts: dict[tuple[Place, str], list[str]] = {}
+    for detail, keys in zip(details, paths, strict=True):
+        deeper = any(len(other) > len(keys) and other[: len(keys)] == keys for other in paths)
         if detail["type"] == "literal_error" and deeper:
             continue  # one of several possible types; the other one says more
-        if detail["type"] == "missing" and (found.keys, detail["loc"][-1]) in guesses:
+        if detail["type"] == "missing" and (keys, detail["loc"][-1]) in guesses:
             continue  # it is there, misspelled
         if detail["type"] == "value_error":
-            found = _meant(root, found, str(detail["ctx"]["error"]))
+            keys = _meant(document.content, keys, str(detail["ctx"]["error"]))
+        place = document.place(keys)
         missing = (str(detail["loc"][-1]),) if detail["type"] == "missing" else ()
-        place = where(found.key), spell((*found.keys, *missing))
-        texts.setdefault(place, []).append(_text(detail, found))
-        order.setdefault(place, found.key.start_mark.index)
-    return [Mistake(*place, _joined(texts[place]), order[place]) for place in texts]
-
-
-def where(node: Node) -> str:
-    """Return ``file:line`` of a node, or the option that set it."""
-    mark = node.start_mark
-    return str(mark.name) if str(mark.name).startswith("--") else f"{mark.name}:{mark.line + 1}"
-
-
-def spell(keys: Location) -> str:
-    """Return a path as a user writes it for ``--set``: dots, and the things of a list counted from 1.
-
-    Examples
-    --------
-    >>> spell(("ladder", 0, "epochs"))
-    'ladder.1.epochs'
-    """
-    return ".".join(str(key + 1) if isinstance(key, int) else key for key in keys)
-
-
-def child(node: Node, key: int | str) -> tuple[Node, Node] | None:
-    """Return the (key, value) nodes under ``key``; in a list, both are the thing itself."""
-    if isinstance(node, MappingNode):
-        pairs = [(k, v) for k, v in node.value if isinstance(k, ScalarNode) and k.value == str(key)]
-        return pairs[-1] if pairs else None  # what was merged comes first, and counts less
-    if isinstance(node, SequenceNode) and isinstance(key, int) and 0 <= key < len(node.value):
-        return node.value[key], node.value[key]
-    return None
+        texts.setdefault((place, spell((*keys, *missing))), []).append(_text(detail, place.written))
+    return [Mistake(place, path, _joined(said)) for (place, path), said in texts.items()]
 
 
 def nearest(word: str, words: list[str]) -> str | None:
@@ -125,17 +72,21 @@ def nearest(word: str, words: list[str]) -> str | None:
     return close[0] if close else next((other for other in words if word and other.startswith(word)), None)
 
 
-def _find(root: Node, location: Location) -> _Found:
-    """Follow an error's location as far as the file goes; pydantic's names of types are no keys."""
-    found = _Found((), root, root)
+def _known(content: Any, location: Keys) -> tuple[Keys, Any]:
+    """Follow a location as far as the content goes, and return its value; pydantic's names of types are no keys."""
+    keys: Keys = ()
     for part in location:
-        pair = child(found.value, part)
-        if pair is not None:
-            found = _Found((*found.keys, part if isinstance(found.value, SequenceNode) else str(part)), *pair)
-    return found
+        inner: dict[int | str, Any] = {}
+        if isinstance(content, list):
+            inner = dict(enumerate(content))
+        elif isinstance(content, dict):
+            inner, part = {str(key): value for key, value in content.items()}, str(part)
+        if part in inner:
+            keys, content = (*keys, part), inner[part]
+    return keys, content
 
 
-def _fields_at(location: Location) -> dict[str, FieldInfo]:
+def _fields_at(location: Keys) -> dict[str, FieldInfo]:
     """Return the fields, by key, of the section at an error's location."""
     for place, section in sections():
         fits = (part in (ANY, str(given)) for part, given in zip(place, location, strict=False))
@@ -160,7 +111,8 @@ def _unknown(detail: ErrorDetails) -> str:
     return f"there is no such key; there are {', '.join(_fields_at(detail['loc'][:-1]))}."
 
 
-def _text(detail: ErrorDetails, found: _Found) -> str:
+def _text(detail: ErrorDetails, written: str) -> str:
+    """Return what is wrong with a value, which is shown as it is ``written`` where it is no finite number."""
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     match kind:
         case "extra_forbidden":
@@ -186,10 +138,15 @@ def _text(detail: ErrorDetails, found: _Found) -> str:
     text = words.format(**context)
     if given is None:
         return f"{text}, and it is empty"
-    if kind == "string_type" and isinstance(found.value, ScalarNode):
-        return f"{text}, not {_show(given)}; put it in quotes"
-    hint = _hint(given, str(context["expected"])) if kind == "literal_error" else ""
-    return text if kind == "too_short" else f"{text}, not {_show(given)}{hint}"
+    if kind == "too_short":
+        return text
+    if not isinstance(given, _PLAIN):
+        return f"{text}, and a value of type {type(given).__name__} can't be read"
+    hint = "; put it in quotes" if kind == "string_type" and not isinstance(given, list | dict) else ""
+    if kind == "literal_error":
+        hint = _hint(given, str(context["expected"]))
+    endless = isinstance(given, float) and not math.isfinite(given)
+    return f"{text}, not {(endless and written) or _show(given)}{hint}"
 
 
 def _hint(given: Any, expected: str) -> str:
@@ -218,21 +175,19 @@ def _joined(texts: list[str]) -> str:
     return first
 
 
-def _meant(root: Node, found: _Found, text: str) -> _Found:
-    """Find what an error of the whole recipe is about: its section, and in it a value that it quotes."""
-    rung = re.match(r"rung (\d+) ", text)
-    teacher = re.match(r"teacher '(.+?)'", text)
+def _meant(content: Any, keys: Keys, text: str) -> Keys:
+    """Return what an error of the whole recipe is about: its section, and in it a value that it quotes."""
+    rung, teacher = re.match(r"rung (\d+) ", text), re.match(r"teacher '(.+?)'", text)
     if rung:
-        found = _find(root, ("ladder", int(rung[1]) - 1))
+        keys = ("ladder", int(rung[1]) - 1)
     elif teacher:
-        found = _find(root, ("teachers", teacher[1]))
+        keys = ("teachers", teacher[1])
     elif text.startswith("refine"):
-        found = _find(root, ("refine",))
+        keys = ("refine",)
     by_value = rung is not None or text.startswith("refine")
-    pairs = found.value.value if isinstance(found.value, MappingNode) else []
-    for key, value in pairs:
-        if isinstance(value, ScalarNode) and f"'{value.value}'" in text and (by_value or key.value == "imitate"):
-            return _Found((*found.keys, key.value), value, value)
-        if f"'{key.value}'" in text and not (by_value or teacher):
-            return _Found((*found.keys, key.value), key, value)
-    return found
+    keys, section = _known(content, keys)
+    for key, value in section.items() if isinstance(section, dict) else ():
+        quoted = isinstance(value, str) and f"'{value}'" in text and (by_value or key == "imitate")
+        if quoted or (f"'{key}'" in text and not (by_value or teacher)):
+            return (*keys, str(key))
+    return keys

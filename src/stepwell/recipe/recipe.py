@@ -9,7 +9,7 @@ from __future__ import annotations
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stepwell.recipe.ladder import Mining, Refine, Rung, Soft, WarmUp
 from stepwell.recipe.teachers import AnyTeacher, ListTeacher, SeveralTeachers
@@ -138,8 +138,6 @@ class TokensSection(Section):
 
 class StudentSection(Section):
     """The model to build: the embeddings and some layers of an encoder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     base: str = Field(
         alias="from",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from stepwell.recipe.training import Count, DenseTraining, ListTraining, Positive, RerankTraining, Section
 
@@ -13,8 +13,6 @@ Missing = Literal["error", "drop", "floor"]
 
 class Teacher(Section):
     """What every teacher answers before anything runs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     embeds: ClassVar[bool] = False
     """Whether it has a vector of every text; one that has not gives scores of lists, and can rerank."""

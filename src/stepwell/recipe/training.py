@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A part of the recipe; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Optimiser(Section):
@@ -44,8 +44,6 @@ class Continued(Optimiser):
 
 class DenseTraining(Optimiser):
     """Contrastive training: each query against its positives, mined negatives and everything else in the batch."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     negatives: Annotated[int, Field(ge=0)] = Field(
         1, description="Mined negatives a query, besides those of the batch."

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
-from yaml.nodes import Node
 
 from stepwell.errors import StepwellError
 from stepwell.recipe.ladder import MORE
-from stepwell.recipe.mistakes import Mistake, explain, where
+from stepwell.recipe.mistakes import explain
+from stepwell.recipe.places import Document, Dumper, Loader, Mistake, Place, plain_words, read_yaml, reason_of
 from stepwell.recipe.recipe import CollectionSection, Recipe
-from stepwell.recipe.yaml_tree import (
-    Dumper,
-    Loader,
-    checked,
-    compose,
-    plain_words,
-    read_tree,
-    reason_of,
-    replaced,
-    tree_of,
-    value_of,
-)
+from stepwell.recipe.training import Section
 
 BUNDLED = {"demo", "demo-full"}
+DEMO = Path(__file__).with_name("demo.yaml")
+EXTENDS = "extends"
 _SHOWN = 20
+
+S = TypeVar("S", bound=Section)
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -50,36 +44,24 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     StepwellError
         When the file can't be read, or with every mistake in it, by line.
     """
-    path = Path(path)
-    mistakes: list[Mistake] = []
-    tree, homes = tree_of(path, mistakes)
-    root: Node = tree
-    with plain_words(str(path), ""):
-        for key, value in (overrides or {}).items():
-            option = f"--set {key}"
-            fresh = checked(compose(yaml.dump(value, Dumper=Dumper), option), mistakes, key)
-            root = replaced(root, key.split("."), 0, fresh, option)
-        content = Loader("").construct_document(root)
-    try:
-        recipe = Recipe.model_validate(content, strict=True)
-    except ValidationError as error:
-        known = {(mistake.where, mistake.path) for mistake in mistakes}
-        mistakes += [other for other in explain(error, root) if (other.where, other.path) not in known]
-    if mistakes:
-        raise _refusal(path, sorted(mistakes, key=lambda mistake: mistake.offset))
-    return _with_places(recipe, homes)
+    files, document, mistakes = _with_extended(Path(path))
+    changes = [(key, Document(value, {(): Place(f"--set {key}")})) for key, value in (overrides or {}).items()]
+    recipe, others = _made(document, changes, [file.parent for file in files])
+    known = {(mistake.place, mistake.path) for mistake in mistakes}  # a key that is given twice: one thing to mend
+    mistakes += [other for other in others if (other.place, other.path) not in known]
+    if recipe is None or mistakes:
+        raise _refusal(Path(path), sorted(mistakes, key=lambda mistake: mistake.place.line))
+    return recipe
+
+
+def demo_recipe() -> Recipe:
+    """Return the recipe that ``stepwell demo`` runs."""
+    return load_recipe(DEMO)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
     """Return the key and the value of ``--set KEY=VALUE``; the value is read as YAML.
 
-    Raises
-    ------
-    StepwellError
-        When there is no ``=`` or no key, or the value is no YAML.
-
-    Examples
-    --------
     >>> parse_override("student.layers=2"), parse_override("ladder.1.lr=5e-5")
     (('student.layers', 2), ('ladder.1.lr', 5e-05))
     """
@@ -93,79 +75,91 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def parse_collection(text: str) -> CollectionSection:
-    """Return the ``collection`` section that stands in braces: ``{path: DIRECTORY, format: tables}``.
-
-    Raises
-    ------
-    StepwellError
-        With every mistake in it.
-    """
+    """Return the ``collection`` section that stands in braces: ``{path: DIRECTORY, format: tables}``."""
     try:
-        tree, mistakes = read_tree(text, f"collection: {text}")
+        document, mistakes = read_yaml(text, f"collection: {text}")
+        mistakes += _made(document, (), [])[1]
+        why = [f"{mistake.path}: {mistake.text}" for mistake in mistakes if mistake.path.startswith("collection")]
     except StepwellError:
-        raise _no_section(text, "it is no YAML") from None
-    try:
-        content = value_of(tree)
-        Recipe.model_validate(content, strict=True)
-    except ValidationError as error:
-        mistakes += explain(error, tree)
-    own = [mistake for mistake in mistakes if mistake.path.startswith("collection")]
-    if own:
-        raise _no_section(text, "; ".join(f"{mistake.path}: {mistake.text}" for mistake in own))
-    return CollectionSection.model_validate(content["collection"])
+        why = ["it is no YAML"]
+    if why:
+        raise StepwellError(
+            f"{text} is no `collection` section of a recipe: {'; '.join(why).removesuffix('.')}. Write it as "
+            "{path: DIRECTORY, format: tables}, or give the directory alone."
+        )
+    return CollectionSection.model_validate(document.content["collection"])
 
 
-def _no_section(text: str, why: str) -> StepwellError:
-    return StepwellError(
-        f"{text} is no `collection` section of a recipe: {why.removesuffix('.')}. Write it as "
-        "{path: DIRECTORY, format: tables}, or give the directory alone."
-    )
+def changed(
+    recipe: Recipe, changes: Iterable[tuple[str, Document]], home: Path, place: Place
+) -> tuple[Recipe | None, list[Mistake]]:
+    """Return a copy of a recipe with values put at dotted keys, or None and the mistakes.
 
-
-def changed(recipe: Recipe, changes: Iterable[tuple[str, Node]], home: Path) -> tuple[Recipe | None, list[Mistake]]:
-    """Put values into a recipe.
-
-    Parameters
-    ----------
-    recipe
-        The recipe to start from; it stays as it is.
-    changes
-        The path of each key, as for ``--set``, and the node of its value, which knows its file and line.
-    home
-        Relative directories are looked for here first.
-
-    Returns
-    -------
-    tuple
-        The new recipe and no mistakes, or None and the mistakes.
+    Relative directories are looked for in ``home`` first. A mistake that no change holds stands at ``place``.
     """
-    root = compose(dump_recipe(recipe), "the recipe")
-    for key, fresh in changes:
-        root = replaced(root, key.split("."), 0, fresh, f"{where(fresh)}: {key}")
-    try:
-        made = Recipe.model_validate(value_of(root), strict=True)
-    except ValidationError as error:
-        return None, explain(error, root)
-    return _with_places(made, [home]), []
+    return _made(Document(recipe.model_dump(by_alias=True), {(): place}), changes, [home])
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the recipe as YAML with every default written out; the same recipe gives the same text.
 
-    Examples
-    --------
-    >>> from stepwell.recipe.recipe import CollectionSection, Rung, StudentSection
-    >>> recipe = Recipe(
-    ...     collection=CollectionSection(path="demo"),
-    ...     student=StudentSection(base="demo"),
-    ...     teachers={"de": {"kind": "dual-encoder", "from": "demo"}},
-    ...     ladder=[Rung(teacher="de", loss="embedding")],
-    ... )
-    >>> dump_recipe(recipe).splitlines()[:4]
-    ['name: stepwell', 'seed: 13', 'collection:', '  path: demo']
+    >>> dump_recipe(demo_recipe()).splitlines()[:4]
+    ['name: demo', 'seed: 13', 'collection:', '  path: demo']
     """
     content = recipe.model_dump(by_alias=True)
     return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
+
+
+def _with_extended(path: Path) -> tuple[list[Path], Document, list[Mistake]]:
+    """Return a recipe's file and those that it extends, what they say together, and the mistakes in their texts."""
+    files: list[Path] = []
+    documents: list[Document] = []
+    mistakes: list[Mistake] = []
+    base: Path | None = path
+    while base is not None:
+        document, found = read_yaml(str(base))
+        if not isinstance(document.content, dict):
+            raise StepwellError(
+                f"{document.place()}: a recipe is made of keys with values (`collection:`, `student:`, "
+                "`ladder:`), and this is none."
+            )
+        files.append(base.resolve())
+        mistakes += found
+        base = _extended(base, document, files)
+        documents.append(Document({k: v for k, v in document.content.items() if k != EXTENDS}, document.places))
+    with plain_words(str(path)):
+        return files, reduce(lambda above, below: above.on(below), documents), mistakes
+
+
+def _extended(path: Path, document: Document, files: list[Path]) -> Path | None:
+    """Return the file that a recipe extends, None when it stands alone."""
+    if EXTENDS not in document.content:
+        return None
+    place, value = document.place((EXTENDS,)), document.content[EXTENDS]
+    if not isinstance(value, str):
+        raise StepwellError(f"{place}: `extends` names one other recipe, a file beside this one.")
+    base = path.parent / value
+    if not base.is_file():
+        raise StepwellError(f"{place}: the recipe that this one extends, {base}, does not exist.")
+    if base.resolve() in files:
+        raise StepwellError(f"{place}: the recipe extends itself{' by way of others' * (len(files) > 1)}.")
+    return base
+
+
+def _made(
+    document: Document, changes: Iterable[tuple[str, Document]], homes: list[Path]
+) -> tuple[Recipe | None, list[Mistake]]:
+    """Return the recipe that a document is after some changes, None where it is none, and all mistakes."""
+    mistakes: list[Mistake] = []
+    for key, value in changes:
+        try:
+            document = document.put(key, value)
+        except ValueError as error:
+            mistakes.append(Mistake(value.place(), key, str(error)))
+    try:
+        return _located(Recipe.model_validate(document.content, strict=True), homes), mistakes
+    except ValidationError as error:
+        return None, mistakes + explain(error, document)
 
 
 def _refusal(path: Path, mistakes: list[Mistake]) -> StepwellError:
@@ -179,26 +173,22 @@ def _refusal(path: Path, mistakes: list[Mistake]) -> StepwellError:
     return StepwellError("\n".join([f"The recipe {path} has {len(mistakes)} mistakes:", *lines, end]))
 
 
-def _with_places(recipe: Recipe, homes: list[Path]) -> Recipe:
+def _located(recipe: Recipe, homes: list[Path]) -> Recipe:
     """Turn relative directories and files that exist beside the recipe, or what it extends, into absolute ones."""
 
-    def place(text: str) -> str:
-        if text in BUNDLED:
-            return text
-        beside = (home / Path(text).expanduser() for home in homes)
-        return next((str(place.resolve()) for place in beside if text and place.exists()), text)
+    def locate(text: str) -> str:
+        beside = (home / Path(text).expanduser() for home in homes if text and text not in BUNDLED)
+        return next((str(place.resolve()) for place in beside if place.exists()), text)
+
+    def moved(section: S, *keys: str | None) -> S:
+        given = {key: getattr(section, key) for key in keys if key is not None}
+        return section.model_copy(update={key: locate(text) for key, text in given.items() if text is not None})
 
     return recipe.model_copy(
         update={
-            "collection": recipe.collection.model_copy(update={"path": place(recipe.collection.path)}),
-            "student": recipe.student.model_copy(update={"base": place(recipe.student.base)}),
-            "teachers": {
-                name: teacher.model_copy(update={key: place(getattr(teacher, key)) for key in [teacher.place] if key})
-                for name, teacher in recipe.teachers.items()
-            },
-            "ladder": [
-                rung.model_copy(update={key: place(file) for key in MORE.values() if (file := getattr(rung, key))})
-                for rung in recipe.ladder
-            ],
+            "collection": moved(recipe.collection, "path"),
+            "student": moved(recipe.student, "base"),
+            "teachers": {name: moved(teacher, teacher.place) for name, teacher in recipe.teachers.items()},
+            "ladder": [moved(rung, *MORE.values()) for rung in recipe.ladder],
         }
     )
