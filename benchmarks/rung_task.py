@@ -17,7 +17,7 @@ from stepwell.models.build import build_cross_encoder, build_student, head_param
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.recipe import Mining
-from stepwell.systems.searcher import retrieve_with
+from stepwell.systems.opening import retrieve_with
 
 SPREAD = 2.0
 """Standard deviation of a query's scores under a usual teacher; a random head is scaled to it."""

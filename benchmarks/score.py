@@ -31,7 +31,7 @@ from side_by_side import (
 from stepwell.ladder.prices import operations_a_token
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.reranker import Reranker
-from stepwell.systems.searcher import retrieve_with
+from stepwell.systems.opening import retrieve_with
 
 SAMPLE = 256
 """Pairs on which settings are tried."""

@@ -21,7 +21,7 @@ from stepwell.evaluation import Comparison, Evaluation
 from stepwell.evaluation import compare as compare_evaluations
 from stepwell.exports.bench import Bench
 from stepwell.exports.bench import bench as bench_encoder
-from stepwell.exports.folder import MAX_LOSS, Exported, Subject
+from stepwell.exports.folder import MAX_LOSS, Exported, ground_of
 from stepwell.exports.folder import export as export_model
 from stepwell.files import cache
 from stepwell.indexes.build import build, choices
@@ -43,8 +43,9 @@ from stepwell.reports.facts import facts_of
 from stepwell.reports.page import to_json as report_json
 from stepwell.reports.page import write as write_report
 from stepwell.retrieval.vectors import Vectors
-from stepwell.systems.judging import judge_systems
-from stepwell.systems.searcher import Searcher, retrieve_with
+from stepwell.systems.opening import open_system, retrieve_with
+from stepwell.systems.queries import judge_systems
+from stepwell.systems.searcher import Searcher
 from stepwell.teachers.scoring import Stored
 
 
@@ -193,7 +194,7 @@ def evaluate_system(
     """Evaluate a finished run's student, a model directory, a TREC run file or ``bm25``.
 
     Without a ``split`` a run is evaluated on the queries of its final table, anything else on ``test``; see
-    :func:`stepwell.systems.judging.judge_systems`.
+    :func:`stepwell.systems.queries.judge_systems`.
 
     Raises
     ------
@@ -296,9 +297,9 @@ def bench(system: str | Path, collection: str | Path | None = None) -> Bench:
 
     With a collection, texts and dev queries are its own, and the table says what each way loses on dev.
     """
-    subject = Subject.of(str(system))
-    ground = subject.ground(str(collection) if collection is not None else None)
-    return bench_encoder(subject.name, Encoder.open(subject.model), ground)
+    subject = open_system(str(system), "export")
+    ground = ground_of(subject, str(collection) if collection is not None else None)
+    return bench_encoder(subject.title, Encoder.open(subject.model), ground)
 
 
 def _vectors_of(source: str | Path, collection: str | None) -> tuple[Collection, Encoder, NDArray[np.float32]]:

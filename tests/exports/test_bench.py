@@ -6,9 +6,10 @@ import pytest
 
 from stepwell.exports import bench as benches
 from stepwell.exports.bench import Bench, Timing
-from stepwell.exports.folder import Subject
+from stepwell.exports.folder import ground_of
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import missing
+from stepwell.systems.opening import open_system
 
 
 def timings(*rows):
@@ -45,7 +46,7 @@ def test_a_model_is_measured_in_all_ways_there_are(tiny_run, monkeypatch):
     monkeypatch.setattr(benches, "ROUNDS", 1)
     monkeypatch.setattr(benches, "SECONDS", 0.0)
     monkeypatch.setattr(benches, "KINDS", benches.KINDS[:2])  # ONNX alone
-    ground = Subject.of(str(tiny_run)).ground(None)
+    ground = ground_of(open_system(tiny_run, "export"), None)
     measured = benches.bench("tiny", Encoder.open(tiny_run / "model"), ground)
     ways = {timing.way: timing for timing in measured.timings}
     assert measured.timings[0].way == "torch-fp32" and {"onnx-fp32", "onnx-int8"} <= ways.keys()

@@ -9,6 +9,12 @@ from huggingface_hub import ModelCard
 
 from stepwell.exports.card import licence_of, make_card
 from stepwell.models.encoder import Encoder
+from stepwell.systems.opening import open_system
+
+
+def card_of(place, files=()):
+    system = open_system(place, "export")
+    return make_card(system, Encoder.open(system.model), files)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +24,7 @@ def facts(tiny_run):
 
 @pytest.fixture(scope="module")
 def card(tiny_run, facts):
-    text = make_card("tiny", "here", Encoder.open(tiny_run / "model"), tiny_run, facts, ["- `onnx/model.onnx`"])
+    text = card_of(tiny_run, ["- `onnx/model.onnx`"])
     return ModelCard(text)
 
 
@@ -70,13 +76,13 @@ def test_a_rung_that_was_taken_back_is_marked(facts, tiny_run, tmp_path):
     decision = run / facts["stages"]["promote-1"] / "decision.json"
     told = json.loads(decision.read_text()) | {"student": "start"}
     decision.write_text(json.dumps(told))
-    text = make_card("tiny", "here", Encoder.open(run / "model"), run, facts, [])
+    text = card_of(run)
     (line,) = (line for line in text.splitlines() if "taken back" in line)
     assert line.startswith("| rung-1")
 
 
 def test_a_model_of_unknown_origin_has_a_card_too(tiny_model):
-    card = ModelCard(make_card("model", str(tiny_model), Encoder.open(tiny_model), None, {}, []))
+    card = ModelCard(card_of(tiny_model))
     assert card.data.license == "unknown" and card.data.eval_results is None and "is unknown:" in card.text
 
 
@@ -109,14 +115,16 @@ def test_no_path_of_this_machine_is_told(card, tiny_run, tiny_model):
 def test_prompts_are_told(tiny_model):
     encoder = Encoder.open(tiny_model)
     encoder.model.prompts = {"query": "query: ", "document": "passage: "}
-    text = make_card("model", str(tiny_model), encoder, None, {}, [])
+    text = make_card(open_system(tiny_model, "export"), encoder, [])
     assert "`query: `" in text and "`passage: `" in text
 
 
-def test_figures_of_synthetic_queries_are_no_test(tiny_run, facts):
+def test_figures_of_synthetic_queries_are_no_test(tiny_run, facts, tmp_path):
     told = json.loads(json.dumps(facts)) | {"tested": False}
     told["comparison"]["notes"] = ["There are no real queries to test on."]
-    card = ModelCard(make_card("tiny", "here", Encoder.open(tiny_run / "model"), tiny_run, told, []))
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("stages"))
+    (run / "results.json").write_text(json.dumps(told))
+    card = ModelCard(card_of(run))
     assert card.data.eval_results is None and "## Test" not in card.text
     assert "## Dev, synthetic queries" in card.text and "There are no real queries to test on." in card.text
 

@@ -19,7 +19,7 @@ from stepwell.exports.quality import Yardstick
 from stepwell.models.build import build_student, open_sentence_transformer, save_model
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import missing
-from stepwell.systems.searcher import retrieve_with
+from stepwell.systems.opening import open_system, retrieve_with
 from test_docs import ROOT, blocks
 
 needs_onnx = pytest.mark.skipif(missing(ONNX.way) is not None, reason="onnx or onnxruntime is not installed")
@@ -286,10 +286,10 @@ def test_a_run_whose_collection_changed_is_not_measured_on_it(tiny_run, tiny_pat
 
 def test_a_model_is_measured_on_dev_as_eval_measures_it(tiny_run, tiny_path):
     from stepwell.evaluation import evaluate
-    from stepwell.exports.folder import Subject
+    from stepwell.exports.folder import ground_of
     from stepwell.exports.quality import torch_runner
 
-    ground = Subject.of(str(tiny_run)).ground(None)
+    ground = ground_of(open_system(tiny_run, "export"), None)
     encoder = Encoder.open(tiny_run / "model")
     yardstick = Yardstick(encoder, ground)
     expected = evaluate(

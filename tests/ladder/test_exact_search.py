@@ -10,7 +10,7 @@ from stepwell.ladder.run import plan, prepare
 from stepwell.models.engines import machine as engine
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.vectors import Vectors
-from stepwell.systems.folder import SEARCHED, read_results
+from stepwell.systems.folder import SEARCHED, RunFolder
 from stepwell.systems.searcher import Searcher
 
 
@@ -34,7 +34,7 @@ def run(halves, tiny_recipe, tmp_path_factory):
 
 
 def test_search_in_a_run_ranks_as_sentence_transformers_does(run):
-    searcher, facts = Searcher.open(run), read_results(run)
+    searcher, facts = Searcher.open(run), RunFolder(run).results.to_json()
     model = SentenceTransformer(str(run / "model"), device="cpu")
     collection = searcher.collection
     passages = model.encode_document(collection.passage_texts(), normalize_embeddings=True)

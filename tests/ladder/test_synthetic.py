@@ -9,7 +9,7 @@ from conftest import write_recipe
 from stepwell import api
 from stepwell.evaluation import Comparison
 from stepwell.ladder.workspace import read_json
-from stepwell.systems.judging import judged_on
+from stepwell.systems.queries import judged_on
 
 RECIPE = """\
 name: made

@@ -11,8 +11,8 @@ from stepwell.models.engines import inference
 from stepwell.models.engines import machine as engine
 from stepwell.retrieval.run import Run
 from stepwell.server.systems import Second, open_systems
-from stepwell.systems import searcher as searchers
-from stepwell.systems.folder import read_results
+from stepwell.systems import opening
+from stepwell.systems.folder import RunFolder
 
 
 def test_a_run_offers_its_table_student_first(systems):
@@ -24,7 +24,7 @@ def test_a_run_offers_its_table_student_first(systems):
 
 def test_each_system_finds_what_the_run_was_measured_by(systems, tiny_run, tiny_collection):
     """A served system gives the list that is in its row of the table."""
-    facts = read_results(tiny_run)
+    facts = RunFolder(tiny_run).results.to_json()
     stages = {stage.removesuffix(".test"): stage for stage in facts["comparison"]["systems"].values()}
     for name, system in systems.by_name.items():
         stage = stages[facts["final"] if name == "student" else name]
@@ -69,7 +69,7 @@ def test_opened_again_nothing_is_encoded_or_indexed_again(systems, tiny_run, cac
     def never(*_, **__):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(searchers, "write_vectors", never)
+    monkeypatch.setattr(opening, "write_vectors", never)
     monkeypatch.setattr("stepwell.retrieval.bm25.BM25Index.build", never)
     again = open_systems(tiny_run)
     for name in ("student", "bm25", "fused", "contrastive"):

@@ -12,8 +12,9 @@ from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.bm25 import BM25Index
 from stepwell.retrieval.search import retrieve
-from stepwell.systems.folder import read_results
-from stepwell.systems.searcher import Searcher, retrieve_with, vectors_of
+from stepwell.systems.folder import RunFolder
+from stepwell.systems.opening import retrieve_with, vectors_of
+from stepwell.systems.searcher import Searcher
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_a_collection_that_changed_since_the_run_is_refused(tiny_run, tiny_path,
 def test_damaged_results_are_refused(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(StepwellError, match=r"results\.json.*run"):
-        read_results(tmp_path)
+        RunFolder.finished(tmp_path, "search")
 
 
 def test_damaged_vectors_are_refused(tiny_run, tmp_path):

@@ -27,7 +27,7 @@ def evaluate(
 ) -> None:
     """Evaluate one system: a run on the queries of its final table, or anything on a split."""
     from stepwell.evaluation import bootstrap_interval
-    from stepwell.systems.judging import judge_systems
+    from stepwell.systems.queries import judge_systems
 
     on, evaluations = judge_systems([system], collection, split)
     evaluation = evaluations[system]
@@ -49,7 +49,7 @@ def compare(
 ) -> None:
     """Compare systems: table, tests, the queries won and lost."""
     from stepwell.evaluation import compare as compare_evaluations
-    from stepwell.systems.judging import contests, judge_systems
+    from stepwell.systems.queries import contests, judge_systems
 
     if len(systems) < 2:
         raise StepwellError("compare needs two systems or more; for one, use `stepwell eval`.")

@@ -17,6 +17,9 @@ from stepwell.evaluation import Comparison, bootstrap_interval
 from stepwell.models.build import transformer_of
 from stepwell.models.encoder import Encoder
 from stepwell.models.files import locate
+from stepwell.systems.folder import RunFolder
+from stepwell.systems.opening import System
+from stepwell.systems.records import Promotion, Results
 
 METRICS = {"nDCG": "ndcg_at_", "RR": "mrr_at_", "R": "recall_at_", "AP": "map_at_"}
 """What the Hub calls the measures."""
@@ -44,34 +47,14 @@ def licence_of(base: str) -> str | None:
     return stated if isinstance(stated, str) else None
 
 
-def make_card(
-    name: str, model: str, encoder: Encoder, run: Path | None, facts: dict[str, Any], files: Sequence[str]
-) -> str:
-    """Write the card of an exported model.
-
-    Parameters
-    ----------
-    name
-        Of the model.
-    model, encoder
-        The directory or hub name that is exported, and the model itself.
-    run, facts
-        The finished run that made it and its ``results.json``; None and empty for a model of unknown origin.
-    files
-        What was exported and measured: lines of Markdown.
-
-    Returns
-    -------
-    str
-        The text of README.md.
-    """
-    recipe: dict[str, Any] = {}
-    if run is not None and (run / "recipe.yaml").is_file():
-        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+def make_card(system: System, encoder: Encoder, files: Sequence[str]) -> str:
+    """Return the README.md of an exported model; ``files`` are lines of Markdown on what was exported and measured."""
+    name, model, run = system.title, system.model, system.run
+    recipe = run.recipe_values if run is not None else {}
     base = str(recipe.get("student", {}).get("from") or model)
     licence = licence_of(base)
-    comparison = Comparison.from_json(facts["comparison"]) if facts else None
-    tested = bool(facts.get("tested", True))  # else the table is over dev: synthetic queries that decided
+    comparison = run.results.table.comparison if run is not None else None
+    tested = run is None or run.results.tested  # else the table is over dev: synthetic queries that decided
     data = ModelCardData(
         model_name=name,
         base_model=DEMO if base == "demo" else base if re.fullmatch(r"\w[\w.-]*/[\w.-]+", base) else None,
@@ -79,20 +62,20 @@ def make_card(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "knowledge-distillation", "stepwell"],
-        eval_results=_results(comparison, facts) if comparison is not None and tested else None,
+        eval_results=_results(comparison, run.results) if run and comparison is not None and tested else None,
     )
     parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", _what(encoder), "## Use", _use(encoder, name)]
     if run is not None and comparison is not None:
-        parts += ["## How it was made", *_ladder(run, facts, recipe, comparison)]
+        parts += ["## How it was made", *_ladder(run, comparison)]
         parts += ["## Test" if tested else "## Dev, synthetic queries", _table(comparison)]
-        parts += ["## Data", _data(facts, recipe, encoder)]
+        parts += ["## Data", _data(run, encoder)]
     parts += ["## Files", "\n".join(files)]
     stated = f"`{licence}`, by its own card" if licence else "unknown: its own card states none"
     parts += ["## Licence", f"The licence of `{_public(base)}`, which this model was made from, is {stated}."]
     return "\n\n".join(parts) + "\n"
 
 
-def _results(comparison: Comparison, facts: dict[str, Any]) -> list[EvalResult]:
+def _results(comparison: Comparison, facts: Results) -> list[EvalResult]:
     row, collection = comparison.row(comparison.reference), _collection(facts)
     return [
         EvalResult(
@@ -115,9 +98,9 @@ def _metric(measure: str) -> str:
     return f"{METRICS[kind]}{depth}" if kind in METRICS and depth else measure.lower()
 
 
-def _collection(facts: dict[str, Any]) -> str:
-    told = facts["collection"]
-    return str(told.get("name") or Path(told["path"]).name)  # results.json of earlier runs has no name
+def _collection(facts: Results) -> str:
+    """Return its name, which earlier runs did not write."""
+    return facts.collection.get("name") or Path(facts.collection["path"]).name
 
 
 def _public(base: str) -> str:
@@ -151,25 +134,27 @@ def _use(encoder: Encoder, name: str) -> str:
     return "\n".join(lines) + (f"\n\nThe model was trained with prompts. {after}" if told else "")
 
 
-def _ladder(run: Path, facts: dict[str, Any], recipe: dict[str, Any], comparison: Comparison) -> list[str]:
+def _ladder(run: RunFolder, comparison: Comparison) -> list[str]:
     """Return what the ladder was and what each stage of it reached on dev."""
+    recipe = run.recipe_values
     teachers = recipe.get("teachers", {})
     told = [
         f"- `{name}`: {each.get('kind')}, from `{_public(str(each.get('from')))}`" for name, each in teachers.items()
     ]
     measure = recipe.get("judging", {}).get("measure", comparison.measures[0])
     measure = measure if measure in comparison.measures else comparison.measures[0]
-    stages, rungs = facts["stages"], recipe.get("ladder", [])
+    stages, rungs = run.results.stages, recipe.get("ladder", [])
     last = len(rungs) + int(recipe.get("refine", {}).get("rounds", 0))
     rows = [("start", "the base model, cut", "")]
     rows += [(f"rung-{n}", f"`{rung.get('teacher')}`", str(rung.get("loss"))) for n, rung in enumerate(rungs, start=1)]
     rows += [(f"rung-{n}", "refine", "candidates") for n in range(len(rungs) + 1, last + 1)]
     lines = [f"| stage | teacher | loss | dev {measure} [{comparison.level:.0%} interval] |", "|---|---|---|---|"]
     for stage, teacher, loss in rows:
-        place = stages.get(f"{stage}.dev")
-        mark = " (this model)" if stage == facts["final"] else ""
-        figure = _dev(run / place, measure, comparison.level) if place else "left out"
-        figure += ", taken back" if place and _taken_back(run, stages, stage) else ""
+        judged = f"{stage}.dev" in stages
+        mark = " (this model)" if stage == run.results.final else ""
+        figure = _dev(run.folder_of(f"{stage}.dev"), measure, comparison.level) if judged else "left out"
+        promotion = run.read(stage.replace("rung", "promote"), Promotion)
+        figure += ", taken back" if judged and promotion and promotion.student != stage else ""
         lines.append(f"| {stage}{mark} | {teacher} | {loss} | {figure} |")
     start = "Distilled by stepwell from one teacher after the other, each rung from where the one before ended."
     return [f"{start} The teachers:", "\n".join(told), "\n".join(lines)] if told else [start, "\n".join(lines)]
@@ -185,12 +170,6 @@ def _dev(folder: Path, measure: str, level: float) -> str:
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _taken_back(run: Path, stages: dict[str, str], rung: str) -> bool:
-    """Return whether the ladder went on from an earlier student, since a rung had made dev worse."""
-    path = run / stages.get(rung.replace("rung", "promote"), "") / "decision.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["student"] != rung
-
-
 def _table(comparison: Comparison) -> str:
     """Return the table of all systems, with its notes; the model itself is in bold."""
     main, *others = comparison.measures
@@ -204,11 +183,12 @@ def _table(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n\n" + " ".join([note, *comparison.notes])
 
 
-def _data(facts: dict[str, Any], recipe: dict[str, Any], encoder: Encoder) -> str:
-    versions = ", ".join(f"{package} {version}" for package, version in facts.get("versions", {}).items())
+def _data(run: RunFolder, encoder: Encoder) -> str:
+    facts, seed = run.results, run.recipe_values.get("seed", "unknown")
+    versions = ", ".join(f"{package} {version}" for package, version in facts.versions.items())
     lines = [
-        f"- collection `{_collection(facts)}`, fingerprint `{facts['collection']['fingerprint']}`",
+        f"- collection `{_collection(facts)}`, fingerprint `{facts.collection['fingerprint']}`",
         f"- weights and configuration, fingerprint `{encoder.fingerprint}`",
-        f"- seed {recipe.get('seed', 'unknown')}, finished {facts.get('finished', 'at an unknown time')}",
+        f"- seed {seed}, finished {facts.finished or 'at an unknown time'}",
     ]
     return "\n".join([*lines, f"- {versions}"] if versions else lines)

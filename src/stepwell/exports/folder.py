@@ -40,7 +40,7 @@ from stepwell.exports.quality import (
 )
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import extra_of, missing
-from stepwell.systems.folder import opened_again, results_of
+from stepwell.systems.opening import System, open_system
 
 FORMATS = ("onnx", "openvino", "safetensors")
 PARITY = 1e-4
@@ -49,48 +49,19 @@ MAX_LOSS = 0.5
 """Points of nDCG@10 that int8 may lose."""
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is exported: a model, and the finished run that made it where there is one.
-
-    ``model`` is a directory or hub name; ``facts`` is the run's results.json, empty without one.
-    """
-
-    name: str
-    model: str
-    run: Path | None
-    facts: dict[str, Any]
-
-    @classmethod
-    def of(cls, system: str) -> Subject:
-        """Tell a finished run's folder from a model directory or hub name.
-
-        Raises
-        ------
-        StepwellError
-            When the run is not finished.
-        """
-        place = Path(system)
-        facts = results_of(place, "export")
-        if facts is not None:
-            return cls(str(facts.get("name") or place.name), str(place / "model"), place, facts)
-        return cls(place.resolve().name if place.is_dir() else place.name, system, None, {})
-
-    def ground(self, collection: str | None) -> Ground | None:
-        """Return the collection to calibrate and to measure on; None when none is named or known."""
-        known = self.facts.get("collection")
-        place = collection or (known and known["path"])
-        if self.run is None or known is None or place is None:
-            return Ground.of(place) if place else None
-        if opened_again(place, collection).fingerprint == known["fingerprint"]:
-            vectors = self.run / self.facts["stages"][f"{self.facts['final']}.vectors"]
-            return Ground.of(place, self.run, vectors)
-        if collection is None:
-            raise StepwellError(
-                f"the collection {place} is not the one that the run in {self.run} was made from (its content has "
-                "changed): a loss measured on it would say nothing of this run. Name another with --collection."
-            )
-        return Ground.of(place)
+def ground_of(system: System, collection: str | None) -> Ground | None:
+    """Return the collection to calibrate and to measure on; None when none is named or known."""
+    run, opened = system.run, system.open_collection(collection)
+    if opened is None:
+        return None
+    if run is not None and run.is_over(opened):
+        return Ground.of(opened, run)
+    if run is not None and collection is None:
+        raise StepwellError(
+            f"the collection {opened.place} is not the one that the run in {run.place} was made from (its content has "
+            "changed): a loss measured on it would say nothing of this run. Name another with --collection."
+        )
+    return Ground.of(opened)
 
 
 @dataclass(frozen=True)
@@ -184,13 +155,13 @@ def export(
     StepwellError
         When the target exists, a package is missing, a graph differs from torch or int8 loses too much.
     """
-    subject = Subject.of(system)
-    target = out if out is not None else Path("exports") / subject.name
+    subject = open_system(system, "export")
+    target = out if out is not None else Path("exports") / subject.title
     kinds = _kinds(formats, int8)
     if repository is not None:
         check_repository(repository)
     _check_target(target)
-    ground = subject.ground(collection) if int8 or collection is not None else None
+    ground = ground_of(subject, collection) if int8 or collection is not None else None
     if int8 and ground is None:
         raise StepwellError(
             f"int8 is measured before it is written, and {system} is no finished run, so on what is not known: name a "
@@ -208,7 +179,7 @@ def export(
         _judge(graphs, max_loss, force)
         lines = [graph.line() for graph in graphs]
         lines += ["- `model.safetensors`: for torch"] if "safetensors" in formats else []
-        card = make_card(subject.name, subject.model, encoder, subject.run, subject.facts, lines)
+        card = make_card(subject, encoder, lines)
         (draft / "README.md").write_text(card, encoding="utf-8")
         _check_target(target)  # nothing may have come there meanwhile
         draft.rename(target)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepwell.collection import Collection, Qrels, open_collection, resolve_splits
+from stepwell.collection import Collection, Qrels, resolve_splits
 from stepwell.collection.splits import hash_order
 from stepwell.display import progress
 from stepwell.errors import StepwellError
@@ -20,11 +19,11 @@ from stepwell.models.engines.inference import Opened
 from stepwell.models.engines.machine import token_budget
 from stepwell.models.tokens import Tokens
 from stepwell.recipe import CollectionSection
-from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve, top_k
 from stepwell.retrieval.vectors import Vectors
-from stepwell.systems.searcher import vectors_of
+from stepwell.systems.folder import RunFolder
+from stepwell.systems.opening import vectors_of
 
 MEASURE = "nDCG@10"
 QUERIES = 500
@@ -57,21 +56,20 @@ class Ground:
     vectors: Vectors | None = None
 
     @classmethod
-    def of(cls, place: str, run: Path | None = None, vectors: Path | None = None) -> Ground:
-        """Open a collection, with the splits of a run's recipe or else those that a recipe has by default.
+    def of(cls, collection: Collection, run: RunFolder | None = None) -> Ground:
+        """Take a collection, with the splits of the recipe of a run over it or else those that a recipe has by default.
 
         Raises
         ------
         StepwellError
-            When the collection can't be read, or has no dev queries.
+            When the collection has no dev queries.
         """
-        collection = open_collection(place)
-        section = CollectionSection(path=place)
-        if run is not None and (run / "recipe.yaml").is_file():
-            section = load_recipe(run / "recipe.yaml").collection
+        section = CollectionSection(path=collection.place)
+        if run is not None and run.recipe_text:
+            section = run.load_recipe().collection
         splits = resolve_splits(collection, section)
         dev = splits.dev.restrict(hash_order(collection, splits.dev.query_rows)[:QUERIES])
-        return cls(collection, dev, splits.train.query_rows, Vectors.open(vectors) if vectors is not None else None)
+        return cls(collection, dev, splits.train.query_rows, run.student_vectors() if run is not None else None)
 
     def sample(self, seed: int = 0) -> tuple[list[str], list[str]]:
         """Return training queries and passages, drawn by ``seed``: never a dev or a test query."""

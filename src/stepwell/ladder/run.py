@@ -25,7 +25,7 @@ from stepwell.models.engines.machine import machine
 from stepwell.recipe import Recipe
 from stepwell.recipe.teachers import HostedTeacher
 from stepwell.recipe.yaml_file import dump_recipe
-from stepwell.systems.folder import read_results
+from stepwell.systems.folder import RunFolder
 
 
 def prepare(recipe: Recipe) -> Context:
@@ -90,7 +90,7 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
 def _refuse_another(out: Path, recipe: Recipe) -> None:
     """Refuse a folder with the model and the results of a finished run by another name."""
     try:
-        name = read_results(out).get("name", recipe.name)
+        name = RunFolder(out).results.name or recipe.name
     except StepwellError:  # none, or damaged: nothing to lose
         return
     if name != recipe.name:

@@ -7,42 +7,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stepwell.collection import Collection
 from stepwell.errors import StepwellError
-from stepwell.ladder.workspace import read_json
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.retrieval.bm25 import BM25Index, bm25_of
 from stepwell.retrieval.vectors import Vectors
-from stepwell.systems.folder import read_results
+from stepwell.systems.folder import RunFolder
+from stepwell.systems.opening import open_system
+from stepwell.systems.records import Manifest
 from stepwell.systems.searcher import Hit, Searcher
 
 STUDENT = "student"
+ORDER = (STUDENT, "contrastive", "straight-", "bm25", "reranked", "fused")
+"""How the names of the systems begin, in the order in which a reader meets them; all others come behind."""
 
 
 @dataclass
 class System:
-    """Something that answers queries.
+    """Something that answers queries."""
 
-    Parameters
-    ----------
-    name
-        What requests call it.
-    label
-        What people read.
-    quality
-        Its mean on the run's test queries; None where there is none.
-    open
-        Opens its searcher.
-    """
-
-    name: str
-    label: str
-    quality: float | None
+    name: str  # what requests call it
+    label: str  # what people read
+    quality: float | None  # its mean on the run's test queries
     open: Callable[[], Searcher]
 
     @cached_property
@@ -81,24 +71,12 @@ class Second(System):
 
 @dataclass(frozen=True)
 class Systems:
-    """All systems over one collection; the first is the default.
-
-    Parameters
-    ----------
-    collection
-        What is searched.
-    encoder
-        The student, for embedding.
-    by_name
-        The systems.
-    measure
-        What their quality is measured by.
-    """
+    """All systems over one collection; the first is the default."""
 
     collection: Collection
-    encoder: Encoder
+    encoder: Encoder  # the student, for embedding
     by_name: dict[str, System]
-    measure: str | None
+    measure: str | None  # of their quality
 
     def examples(self, n: int = 5) -> list[str]:
         """Return some of the collection's own queries, of the last split where there is one."""
@@ -110,73 +88,58 @@ class Systems:
 
 
 def open_systems(place: Path, collection: str | None = None, only: Sequence[str] = ()) -> Systems:
-    """Open a finished run, an index, or a model directory (give its ``collection``).
+    """Open a finished run, an index, or a model directory (give its ``collection``), with all its systems.
 
-    Parameters
-    ----------
-    place
-        The folder.
-    collection
-        Another place of the run's collection; what a model is to search.
-    only
-        Names of the systems to offer; all when empty. The student is always there.
-
-    Raises
-    ------
-    StepwellError
-        When the folder is none of these, or has no system of a name.
+    ``only`` names those to offer, all when empty; the student is always there.
     """
     student = Searcher.open(place, "student", collection)
     if student.encoder is None:
         raise StepwellError(f"{place} has no model to embed queries with, so it can't be served.")
     bm25 = cache(partial(bm25_of, student.collection))
-    found = [System(STUDENT, "student", None, lambda: student)]
-    measure = None
-    if (place / "results.json").is_file():
-        facts = read_results(place)
-        measure = str(facts["comparison"]["measures"][0]) if facts["comparison"]["measures"] else None
-        found = _of_run(place, facts, student, bm25)
-    else:
-        found.append(System("bm25", "BM25", None, lambda: Searcher(student.collection, None, None, bm25())))
-        found.append(System("fused", "BM25 and student, fused", None, lambda: _fused(student, bm25())))
+    run = open_system(place, "serve").run
+    found = _of_run(run, student, bm25) if run else _of_others(student, bm25)
     names = [system.name for system in found]
     if unknown := sorted(set(only) - set(names)):
         raise StepwellError(
             f"{place} has no system {', '.join(unknown)}. It has {', '.join(names)}: choose among these."
         )
     chosen = {system.name: system for system in found if not only or system.name in {STUDENT, *only}}
-    return Systems(student.collection, student.encoder, chosen, measure)
+    measures = run.results.comparison["measures"] if run else ()
+    return Systems(student.collection, student.encoder, chosen, str(measures[0]) if measures else None)
 
 
-def _of_run(place: Path, facts: dict[str, Any], student: Searcher, bm25: Callable[[], BM25Index]) -> list[System]:
+def _of_others(student: Searcher, bm25: Callable[[], BM25Index]) -> list[System]:
+    """Return the systems of an index or a model."""
+    return [
+        System(STUDENT, "student", None, lambda: student),
+        System("bm25", "BM25", None, lambda: Searcher(student.collection, None, None, bm25())),
+        System("fused", "BM25 and student, fused", None, lambda: _fused(student, bm25())),
+    ]
+
+
+def _of_run(run: RunFolder, student: Searcher, bm25: Callable[[], BM25Index]) -> list[System]:
     """Return the systems of a run's table of results, the student first, then as a reader meets them."""
-    stages: dict[str, str] = facts["stages"]
-    comparison = facts["comparison"]
+    facts, comparison = run.results, run.results.comparison
     measured = {row["name"]: row["values"].get(comparison["measures"][0]) for row in comparison["rows"]}
     found: list[System] = []
     for label, stage in comparison["systems"].items():
         name, quality = stage.removesuffix(".test"), measured.get(label)
-        if name == facts["final"]:
+        if name == facts.final:
             found.insert(0, System(STUDENT, f"student ({label})", quality, lambda: student))
         elif name == "bm25":
             found.append(System(name, label, quality, lambda: Searcher(student.collection, None, None, bm25())))
         elif name == "fused":
             found.append(System(name, label, quality, lambda: _fused(student, bm25())))
         elif name == "asymmetric":
-            vectors = place / stages[facts["asymmetric"]]
+            vectors = run.folder_of(str(facts.asymmetric))
             found.append(System(name, label, quality, partial(_dense, student.collection, student.encoder, vectors)))
         elif name == "reranked":
-            found += _second(place, stages, label, quality, student)
-        elif f"{name}.vectors" in stages:
-            model, vectors = place / stages[name] / "model", place / stages[f"{name}.vectors"]
+            found += _second(run, label, quality, student)
+        elif f"{name}.vectors" in facts.stages:
+            model, vectors = run.folder_of(name) / "model", run.folder_of(f"{name}.vectors")
             found.append(System(name, label, quality, partial(_dense, student.collection, model, vectors)))
-    return sorted(found, key=_order)
-
-
-def _order(system: System) -> int:
-    name = system.name
-    first = (STUDENT, "contrastive", "straight-", "bm25", "reranked", "fused")
-    return next((at for at, begin in enumerate(first) if name.startswith(begin)), len(first))
+    order = {system.name: [system.name.startswith(begin) for begin in (*ORDER, "")].index(True) for system in found}
+    return sorted(found, key=lambda system: order[system.name])
 
 
 def _dense(collection: Collection, model: Path | Encoder | None, vectors: Path) -> Searcher:
@@ -190,13 +153,12 @@ def _fused(student: Searcher, bm25: BM25Index) -> Searcher:
     return fused
 
 
-def _second(place: Path, stages: dict[str, str], label: str, quality: float | None, student: Searcher) -> list[Second]:
+def _second(run: RunFolder, label: str, quality: float | None, student: Searcher) -> list[Second]:
     """Return the re-ranking system with what its stage was made with; none where the teacher is no cross-encoder."""
-    manifest = read_json(place / stages["reranked.test"] / "manifest.json")
-    teachers = [name for name in manifest["inputs"] if name.startswith("teacher.")]
-    settings = read_json(place / stages[teachers[0]] / "manifest.json")["settings"]
+    manifest = Manifest.load(run.folder_of("reranked.test"))
+    teacher = run.folder_of(next(name for name in manifest.inputs if name.startswith("teacher.")))
+    settings = Manifest.load(teacher).settings
     if settings.get("kind") != "cross-encoder":  # scores from a file know no new query
         return []
-    open_teacher = partial(Reranker.open, place / stages[teachers[0]] / "model", settings["tokens"]["pair"])
-    depth = int(manifest["settings"]["rerank"])
-    return [Second("reranked", label, quality, lambda: student, depth, open_teacher)]
+    open_teacher = partial(Reranker.open, teacher / "model", settings["tokens"]["pair"])
+    return [Second("reranked", label, quality, lambda: student, int(manifest.settings["rerank"]), open_teacher)]

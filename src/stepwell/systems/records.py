@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from stepwell.display import Table
 from stepwell.distil.mining_report import MiningReport
@@ -46,7 +46,11 @@ class Record:
     def load(cls, folder: Path) -> Self:
         """Read the file from a folder; OSError where there is none, ValueError where it is damaged."""
         content, kind = read_json(folder / cls.file), cast(Any, cls)
-        return cast(Self, _adapter(kind).validate_python(content if cls.inner is None else {cls.inner: content}))
+        try:
+            return cast(Self, _adapter(kind).validate_python(content if cls.inner is None else {cls.inner: content}))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}".removeprefix(": ")) from None
 
     def line(self, dev: str = "dev") -> str | None:
         """Return what is printed when the stage is finished; ``dev`` is what its dev queries are called."""
@@ -263,7 +267,7 @@ class SystemTable(Record):
 
     @property
     def systems(self) -> dict[str, str]:
-        """The test stages by label, in the order in which they were added."""
+        """The test stages by label."""
         return dict(self.content["systems"])
 
     @property

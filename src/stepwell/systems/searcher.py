@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from stepwell import distributed
-from stepwell.collection import Collection, Qrels
-from stepwell.display import progress, warn
+from stepwell.collection import Collection
 from stepwell.errors import StepwellError
-from stepwell.files import cache
-from stepwell.indexes.folder import is_index, open_index
+from stepwell.indexes.folder import open_index
 from stepwell.indexes.packages import Found
 from stepwell.indexes.vector_index import VectorIndex
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.bm25 import BM25Index, bm25_of
 from stepwell.retrieval.fusion import reciprocal_rank_fusion
 from stepwell.retrieval.run import Run
-from stepwell.retrieval.search import retrieve, top_k
-from stepwell.retrieval.vectors import Vectors, write_queries, write_vectors
-from stepwell.systems.folder import SEARCHED, opened_again, results_of
+from stepwell.retrieval.search import top_k
+from stepwell.retrieval.vectors import Vectors
+from stepwell.systems.folder import SEARCHED, RunFolder
+from stepwell.systems.opening import open_system, vectors_of
 
 Mode = Literal["student", "asymmetric", "bm25", "fused"]
 
@@ -83,41 +79,29 @@ class Searcher:
         StepwellError
             When the folder is none of them, the run isn't finished, or it has no asymmetric retriever.
         """
-        if is_index(run):
-            return cls._open_index(run, mode, collection)
-        facts = results_of(run, "search")
-        place = collection or (facts["collection"]["path"] if facts else None)
-        if place is None:
+        system = open_system(Path(run), "search")
+        if system.kind == "index":
+            return cls._open_index(Path(run), mode, collection)
+        searched = system.open_collection(collection)
+        if searched is None:
             raise StepwellError(
                 f"{run} is no finished run, so what to search is not known: name the collection with --collection."
             )
-        opened = opened_again(place, collection)
-        if facts is not None and opened.fingerprint != facts["collection"]["fingerprint"]:
+        if system.run is not None and not system.run.is_over(searched):
             raise StepwellError(
-                f"the collection {place} is not the one that the run in {run} was made from (its content has changed): "
-                "its vectors would name other passages. Run again, or search with the model: stepwell search "
-                f"{run / 'model'} --collection {place}."
+                f"the collection {searched.place} is not the one that the run in {run} was made from (its content has "
+                "changed): its vectors would name other passages. Run again, or search with the model: stepwell search "
+                f"{system.model} --collection {searched.place}."
             )
-        bm25 = bm25_of(opened) if mode in ("bm25", "fused") else None
+        bm25 = bm25_of(searched) if mode in ("bm25", "fused") else None
         if mode == "bm25":
-            return cls(opened, None, None, bm25)
-        encoder = Encoder.open(run / "model" if facts else run)
-        if facts is None:
-            if mode == "asymmetric":
-                raise StepwellError(
-                    f"{run} is a model; the asymmetric mode needs a finished run with a teacher's vectors."
-                )
-            return cls(opened, encoder, vectors_of(encoder, opened), bm25)
-        own = SEARCHED if SEARCHED in facts["stages"] else f"{facts['final']}.vectors"
-        stage = facts["asymmetric"] if mode == "asymmetric" else own
-        if stage is None:
-            raise StepwellError(
-                f"the run in {run} has no asymmetric retriever: its ladder has no embedding rung, or teacher and "
-                "student differ in width. Search with --mode student."
-            )
-        if stage == SEARCHED:
-            encoder.inference.be_exact()
-        return cls(opened, encoder, Vectors.open(run / facts["stages"][stage]), bm25)
+            return cls(searched, None, None, bm25)
+        if system.run is not None:
+            return cls(searched, *_encoder_and_vectors(system.run, mode), bm25)
+        encoder = Encoder.open(system.model)
+        if mode == "asymmetric":
+            raise StepwellError(f"{run} is a model; the asymmetric mode needs a finished run with a teacher's vectors.")
+        return cls(searched, encoder, vectors_of(encoder, searched), bm25)
 
     @classmethod
     def _open_index(cls, folder: Path, mode: Mode, collection: str | None) -> Searcher:
@@ -191,60 +175,16 @@ class Searcher:
         ]
 
 
-def vectors_of(encoder: Encoder, collection: Collection, query_rows: Any = (), known: Vectors | None = None) -> Vectors:
-    """Return the vectors of a collection under any encoder, from the cache where they are.
-
-    Passages are encoded once, whatever queries come later, and not at all where vectors of them are ``known``: what a
-    run has left of this encoder and collection.
-
-    Raises
-    ------
-    StepwellError
-        When several processes ask for them: they would wait for one another.
-    """
-    if distributed.world_size() > 1:
+def _encoder_and_vectors(run: RunFolder, mode: Mode) -> tuple[Encoder, Vectors]:
+    """Return the encoder of a finished run's queries, and the vectors of the passages that it searches."""
+    facts, encoder = run.results, Encoder.open(run.model)
+    own = SEARCHED if SEARCHED in facts.stages else f"{facts.final}.vectors"
+    stage = facts.asymmetric if mode == "asymmetric" else own
+    if stage is None:
         raise StepwellError(
-            "several processes were started for what one does (search, eval, compare, mine): start it without "
-            "accelerate launch. run, encode and score share their work."
+            f"the run in {run.place} has no asymmetric retriever: its ladder has no embedding rung, or teacher and "
+            "student differ in width. Search with --mode student."
         )
-    rows = np.unique(np.asarray(query_rows, dtype=np.int32))
-    folder = cache() / "vectors" / f"{collection.texts_fingerprint[:16]}-{encoder.fingerprint[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if known is None and not (folder / "vectors.json").is_file():
-            with progress(collection.n_passages, "encoding passages") as bar:
-                write_vectors(encoder, collection, np.zeros(0, np.int32), folder, bar)
-        passages = known or Vectors.open(folder)
-        if not len(rows):
-            return passages
-        file = folder / f"queries-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}.npy"
-        with progress(len(rows), "encoding queries") as bar:
-            write_queries(encoder, collection, rows, file, bar)
-    return replace(passages, queries=np.load(file, mmap_mode="r"), query_rows=rows)
-
-
-def retrieve_with(system: str, collection: Collection, qrels: Qrels, depth: int) -> Run:
-    """Retrieve for a split's queries with ``bm25``, a TREC run file, a finished run's student, or any encoder."""
-    rows: NDArray[np.int32] = qrels.query_rows
-    place = Path(system)
-    if system == "bm25":
-        return bm25_of(collection).run(collection, rows, depth)
-    if place.is_file():
-        run = Run.from_trec(place, collection, rows)
-        missing = int((run.passages[:, 0] < 0).sum())
-        if missing and missing == len(rows):
-            raise StepwellError(
-                f"{place} has none of the {len(rows):,} queries that are asked for: it is a run over another split or "
-                "another collection. Name the split with --split."
-            )
-        if missing:
-            warn(f"{missing:,} of the {len(rows):,} queries are not in {place}: each counts as one without any hit.")
-        return run
-    facts, known = results_of(place, "name it again"), None
-    if facts is not None and facts["collection"]["fingerprint"] == collection.fingerprint:
-        kept = place / facts["stages"][f"{facts['final']}.vectors"]
-        known = Vectors.open(kept) if kept.is_dir() else None
-    if known is None or not known.has_queries(rows):
-        encoder = Encoder.open(str(place / "model" if facts else place) if place.is_dir() else system)
-        known = vectors_of(encoder, collection, rows, known)
-    return retrieve(known, rows, depth)
+    if stage == SEARCHED:
+        encoder.inference.be_exact()
+    return encoder, Vectors.open(run.folder_of(stage))

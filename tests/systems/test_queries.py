@@ -12,7 +12,7 @@ from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
 from stepwell.ladder.workspace import read_json
-from stepwell.systems.judging import judged_on
+from stepwell.systems.queries import judged_on
 
 RECIPE = """\
 name: carved
