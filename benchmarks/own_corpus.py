@@ -19,7 +19,6 @@ from pathlib import Path
 from stepwell import api
 from stepwell.collection.demo import build
 from stepwell.collection.readers.folder import Folder
-from stepwell.collection.source import Join
 from stepwell.collection.store import refuse
 from stepwell.display import say, show
 from stepwell.files import cache
@@ -87,7 +86,7 @@ def write(docs: Path, real: Path, passages: int, queries: int) -> None:
 def write_whole(docs: Path, real: Path, folder: Path) -> None:
     """Write a BEIR directory of the folder's passages as they are, and the real queries."""
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    passages = list(Folder(docs.resolve(), Join()).texts("passage", refuse))
+    passages = list(Folder(docs.resolve()).texts("passage", refuse))
     with real.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     corpus = [json.dumps({"_id": text.id, "title": text.title, "text": text.text}) for text in passages]

@@ -10,11 +10,13 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from stepwell.errors import StepwellError
+
+T = TypeVar("T")
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -127,6 +129,22 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
                 with whole(path) as draft:
                     make(draft)
     return path
+
+
+def read_or_make(path: Path, read: Callable[[Path], T | None], make: Callable[[Path], None]) -> T | None:
+    """Return what ``read`` gives for ``path``; where that is None (absent, damaged, too old), ``make`` writes it first.
+
+    ``make`` is given the place to write to, as by :func:`whole`, and other processes wait for it.
+    """
+    found = read(path)
+    if found is None:
+        with locked(path):
+            found = read(path)  # another process may have been faster
+            if found is None:
+                with whole(path) as draft:
+                    make(draft)
+                found = read(path)
+    return found
 
 
 @contextmanager

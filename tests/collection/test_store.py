@@ -77,7 +77,7 @@ def test_a_damaged_cache_is_made_again(tiny_path, tmp_path, parsed, file, damage
 def test_what_an_interrupted_opening_left_is_cleared(tiny_path, tmp_path):
     whole = everything(open_collection(tiny_path, tmp_path))
     folder = entry(tmp_path)
-    folder.rename(folder.with_name(f"{folder.name}.part"))
+    folder.rename(folder.with_name(f"draft-{folder.name}"))
     assert everything(open_collection(tiny_path, tmp_path)) == whole
     assert entry(tmp_path) == folder
 

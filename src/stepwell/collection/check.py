@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from stepwell.collection import demo
@@ -19,30 +20,18 @@ SHOWN = 20
 def check_directory(path: Place, shown: int = SHOWN) -> list[Problem]:
     """Return every problem of a collection of any format: errors stop a run, warnings do not.
 
-    Parameters
-    ----------
-    path
-        Where it is, as for :func:`stepwell.collection.open_collection`.
-    shown
-        Problems of one code listed for one file; the rest is counted in one more line.
-
-    Raises
-    ------
-    StepwellError
-        When there is no room for the temporary files that checking takes (about the size of the texts).
+    Of one kind in one file, ``shown`` problems are listed; the rest is counted in one more line.
     """
     problems: list[Problem] = []
     counts: Counter[tuple[str, str, str]] = Counter()
     seen: set[int] = set()  # some files are read more than once
 
     def report(problem: Problem) -> None:
-        if hash(problem) in seen:
-            return
-        seen.add(hash(problem))
-        key = (problem.file, problem.code, problem.severity)
-        counts[key] += 1
-        if counts[key] <= shown:
-            problems.append(problem)
+        if hash(problem) not in seen:
+            seen.add(hash(problem))
+            counts[_kind(problem)] += 1
+            if counts[_kind(problem)] <= shown:
+                problems.append(problem)
 
     section = section_of(path)
     if section.path in demo.SIZES:
@@ -54,18 +43,23 @@ def check_directory(path: Place, shown: int = SHOWN) -> list[Problem]:
     except OSError as error:
         raise StepwellError(
             f"{section.path} can't be checked: {error.strerror or error}. Checking takes room for about the size of "
-            "the texts "
-            f"in {tempfile.gettempdir()}; the environment variable TMPDIR names another place."
+            f"the texts in {tempfile.gettempdir()}; the environment variable TMPDIR names another place."
         ) from error
-    for (file, code, severity), count in counts.items():
-        if count > shown:
-            rest = Problem(
-                "error" if severity == "error" else "warning",
-                file,
-                None,
-                code,
-                f"and {count - shown:,} more of this kind.",
-            )
-            last = max(at for at, p in enumerate(problems) if (p.file, p.code, p.severity) == (file, code, severity))
-            problems.insert(last + 1, rest)
-    return problems
+    return _with_rests(problems, counts, shown)
+
+
+def _kind(problem: Problem) -> tuple[str, str, str]:
+    return problem.file, problem.code, problem.severity
+
+
+def _with_rests(problems: list[Problem], counts: Counter[tuple[str, str, str]], shown: int) -> list[Problem]:
+    """Say behind the last listed problem of a kind how many more there are."""
+    listed: list[Problem] = []
+    left = counts.copy()
+    for problem in problems:
+        listed.append(problem)
+        left[_kind(problem)] -= 1
+        rest = left[_kind(problem)]
+        if rest and counts[_kind(problem)] - rest == shown:
+            listed.append(replace(problem, line=None, message=f"and {rest:,} more of this kind."))
+    return listed

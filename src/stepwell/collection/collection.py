@@ -27,6 +27,13 @@ _NEAREST_AMONG = 20_000  # ids compared when an id is unknown: enough to be help
 _RELEASE_AFTER = 1 << 16  # strings read until their pages are let go
 
 
+def write_columns(path: Path, **columns: NDArray[Any]) -> None:
+    """Write columns of numbers of one length as an Arrow IPC file, for :class:`Mapped`."""
+    batch = pa.RecordBatch.from_pydict({name: pa.array(column) for name, column in columns.items()})
+    with pa.ipc.new_file(str(path), batch.schema) as writer:
+        writer.write_batch(batch)
+
+
 class Mapped:
     """An Arrow IPC file mapped into memory: nothing is read until it is used."""
 
@@ -49,14 +56,9 @@ class Mapped:
 
 
 class Strings(Sequence[str]):
-    """A column of strings on disk, read on demand.
+    """A column of strings on disk, read on demand; all chunks but the last have the same length.
 
-    Parameters
-    ----------
-    column
-        A chunked Arrow column whose chunks all have the same length, except for a shorter last one.
-    release
-        Called now and then, after so many strings that the memory behind the column is worth letting go.
+    ``release`` is called now and then, after so many strings that the memory behind the column is worth letting go.
     """
 
     def __init__(self, column: pa.ChunkedArray, release: Callable[[], None] | None = None) -> None:
@@ -100,19 +102,13 @@ class Strings(Sequence[str]):
         order = np.argsort(wanted, kind="stable")
         chunks, within = np.divmod(wanted[order], self._size)
         taken: list[str] = [""] * len(wanted)
-        for start, stop in _runs(chunks):
+        edges = np.flatnonzero(np.diff(chunks, prepend=-1, append=-1)).tolist()  # where another chunk begins
+        for start, stop in pairwise(edges):
             values = self._chunks[chunks[start]].take(pa.array(within[start:stop])).to_pylist()
             for place, value in zip(order[start:stop], values, strict=True):
                 taken[place] = value
         self._count(len(taken))
         return taken
-
-
-def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield the (start, stop) of each stretch of equal neighbours."""
-    edges = np.flatnonzero(values[1:] != values[:-1]) + 1
-    bounds = [0, *edges.tolist(), len(values)] if len(values) else [0]
-    yield from pairwise(bounds)
 
 
 def hash_text(text: str) -> int:
@@ -130,20 +126,12 @@ def normal(text: str) -> str:
 
 
 class IdIndex:
-    """From id to row without a dictionary in memory: hashes in sorted order, found by bisection.
-
-    Parameters
-    ----------
-    ids
-        The ids, by row.
-    hashes
-        ``hash_text`` of all ids, sorted, shape (N,), uint64.
-    rows
-        The row that each hash belongs to, shape (N,), int32.
-    """
+    """From id to row without a dictionary in memory: hashes in sorted order, found by bisection."""
 
     def __init__(self, ids: Strings, hashes: NDArray[np.uint64], rows: NDArray[np.int32]) -> None:
-        self.ids, self.hashes, self.rows = ids, hashes, rows
+        self.ids = ids  # by row
+        self.hashes = hashes  # of all ids, sorted: (N,)
+        self.rows = rows  # that the hashes belong to: (N,)
 
     def find(self, name: str) -> int:
         """Return the row of an id, -1 when there is none."""
@@ -214,11 +202,9 @@ class Collection:
         self.name, self.path, self.fingerprint = name, path, fingerprint
         self.texts_fingerprint = texts_fingerprint or fingerprint
         self.place = str(path) if place is None else place
-        self._given = given or {}
+        self._given, self._qrels, self._starts = given or {}, qrels, starts
         self._synthetic = np.zeros(0, np.int32) if synthetic is None else synthetic
-        self._passage_index, self._passages = passages
-        self._query_index, self._queries = queries
-        self._qrels, self._starts = qrels, starts
+        (self._passage_index, self._passages), (self._query_index, self._queries) = passages, queries
 
     def __repr__(self) -> str:
         return (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import platform
-import shutil
 import sysconfig
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,41 +17,25 @@ from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 
-from filelock import FileLock
-
 from stepwell.collection.collection import normal
 from stepwell.collection.docstrings import Pair, read_package
-from stepwell.collection.readers.beir_writer import BeirWriter
+from stepwell.collection.readers.beir import BeirWriter
+from stepwell.files import made_once
 
 FORMAT = 1  # of the rules below; a change makes the collection again
 
 # Dependencies of stepwell, so they are installed wherever it is; with the parts that are left out:
 # internal, or nearly the same over and over.
-PACKAGES: dict[str, tuple[str, ...]] = {
-    "accelerate": (),
-    "bm25s": (),
-    "click": (),
-    "filelock": (),
-    "fsspec": (),
-    "huggingface_hub": (),
-    "jinja2": (),
-    "joblib": (),
-    "networkx": (),
-    "numpy": (),
-    "psutil": (),
-    "pyarrow": (),
+_NAMES = (
+    "accelerate bm25s click filelock fsspec huggingface_hub jinja2 joblib networkx numpy psutil pyarrow pydantic rich "
+    "safetensors scipy sentence_transformers sklearn sympy tokenizers torch transformers typer"
+)
+_LEFT_OUT: dict[str, tuple[str, ...]] = {
     "pydantic": ("v1",),
-    "rich": (),
-    "safetensors": (),
-    "scipy": (),
-    "sentence_transformers": (),
-    "sklearn": (),
-    "sympy": (),
-    "tokenizers": (),
     "torch": ("_dynamo", "_inductor", "_functorch", "_export", "_prims", "_refs", "onnx", "ao"),
     "transformers": ("models",),
-    "typer": (),
 }
+PACKAGES = {name: _LEFT_OUT.get(name, ()) for name in _NAMES.split()}
 DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where a package is published under another name
 
 
@@ -71,40 +54,17 @@ SHARES = {"test": 0.14, "dev": 0.24, "train": 1.0}  # where the splits end in th
 
 
 def build(name: str, cache: Path) -> Path:
-    """Write the demo collections as BEIR directories into the cache, once for a set of installed versions.
+    """Write the demo collections as BEIR directories, once for a set of installed versions; return that of ``name``.
 
-    Parameters
-    ----------
-    name
-        A key of ``SIZES``.
-    cache
-        The folder they go to.
-
-    Returns
-    -------
-    Path
-        The directory of ``name``, ``<cache>/demo/<versions>/<name>``.
+    All of ``SIZES`` are written, since reading the sources is what takes time.
     """
-    folder = cache / "demo" / _versions()
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not folder.is_dir():
-                _build(folder)
-    return folder / name
+    return made_once(cache / "demo" / _versions(), _write_all) / name
 
 
-def _build(folder: Path) -> None:
-    """Write all sizes (reading the sources is what takes time) under another name first: whole or absent."""
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        pairs = distinct(read_installed())
-        for name, size in SIZES.items():
-            write(part / name, pairs, size)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def _write_all(folder: Path) -> None:
+    pairs = distinct(read_installed())
+    for name, size in SIZES.items():
+        write(folder / name, pairs, size)
 
 
 def _versions() -> str:
@@ -151,23 +111,18 @@ def distinct(pairs: Iterable[Pair]) -> list[Pair]:
 
 def write(folder: Path, pairs: Iterable[Pair], size: Size) -> None:
     """Write pairs as a BEIR directory: chosen, ordered and dealt to the splits by hashes of their names."""
-    chosen = sorted(pairs, key=_place)[: size.passages]
+    chosen = sorted(pairs, key=lambda pair: hashlib.sha256(pair.name.encode()).digest())[: size.passages]
     splits: dict[str, list[Pair]] = {split: [] for split in SHARES}
     for pair in chosen:
         splits[_split(pair)].append(pair)
-    queries = [(split, pair) for split in SHARES for pair in splits[split][: getattr(size, split)]]
     with BeirWriter(folder) as beir:
         for pair in chosen:
             beir.passage(pair.name, "", pair.passage)
-        for _, pair in queries:
-            beir.query(f"q:{pair.name}", pair.query)
-        for split in SHARES:
-            beir.judge(split, ((f"q:{pair.name}", pair.name) for name, pair in queries if name == split))
-
-
-def _place(pair: Pair) -> bytes:
-    """Return where a pair stands in hash order."""
-    return hashlib.sha256(pair.name.encode()).digest()
+        for split, belonging in splits.items():
+            taken = belonging[: getattr(size, split)]
+            for pair in taken:
+                beir.query(f"q:{pair.name}", pair.query)
+            beir.judge(split, ((f"q:{pair.name}", pair.name) for pair in taken))
 
 
 def _split(pair: Pair) -> str:

@@ -36,37 +36,10 @@ class Given:
     passages: NDArray[np.int32]
 
 
-def _no_rows() -> NDArray[np.int32]:
-    return np.zeros(0, np.int32)
-
-
 @dataclass(frozen=True, eq=False)
 class Qrels:
     """Which passage answers which query, and how well: E judgements, sorted by (query, passage).
 
-    Parameters
-    ----------
-    queries
-        Query rows, shape (E,), int32.
-    passages
-        Passage rows, shape (E,), int32.
-    grades
-        Grades, shape (E,), int32; 0 is judged and not relevant.
-    asked
-        Query rows that count though no passage is judged relevant to them: their answers tell what is.
-    relevant_from
-        The grade from which binary measures count a passage as relevant; above 1 where grades say so (TREC DL).
-        Training and mining take every grade above 0 for relevant.
-    answers
-        Where there are any, evaluation goes by them: see :mod:`stepwell.evaluation.answers`.
-
-    Raises
-    ------
-    ValueError
-        When the arrays differ in length or a pair is judged twice.
-
-    Examples
-    --------
     >>> qrels = Qrels([7, 3, 7], [1, 5, 2], [1, 1, 3])
     >>> qrels.query_rows.tolist(), qrels.positives(7).tolist()
     ([3, 7], [2, 1])
@@ -74,12 +47,16 @@ class Qrels:
     [True, False]
     """
 
-    queries: NDArray[np.int32]
-    passages: NDArray[np.int32]
-    grades: NDArray[np.int32]
-    asked: NDArray[np.int32] = field(default_factory=_no_rows)
+    queries: NDArray[np.int32]  # (E,)
+    passages: NDArray[np.int32]  # (E,)
+    grades: NDArray[np.int32]  # (E,); 0 is judged and not relevant
+    asked: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Query rows that count though no passage is judged relevant to them: their answers decide what is."""
     relevant_from: int = 1
+    """From which grade binary measures count a passage as relevant; above 1 where grades say so (TREC DL).
+    Training and mining take every grade above 0 for relevant."""
     answers: Answers | None = None
+    """Where there are any, evaluation goes by them: see :mod:`stepwell.evaluation.answers`."""
 
     def __post_init__(self) -> None:
         arrays = [np.asarray(array, dtype=np.int32) for array in (self.queries, self.passages, self.grades)]

@@ -23,13 +23,7 @@ def write_rows(path: Path, columns: Mapping[str, Any], collection: Collection, *
 
 
 def read_rows(path: Path, collection: Collection, what: str) -> pa.Table:
-    """Read a table of :func:`write_rows`; ``what`` it holds is for the message.
-
-    Raises
-    ------
-    StepwellError
-        When it belongs to another collection.
-    """
+    """Read a table of :func:`write_rows`, ``what`` it holds in words; one of another collection is refused."""
     table = pq.read_table(path)
     if (table.schema.metadata or {}).get(b"stepwell.collection", b"").decode() != collection.fingerprint:
         raise StepwellError(

@@ -10,7 +10,7 @@ import hashlib
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,17 +20,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stepwell.collection.collection import IdIndex, Mapped, Strings, hash_text, normal
+from stepwell.collection.collection import IdIndex, Mapped, Strings, hash_text, normal, write_columns
 from stepwell.collection.qrels import Qrels
 from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text
 
 BATCH = 2048  # texts in one Arrow batch: what is held in memory while writing
-QRELS_SCHEMA = pa.schema({"query": pa.int32(), "passage": pa.int32(), "grade": pa.int32()})
-GIVEN_SCHEMA = pa.schema({"query": pa.int32(), "passage": pa.int32()})
-_STARTS_SCHEMA = pa.schema({"start": pa.int32()})
-_ROWS_SCHEMA = pa.schema({"row": pa.int32()})
-_TEXTS = {"id": pa.string(), "text": pa.string()}
-_INDEX_SCHEMA = pa.schema({"hash": pa.uint64(), "row": pa.int32()})
 
 Place = tuple[str, int]
 """A file, as messages name it, and a line."""
@@ -71,24 +65,12 @@ class _Split:
 
 
 class Scanned(NamedTuple):
-    """What was read.
+    """What was read."""
 
-    Parameters
-    ----------
-    fingerprint
-        Of all content (sha256, hex), which neither paths nor times change.
-    texts
-        The same of ids and texts alone, which judgements don't change.
-    qrels
-        The judgements, by split.
-    given
-        The number of given negatives, by split, where there are any.
-    """
-
-    fingerprint: str
-    texts: str
-    qrels: dict[str, Qrels]
-    given: dict[str, int]
+    fingerprint: str  # of all content (sha256, hex), which neither paths nor times change
+    texts: str  # the same of ids and texts alone, which judgements don't change
+    qrels: dict[str, Qrels]  # by split
+    given: list[str]  # the splits with given negatives
 
 
 def scan(source: Source, folder: Path, report: Report) -> Scanned:
@@ -98,47 +80,43 @@ def scan(source: Source, folder: Path, report: Report) -> Scanned:
     queries = _texts(source, "query", folder, report, digest)
     texts = digest.hexdigest()
     splits: dict[str, _Split] = {}
-    given: dict[str, int] = {}
+    given: list[str] = []
     for number, name in enumerate(source.splits):
         split = splits[name] = _split(source, name, queries.index, passages.index, report)
-        columns = [split.qrels.queries, split.qrels.passages, split.qrels.grades]
-        digest.update(f"{name}\0{len(split.qrels)}\0".encode())
-        for column in columns:
+        qrels = split.qrels
+        digest.update(f"{name}\0{len(qrels)}\0".encode())
+        for column in (qrels.queries, qrels.passages, qrels.grades):
             digest.update(column.astype("<i4").tobytes())
-        if len(split.qrels.asked):
-            digest.update(b"asked\0" + split.qrels.asked.astype("<i4").tobytes())
-        _write(folder / f"qrels-{number}.arrow", QRELS_SCHEMA, _with_asked(split.qrels))
+        if len(qrels.asked):
+            digest.update(b"asked\0" + qrels.asked.astype("<i4").tobytes())
+        none = np.full(len(qrels.asked), -1, np.int32)  # the passage of a query that only belongs to the split
+        write_columns(
+            folder / f"qrels-{number}.arrow",
+            query=np.concatenate([qrels.queries, qrels.asked]),
+            passage=np.concatenate([qrels.passages, none]),
+            grade=np.concatenate([qrels.grades, np.zeros_like(none)]),
+        )
         negatives = _negatives(source, name, queries.index, passages.index, report)
-        if len(negatives[0]):
-            given[name] = len(negatives[0])
-            _write(folder / f"given-{number}.arrow", GIVEN_SCHEMA, negatives)
+        if len(negatives):
+            given.append(name)
+            write_columns(folder / f"given-{number}.arrow", query=negatives[:, 0], passage=negatives[:, 1])
     _report_leaks(splits, queries, report)
     _report_unjudged(splits, queries, report)
     return Scanned(digest.hexdigest(), texts, {name: split.qrels for name, split in splits.items()}, given)
-
-
-def _write(path: Path, schema: pa.Schema, columns: Sequence[NDArray[np.generic]]) -> None:
-    with pa.ipc.new_file(str(path), schema) as writer:
-        writer.write_batch(pa.record_batch([pa.array(column) for column in columns], schema=schema))
-
-
-def _with_asked(qrels: Qrels) -> list[NDArray[np.int32]]:
-    """Return the columns of the judgements, with a line of passage -1 for each query that is only asked."""
-    none, zero = np.full(len(qrels.asked), -1, np.int32), np.zeros(len(qrels.asked), np.int32)
-    pairs = ((qrels.queries, qrels.asked), (qrels.passages, none), (qrels.grades, zero))
-    return [np.concatenate(pair) for pair in pairs]
 
 
 def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: hashlib._Hash) -> _Texts:
     """Write the passages or queries and the index of their ids."""
     path = folder / f"{kind}.arrow"
     answered = source.answered and kind == "query"
-    schema = pa.schema(_TEXTS | {"answers": pa.list_(pa.string())} if answered else _TEXTS)
+    schema = pa.schema({"id": pa.string(), "text": pa.string()})
+    if answered:
+        schema = schema.append(pa.field("answers", pa.list_(pa.string())))
     starts, synthetic = array("i"), array("i")
     join = source.join.of if kind == "passage" and not source.join.plain else None
     texts, names = _Texts(), array("Q")
     with pa.ipc.new_file(str(path), schema) as writer:
-        stream = iter(source.texts(kind, report))
+        stream = source.texts(kind, report)
         while batch := list(islice(stream, BATCH)):
             joined = [text.joined if join is None else join(text) for text in batch]
             for text, whole in zip(batch, joined, strict=True):
@@ -158,13 +136,13 @@ def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: has
                 starts.extend(map(source.join.start, batch))
             writer.write_batch(pa.record_batch(columns, schema=schema))
     digest.update(f"{kind} {len(texts.lines)}\0".encode())
-    hashes = np.frombuffer(names, dtype=np.uint64) if names else np.zeros(0, np.uint64)
+    hashes = np.asarray(names, dtype=np.uint64)
     rows = np.argsort(hashes, kind="stable").astype(np.int32)
-    _write(folder / f"{kind}-index.arrow", _INDEX_SCHEMA, [hashes[rows], rows])
+    write_columns(folder / f"{kind}-index.arrow", hash=hashes[rows], row=rows)
     if starts:
-        _write(folder / f"{kind}-start.arrow", _STARTS_SCHEMA, [np.array(starts, dtype=np.int32)])
+        write_columns(folder / f"{kind}-start.arrow", start=np.array(starts, dtype=np.int32))
     if synthetic:
-        _write(folder / f"{kind}-synthetic.arrow", _ROWS_SCHEMA, [np.array(synthetic, dtype=np.int32)])
+        write_columns(folder / f"{kind}-synthetic.arrow", row=np.array(synthetic, dtype=np.int32))
     written = Mapped(path)
     texts.index = IdIndex(Strings(written.table["id"], written.release), hashes[rows], rows)
     _report_duplicates(texts, kind, report)
@@ -181,7 +159,7 @@ def _report_duplicates(texts: _Texts, kind: Kind, report: Report) -> None:
                 "tell them apart; give each its own."
             )
             report(Problem("error", file, line, "id-twice", message))
-    contents = np.frombuffer(texts.contents, dtype=np.uint64) if texts.contents else np.zeros(0, np.uint64)
+    contents = np.asarray(texts.contents, dtype=np.uint64)
     order = np.argsort(contents, kind="stable").astype(np.int32)
     empty = np.uint64(hash_text(""))
     for first, again in _repeats(contents[order], order):
@@ -197,7 +175,7 @@ def _repeats(ordered: NDArray[np.uint64], rows: NDArray[np.int32]) -> Iterator[t
     """Yield (first row, later row) of equal values, by later row; ``rows`` goes with the sorted values."""
     again = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
     first = np.searchsorted(ordered, ordered[again])
-    pairs = np.stack([rows[again], rows[first]], axis=1) if len(again) else np.zeros((0, 2), np.int32)
+    pairs = np.stack([rows[again], rows[first]], axis=1)  # (pairs, 2)
     for later, earlier in pairs[np.argsort(pairs[:, 0])]:
         yield int(earlier), int(later)
 
@@ -241,17 +219,14 @@ def _split(source: Source, name: str, queries: IdIndex, passages: IdIndex, repor
     return _Split(qrels, places)
 
 
-def _negatives(
-    source: Source, name: str, queries: IdIndex, passages: IdIndex, report: Report
-) -> list[NDArray[np.int32]]:
-    """Return the given negatives of a split as columns: query, passage."""
+def _negatives(source: Source, name: str, queries: IdIndex, passages: IdIndex, report: Report) -> NDArray[np.int32]:
+    """Return the given negatives of a split, query and passage: (pairs, 2)."""
     pairs = array("i")
     for negative in source.negatives(name, report):
         pair = queries.find(negative.query), passages.find(negative.passage)
         if not _report_unknown(negative, pair, source, report):
             pairs.extend(pair)
-    columns = np.array(pairs, dtype=np.int32).reshape(-1, 2)
-    return [columns[:, 0].copy(), columns[:, 1].copy()]
+    return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
 
 def _report_unknown(judgement: Judgement, pair: tuple[int, int], source: Source, report: Report) -> bool:

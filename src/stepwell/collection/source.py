@@ -1,15 +1,19 @@
-"""What a collection is read from: one small protocol, which every format's reader follows."""
+"""What a collection is read from: texts, judgements and problems, and the base of every format's reader."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from stepwell.errors import StepwellError
+from stepwell.recipe import CollectionSection
 
 Kind = Literal["passage", "query"]
+Item = TypeVar("Item")
 
 _NOTHING: Mapping[str, str] = {}
 
@@ -31,28 +35,21 @@ class Problem:
 Report = Callable[[Problem], None]
 
 
-class BadLineError(ValueError):
-    """A line that can't be used: code and message of the problem."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+def ignore(problem: Problem) -> None:
+    """Report a problem to nobody."""
 
 
 class Text(NamedTuple):
-    """One passage or query, as read; ``more`` are further fields that a template may name.
-
-    A query is synthetic when it was made from a passage: nobody asked it.
-    """
+    """One passage or query, as read."""
 
     line: int
     id: str
     title: str
     text: str
     file: str = ""
-    more: Mapping[str, str] = _NOTHING
+    more: Mapping[str, str] = _NOTHING  # further fields that a template may name
     answers: tuple[str, ...] = ()
-    synthetic: bool = False
+    synthetic: bool = False  # a query that was made from a passage: nobody asked it
 
     @property
     def joined(self) -> str:
@@ -61,14 +58,11 @@ class Text(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """One line of a qrels file, as read.
-
-    Without a passage it only says that the query belongs to the split: its answers tell what is relevant.
-    """
+    """One line of a qrels file, as read."""
 
     line: int
     query: str
-    passage: str
+    passage: str  # when empty, the query only belongs to the split: its answers decide what is relevant
     grade: int
     file: str = ""
 
@@ -77,8 +71,6 @@ class Judgement(NamedTuple):
 class Join:
     """How the fields of a passage become its text: as BEIR does, or by a template; cut to so many characters.
 
-    Examples
-    --------
     >>> text = Text(1, "p1", "Money back", "Within fourteen days.")
     >>> Join("{title} [SEP] {text}").of(text)
     'Money back [SEP] Within fourteen days.'
@@ -95,13 +87,7 @@ class Join:
         return self == Join()
 
     def of(self, text: Text) -> str:
-        """Return the joined text.
-
-        Raises
-        ------
-        StepwellError
-            When the template names a field that the passage does not have.
-        """
+        """Return the joined text; StepwellError when the template names a field that the passage does not have."""
         joined = text.joined if self.template is None else self._filled(self.template, text).strip()
         return joined[: self.characters]
 
@@ -123,40 +109,59 @@ class Join:
             ) from None
 
 
-class Source(Protocol):
-    """A collection as it lies somewhere: what :mod:`stepwell.collection.scan` needs to know, nothing else.
+class Source(ABC):
+    """A collection as it lies somewhere; every format's reader is one.
 
-    Everything is read lazily and as often as it is asked for; nothing is kept. What can't be used is reported
-    and left out.
+    A reader finds its files when it is made, and reads them lazily, as often as it is called. What can't be used is
+    reported and left out. A reader of files fills in ``files``, ``labels`` and ``qrels`` and writes ``read`` and
+    ``judgements``; the rest is for readers of something else.
+
+    Parameters
+    ----------
+    home
+        Its directory, or what else names it.
+    section
+        How a recipe says that it is read.
+    report
+        Called with what is missing.
     """
 
-    name: str
-    home: Path
-    """Its directory, or what else names it."""
-    join: Join
-    answered: bool = False
-    """Whether its queries have answers, and splits are judged by them."""
+    answered: bool = False  # whether its queries have answers, and splits are judged by them
+
+    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
+        section = section or CollectionSection(path=str(home))
+        self.name, self.home = home.name, home
+        self.join = Join(section.template, section.characters)
+        self.column_names: dict[str, str] = {str(role): column for role, column in section.columns.items()}
+        self.files: dict[Kind, list[Path]] = {"passage": [], "query": []}
+        self.labels: dict[Kind, str] = {"passage": home.name, "query": home.name}  # of the files, in messages
+        self.qrels: dict[str, Path] = {}  # the file of each split
 
     def stamp(self) -> dict[str, Any]:
-        """Return what tells whether it is still what was read: sizes and times of files, or a version."""
-        ...
+        """Return what shows whether it is still what was read: sizes and times of files, or a version."""
+        return stamp_files(self.home, [*self.files["passage"], *self.files["query"], *self.qrels.values()])
 
     def label(self, kind: Kind) -> str:
         """Return the file of the passages or queries as messages name it."""
-        ...
+        return self.labels[kind]
 
     def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
-        """Yield the passages or queries, in a fixed order."""
-        ...
+        """Yield the passages or queries, in a fixed order; an empty one is reported, and that there is none."""
+        found = self.read(kind, report)
+        return iter(()) if found is None else _with_content(found, kind, self.label(kind), report)
+
+    @abstractmethod
+    def read(self, kind: Kind, report: Report) -> Iterator[Text] | None:
+        """Yield the passages or queries as they stand there; None where nothing is to be read."""
 
     @property
     def splits(self) -> Mapping[str, str]:
         """The splits in a fixed order, each with its file as messages name it."""
-        ...
+        return {split: file.relative_to(self.home).as_posix() for split, file in self.qrels.items()}
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield the judgements of a split."""
-        ...
+        return iter(())
 
     def negatives(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield the negatives that came with a split, best first for each query; mostly there are none."""
@@ -173,7 +178,7 @@ def stamp_files(home: Path, files: Iterable[Path]) -> dict[str, Any]:
     return {"files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}}
 
 
-def with_content(texts: Iterable[Text], kind: Kind, file: str, report: Report) -> Iterator[Text]:
+def _with_content(texts: Iterable[Text], kind: Kind, file: str, report: Report) -> Iterator[Text]:
     """Report texts that are empty (a query is left out, a passage stays), and a file that holds none."""
     some = False
     for text in texts:
@@ -193,53 +198,11 @@ def with_content(texts: Iterable[Text], kind: Kind, file: str, report: Report) -
         report(Problem("error", file, None, "empty", f"holds no {kind}."))
 
 
-def once(texts: Iterable[Text]) -> Iterator[Text]:
-    """Leave out what was there already with the same id and text: published files of queries overlap."""
+def once(items: Iterable[Item], *fields: str) -> Iterator[Item]:
+    """Leave out what was there already with the same fields: published files overlap."""
     seen: set[int] = set()
-    for text in texts:
-        key = hash((text.id, text.title, text.text))
+    for item in items:
+        key = hash(attrgetter(*fields)(item))
         if key not in seen:
             seen.add(key)
-            yield text
-
-
-def checked_id(name: str, kind: Kind) -> str:
-    """Return an id that qrels and runs can name.
-
-    Raises
-    ------
-    BadLineError
-        When it is empty or holds a tab or a line break.
-    """
-    if not name.strip() or "\t" in name or "\r" in name or "\n" in name:
-        raise BadLineError(
-            "id",
-            f"the id {name!r} is empty or holds a tab or line break, so qrels can't name it; give the {kind} another.",
-        )
-    return name
-
-
-def whole_grade(text: str) -> int:
-    """Return a grade: a whole number, 0 or more.
-
-    Raises
-    ------
-    BadLineError
-        When it is none.
-    """
-    try:
-        grade = float(text)
-        whole = grade == int(grade)
-    except (ValueError, OverflowError):
-        raise BadLineError(
-            "grade",
-            f"the grade {text!r} is not a number; write 0 for not relevant, 1 or more for relevant.",
-        ) from None
-    if grade < 0:
-        raise BadLineError("grade", f"the grade {text} is negative; write 0 for not relevant.")
-    if not whole or grade > 2**31 - 1:
-        raise BadLineError(
-            "grade",
-            f"the grade {text} is not a whole number (below two thousand million); scale the grades so that they are.",
-        )
-    return int(grade)
+            yield item

@@ -29,36 +29,20 @@ Rows = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Splits:
-    """Three sets of judged queries that share none, with one sentence for each decision that was made.
-
-    Parameters
-    ----------
-    train, dev, test
-        The judgements of each. Where all queries are synthetic there is no test: ``test`` is dev then.
-    notes
-        The sentences.
-    synthetic
-        How many queries of train and dev are synthetic; empty when none is.
-    tested
-        Whether ``test`` is a test, of queries that somebody asked and that decided nothing.
-    """
+    """Three sets of judged queries that share none, with one sentence for each decision that was made."""
 
     train: Qrels
     dev: Qrels
-    test: Qrels
+    test: Qrels  # where all queries are synthetic there is no test, and this is dev
     notes: tuple[str, ...]
-    synthetic: Mapping[str, int] = field(default_factory=dict)
-    tested: bool = True
+    synthetic: Mapping[str, int] = field(default_factory=dict)  # how many queries of train and dev are
+    tested: bool = True  # whether ``test`` is a test, of queries that somebody asked and that decided nothing
 
 
 def hash_order(collection: Collection, rows: Rows) -> Rows:
     """Return query rows ordered by sha256 of their ids: the same whatever other queries there are."""
-    keys = [hashlib.sha256(name.encode()).digest() for name in _ids(collection, rows)]
+    keys = [hashlib.sha256(collection.query_ids[int(row)].encode()).digest() for row in rows]
     return rows[sorted(range(len(rows)), key=keys.__getitem__)]
-
-
-def _ids(collection: Collection, rows: Rows) -> list[str]:
-    return [collection.query_ids[int(row)] for row in rows]
 
 
 def _queries(count: int) -> str:
@@ -72,12 +56,6 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
     What is missing is carved off training: the first tenth of its queries in hash order for dev, the last for
     the test. A query is never in two splits, neither by id nor by text: it stays in the test, then in dev.
     Synthetic queries never test: without others, the final table is over dev, and says so.
-
-    Raises
-    ------
-    StepwellError
-        When a named split does not exist, when one split is named twice, when a split ends up empty, or when the
-        named test holds synthetic queries only.
     """
     notes: list[str] = []
     names = _names(collection, section)
@@ -143,8 +121,7 @@ def _names(collection: Collection, section: CollectionSection) -> dict[str, str 
         other = next((other for other, same in names.items() if same == name and other != role), None)
         if name is not None and other is not None:
             raise StepwellError(
-                f"The recipe takes the split {name!r} for {role} and for {other}: what is tuned on a split "
-                "can't be "
+                f"The recipe takes the split {name!r} for {role} and for {other}: what is tuned on a split can't be "
                 "proved on it. Name another, or write `auto` to carve one off training."
             )
     return names

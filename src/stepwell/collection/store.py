@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from filelock import FileLock
-from numpy.typing import NDArray
 
 from stepwell.collection import demo
 from stepwell.collection.collection import AnsweredTexts, Collection, IdIndex, Mapped, Strings
@@ -21,6 +18,7 @@ from stepwell.collection.scan import scan
 from stepwell.collection.source import Problem, Source
 from stepwell.errors import StepwellError
 from stepwell.files import cache as default_cache
+from stepwell.files import read_json, read_or_make
 from stepwell.recipe import CollectionSection
 
 FORMAT = 3  # of the files in the cache; a change makes everything parse again
@@ -55,9 +53,8 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
     except OSError as error:
         raise StepwellError(
             f"The collection {section.path} can't be opened: {error.strerror or error}"
-            f"{f' ({error.filename})' if error.filename else ''}. Its Arrow files go to {cache}, which must "
-            "be writable "
-            "and have room for about the size of the texts; the environment variable STEPWELL_CACHE names "
+            f"{f' ({error.filename})' if error.filename else ''}. Its Arrow files go to {cache}, which must be "
+            "writable and have room for about the size of the texts; the environment variable STEPWELL_CACHE names "
             "another place."
         ) from error
 
@@ -74,16 +71,9 @@ def _open(section: CollectionSection, cache: Path, place: str | None = None) -> 
     key = place_of(section, source)
     hashed = hashlib.sha256(key.encode()).hexdigest()[:12]
     folder = cache / "collections" / f"{source.name.replace('/', '-')}-{hashed}"
-    place = place or key
-    opened = _map(folder, source, stamp, place)
-    if opened is not None:
-        return opened
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        opened = _map(folder, source, stamp, place)  # another process may have been faster
-        if opened is None:
-            _parse(source, folder, section, stamp)
-            opened = _map(folder, source, stamp, place)
+    opened = read_or_make(
+        folder, partial(_map, source, stamp, place or key), lambda draft: _parse(source, draft, section, stamp)
+    )
     if opened is None:
         raise StepwellError(
             f"The Arrow files of {source.home} can't be read back from {folder}: the disk may be failing or full."
@@ -92,7 +82,7 @@ def _open(section: CollectionSection, cache: Path, place: str | None = None) -> 
 
 
 def _stamp(section: CollectionSection, source: Source) -> dict[str, Any]:
-    """Return what tells whether the source is still what was parsed, and in the same way."""
+    """Return what shows whether the source is still what was parsed, and in the same way."""
     reading = section.reading()
     stamp = {"format": FORMAT, **source.stamp(), **({"reading": reading} if reading else {})}
     read_back: dict[str, Any] = json.loads(json.dumps(stamp))
@@ -100,39 +90,40 @@ def _stamp(section: CollectionSection, source: Source) -> dict[str, Any]:
 
 
 def _parse(source: Source, folder: Path, section: CollectionSection, stamp: dict[str, Any]) -> None:
-    """Fill the cache folder: under another name first, so that it is whole or absent."""
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        scanned = scan(source, part, refuse)
-        if _stamp(section, find_source(section, refuse)) != stamp:
-            raise StepwellError(
-                f"The files of {source.home} changed while they were read. Open it again when they are complete."
-            )
-        sizes = {file.name: file.stat().st_size for file in part.iterdir()}
-        levels = {name: source.relevant_from(name) for name in scanned.qrels}
-        meta = {"stamp": stamp, "fingerprint": scanned.fingerprint, "texts": scanned.texts, "sizes": sizes}
-        meta |= {"splits": list(scanned.qrels), "levels": levels, "given": list(scanned.given)}
-        (part / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    """Fill the cache folder."""
+    folder.mkdir()
+    scanned = scan(source, folder, refuse)
+    if _stamp(section, find_source(section, refuse)) != stamp:
+        raise StepwellError(
+            f"The files of {source.home} changed while they were read. Open it again when they are complete."
+        )
+    meta = {
+        "stamp": stamp,
+        "fingerprint": scanned.fingerprint,
+        "texts": scanned.texts,
+        "sizes": {file.name: file.stat().st_size for file in folder.iterdir()},
+        "splits": list(scanned.qrels),
+        "levels": {name: source.relevant_from(name) for name in scanned.qrels},
+        "given": list(scanned.given),
+    }
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
-def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Collection | None:
+def _map(source: Source, stamp: dict[str, Any], place: str, folder: Path) -> Collection | None:
     """Map the cache folder; None when it is absent, damaged or of other source files."""
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(folder / "meta.json")
         sizes = meta["sizes"]
         if meta["stamp"] != stamp or any((folder / name).stat().st_size != size for name, size in sizes.items()):
             return None
         passages, queries = map_texts(folder, "passage"), map_texts(folder, "query")
         starts = Mapped(folder / "passage-start.arrow").numbers("start")
-        answers = _map_answers(folder, passages[1], starts)
-        given = meta.get("given", [])
-        marked = folder / "query-synthetic.arrow"
+        table = Mapped(folder / "query.arrow").table
+        answers = AnsweredTexts(table["answers"], passages[1], starts) if "answers" in table.column_names else None
+        files = {
+            name: (folder / f"qrels-{i}.arrow", folder / f"given-{i}.arrow") for i, name in enumerate(meta["splits"])
+        }
+        synthetic = folder / "query-synthetic.arrow"
         return Collection(
             name=source.name,
             path=source.home,
@@ -142,12 +133,9 @@ def _map(folder: Path, source: Source, stamp: dict[str, Any], place: str) -> Col
             passages=passages,
             queries=queries,
             starts=starts,
-            qrels={
-                name: _map_qrels(folder / f"qrels-{i}.arrow", meta.get("levels", {}).get(name, 1), answers)
-                for i, name in enumerate(meta["splits"])
-            },
-            synthetic=Mapped(marked).numbers("row") if marked.exists() else None,
-            given={n: _map_given(folder / f"given-{i}.arrow") for i, n in enumerate(meta["splits"]) if n in given},
+            qrels={name: _map_qrels(file, meta["levels"][name], answers) for name, (file, _) in files.items()},
+            given={name: _map_given(file) for name, (_, file) in files.items() if name in meta["given"]},
+            synthetic=Mapped(synthetic).numbers("row") if synthetic.exists() else None,
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
@@ -160,11 +148,6 @@ def map_texts(folder: Path, kind: str) -> tuple[IdIndex, Strings]:
         raise ValueError(f"{kind}: {texts.table.num_rows} texts, {index.table.num_rows} ids")
     ids = Strings(texts.table["id"], texts.release)
     return IdIndex(ids, index.numbers("hash"), index.numbers("row")), Strings(texts.table["text"], texts.release)
-
-
-def _map_answers(folder: Path, passages: Strings, starts: NDArray[np.int32]) -> AnsweredTexts | None:
-    queries = Mapped(folder / "query.arrow").table
-    return AnsweredTexts(queries["answers"], passages, starts) if "answers" in queries.column_names else None
 
 
 def _map_qrels(path: Path, relevant_from: int, answers: AnsweredTexts | None) -> Qrels:

@@ -18,7 +18,7 @@ from stepwell.collection.readers.formats import find_source, section_of
 from stepwell.collection.readers.huggingface import TUPLES
 from stepwell.collection.readers.lines import named_files
 from stepwell.collection.readers.tables import COLUMNS, ENDINGS, STEMS, read_table
-from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, stamp_files, with_content
+from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, stamp_files
 from stepwell.display import Cell, Table
 from stepwell.errors import StepwellError
 
@@ -111,7 +111,7 @@ def _judged(home: Path, source: Source) -> Sight:
 
 
 def _look_at_folder(source: Folder) -> Sight:
-    kinds = Counter(file.suffix.lower() for file in source.files)
+    kinds = Counter(file.suffix.lower() for file in source.files["passage"])
     files = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
     facts: list[list[Cell]] = [
         ["passages", f"{files} files", "no table and no collection is there, and text files are"],
@@ -212,11 +212,8 @@ class Loose(Source):
         """Return the name of the file."""
         return self.path.name
 
-    def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
+    def read(self, kind: Kind, report: Report) -> Iterator[Text]:
         """Yield the passages; of pairs the distinct passages, or queries."""
-        return with_content(self._texts(kind, report), kind, self.path.name, report)
-
-    def _texts(self, kind: Kind, report: Report) -> Iterator[Text]:
         pairs = "positive" in self.columns
         if kind == "query" and not pairs:
             return

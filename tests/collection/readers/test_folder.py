@@ -7,7 +7,6 @@ from stepwell.collection.readers import folder as reading
 from stepwell.collection.readers import html_page
 from stepwell.collection.readers.folder import Folder, text_files
 from stepwell.collection.readers.markdown import sections
-from stepwell.collection.source import Join
 from stepwell.errors import StepwellError
 
 GUIDE = """\
@@ -53,7 +52,7 @@ def passages(home, **files):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     problems = []
-    found = list(Folder(home, Join()).texts("passage", problems.append))
+    found = list(Folder(home).texts("passage", problems.append))
     return found, problems
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from stepwell.collection import check_directory, open_collection, resolve_splits, store
 from stepwell.collection.readers import irds
+from stepwell.collection.readers.formats import find_source
 from stepwell.errors import StepwellError
 from stepwell.recipe import CollectionSection
 
@@ -139,7 +140,8 @@ def test_queries_with_answers_are_judged_by_them(registered):
 
 
 def test_the_level_of_trec_dl_is_known_by_the_identifier():
-    source = irds.IrDatasets("msmarco-passage", irds.Join(), {"test": "msmarco-passage/trec-dl-2019/judged"})
+    section = CollectionSection(path="irds:msmarco-passage", test="msmarco-passage/trec-dl-2019/judged")
+    source = find_source(section, print)
     assert source.relevant_from("msmarco-passage/trec-dl-2019/judged") == 2
     assert source.relevant_from("train") == 1
     assert set(source.splits) == {"train", "dev", "msmarco-passage/trec-dl-2019/judged"}

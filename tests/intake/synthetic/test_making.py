@@ -6,7 +6,6 @@ import pytest
 
 from stepwell.collection import check_directory, open_collection, resolve_splits
 from stepwell.collection.readers.folder import Folder
-from stepwell.collection.source import Join
 from stepwell.errors import StepwellError
 from stepwell.intake.synthetic import Making, make_collection
 from stepwell.intake.synthetic.real import Real
@@ -25,7 +24,7 @@ def docs(tmp_path):
             f"Every {name} needs a dry place and somebody who looks after it twice a week or more often.\n"
         )
         (home / f"{name}.md").write_text(text)
-    return Folder(home, Join())
+    return Folder(home)
 
 
 def lines(folder, name):
@@ -75,7 +74,7 @@ def test_no_passage_holds_what_is_asked_of_it(docs, tmp_path):
 def test_what_does_not_come_back_is_dropped_and_its_passage_is_whole_again(docs, tmp_path):
     # BM25 knows no word of the sentence but from this passage, and there it is taken out: nothing is found.
     (docs.home / "a.md").write_text("Zither zither zither zither. " + "Words that are about nothing much at all. " * 3)
-    report = make_collection(Folder(docs.home, Join()), tmp_path / "made")
+    report = make_collection(Folder(docs.home), tmp_path / "made")
     texts = {text["_id"]: text for text in lines(tmp_path / "made", "corpus.jsonl")}
     assert texts["a.md#1"]["text"].startswith("Zither zither zither zither. Words")
     assert report.dropped == {"the passage does not come back in the first 10": 1}
@@ -181,7 +180,7 @@ def test_too_little_to_ask_is_said_with_the_reasons(tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("hello")
     with pytest.raises(StepwellError, match=r"only 0 queries could be made.*--generator"):
-        make_collection(Folder(tmp_path / "docs", Join()), tmp_path / "made")
+        make_collection(Folder(tmp_path / "docs"), tmp_path / "made")
     assert [path.name for path in tmp_path.iterdir()] == ["docs"]
 
 

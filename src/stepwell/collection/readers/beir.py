@@ -1,4 +1,4 @@
-"""Read a BEIR directory, line by line: every mistake is reported with its file and line.
+"""Read and write BEIR directories, line by line: every mistake is reported with its file and line.
 
 The layout: ``corpus.jsonl`` ({_id, title, text}), ``queries.jsonl`` ({_id, text}) and ``qrels/<split>.tsv`` with the
 header ``query-id  corpus-id  score`` (tabs between), each also as ``.gz``. A query with the metadata
@@ -8,179 +8,99 @@ header ``query-id  corpus-id  score`` (tabs between), each also as ``.gz``. A qu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TextIO
 
-from stepwell.collection.readers.lines import find_file, named_files, read_lines
-from stepwell.collection.source import (
+from stepwell.collection.readers.lines import (
     BadLineError,
-    Join,
-    Judgement,
-    Kind,
-    Problem,
-    Report,
-    Source,
-    Text,
     checked_id,
-    stamp_files,
+    find_file,
+    named_files,
+    parsed,
+    read_field,
+    read_lines,
+    read_record,
     whole_grade,
-    with_content,
 )
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore
+from stepwell.recipe import CollectionSection
 
 HEADER = ("query-id", "corpus-id", "score")
-STEMS: dict[Kind, str] = {"passage": "corpus", "query": "queries"}
+_STEMS: dict[Kind, str] = {"passage": "corpus", "query": "queries"}
+_HOLDS = {
+    "passage": 'passage: {"_id": ..., "title": ..., "text": ...}',
+    "query": 'query: {"_id": ..., "text": ...}',
+}
 
 
 class Beir(Source):
     """A BEIR directory; what is missing is reported."""
 
-    def __init__(self, directory: Path, report: Report, join: Join | None = None) -> None:
-        self.name, self.home, self.join = directory.name, directory, join or Join()
-        self._texts: dict[Kind, Path | None] = {"passage": None, "query": None}
-        self._qrels: dict[str, Path] = {}
-        if not directory.is_dir():
+    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
+        super().__init__(home, section, report)
+        self.labels = {kind: f"{stem}.jsonl" for kind, stem in _STEMS.items()}
+        if not home.is_dir():
             message = (
-                f"{directory} is not a directory; a collection is a BEIR directory with corpus.jsonl, "
+                f"{home} is not a directory; a collection is a BEIR directory with corpus.jsonl, "
                 "queries.jsonl and qrels/."
             )
-            report(Problem("error", str(directory), None, "directory-missing", message))
+            report(Problem("error", str(home), None, "directory-missing", message))
             return
-        self._texts["passage"] = self._find("corpus", 'passage: {"_id": ..., "title": ..., "text": ...}', report)
-        self._texts["query"] = self._find("queries", 'query: {"_id": ..., "text": ...}', report)
-        folder = directory / "qrels"
-        files = named_files(folder, report, "qrels/") if folder.is_dir() else {}
-        self._qrels = {name.removesuffix(".tsv"): file for name, file in files.items() if name.endswith(".tsv")}
-        if not self._qrels:
+        for kind, name in self.labels.items():
+            file = find_file(home, [name], report)
+            if file is None:
+                message = f"there is no {name} (nor {name}.gz) in {home}; write one line of JSON for each "
+                report(Problem("error", name, None, "file-missing", f"{message}{_HOLDS[kind]}."))
+            else:
+                self.files[kind], self.labels[kind] = [file], file.name
+        files = named_files(home / "qrels", report, "qrels/")
+        self.qrels = {name.removesuffix(".tsv"): file for name, file in files.items() if name.endswith(".tsv")}
+        if not self.qrels:
             message = (
-                f"there is no qrels/<split>.tsv (nor .tsv.gz) in {directory}, so nothing says which passage answers "
+                f"there is no qrels/<split>.tsv (nor .tsv.gz) in {home}, so nothing says which passage answers "
                 "which query; at least train.tsv is needed."
             )
             report(Problem("error", "qrels", None, "file-missing", message))
 
-    def _find(self, stem: str, holds: str, report: Report) -> Path | None:
-        found = find_file(self.home, [f"{stem}.jsonl"], report)
-        if found is None:
-            message = (
-                f"there is no {stem}.jsonl (nor {stem}.jsonl.gz) in {self.home}; write one line of JSON for "
-                f"each {holds}."
-            )
-            report(Problem("error", f"{stem}.jsonl", None, "file-missing", message))
-        return found
-
-    def stamp(self) -> dict[str, Any]:
-        """Return sizes and times of the files."""
-        texts = [file for file in self._texts.values() if file is not None]
-        return stamp_files(self.home, [*texts, *self._qrels.values()])
-
-    def label(self, kind: Kind) -> str:
-        """Return the name of the file."""
-        file = self._texts[kind]
-        return f"{STEMS[kind]}.jsonl" if file is None else file.name
-
-    def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
-        """Yield the passages or queries; lines that can't be used are reported and left out."""
-        file = self._texts[kind]
-        if file is None:
-            return iter(())
-        return with_content(read_texts(file, file.name, kind, report), kind, file.name, report)
-
-    @property
-    def splits(self) -> dict[str, str]:
-        """The files in qrels/."""
-        return {name: f"qrels/{file.name}" for name, file in self._qrels.items()}
+    def read(self, kind: Kind, report: Report) -> Iterator[Text] | None:
+        """Yield the passages or queries."""
+        for file in self.files[kind]:
+            return parsed(read_lines(file, file.name, report), file.name, report, partial(_text, kind, file.name))
+        return None
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
-        """Yield the judgements of a split; lines that can't be used are reported and left out."""
-        return read_qrels(self._qrels[split], self.splits[split], report)
+        """Yield the judgements of a split."""
+        name, header = self.splits[split], True
+        for number, line in read_lines(self.qrels[split], name, report):
+            parts = [part.strip() for part in line.split("\t")]
+            if header:
+                header = False
+                if tuple(part.lower() for part in parts) == HEADER:
+                    continue
+                if not _is_header(parts):
+                    message = (
+                        f"the header is missing: the first line is {line[:60]!r}. Put the line "
+                        f"{chr(9).join(HEADER)!r} in front (tabs between), or the first judgement is lost."
+                    )
+                    report(Problem("error", name, number, "header", message))
+                elif len(parts) == 3:
+                    continue  # other words for the same three columns
+            try:
+                yield Judgement(number, *_judgement(parts, line), name)
+            except BadLineError as bad:
+                report(bad.at(name, number))
 
 
-def read_texts(path: Path, name: str, kind: Kind, report: Report) -> Iterator[Text]:
-    """Yield the passages or queries of a file; lines that can't be used are reported and left out."""
-    for number, line in read_lines(path, name, report):
-        try:
-            yield _text(line, number, kind, name)
-        except BadLineError as bad:
-            report(Problem("error", name, number, bad.code, str(bad)))
-
-
-def _text(line: str, number: int, kind: Kind, file: str) -> Text:
+def _text(kind: Kind, file: str, number: int, line: str) -> Text:
     record = read_record(line)
-    name = checked_id(read_field(record, "_id", kind, required=True, number=True), kind)
+    name = checked_id(read_field(record, "_id", kind, number=True), kind)
     title = read_field(record, "title", kind, required=False) if kind == "passage" else ""
-    text = read_field(record, "text", kind, required=True)
+    text = read_field(record, "text", kind)
     metadata = record.get("metadata") if kind == "query" else None
     synthetic = isinstance(metadata, dict) and metadata.get("synthetic") is True
     return Text(number, name, title, text, file, synthetic=synthetic)
-
-
-def read_record(line: str) -> dict[str, Any]:
-    """Return the JSON object that a line holds.
-
-    Raises
-    ------
-    BadLineError
-        When it holds none.
-    """
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise BadLineError("json", f"is not valid JSON ({error}); each line must hold one whole object.") from None
-    if not isinstance(record, dict):
-        raise BadLineError("json", f"holds a {type(record).__name__}, not an object with _id and text.")
-    return record
-
-
-def read_field(record: dict[str, Any], key: str, kind: str, *, required: bool, number: bool = False) -> str:
-    """Return a field of a record as text; with ``number``, 17 is taken for "17", as qrels spell it.
-
-    Raises
-    ------
-    BadLineError
-        When it is missing, of another type or no text.
-    """
-    value = record.get(key)
-    if value is None and not required:
-        return ""
-    if number and isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        found = (
-            f"is {json.dumps(value, default=str)[:40]}"
-            if key in record
-            else f"is missing (there are {', '.join(map(repr, record)) or 'no keys'})"
-        )
-        raise BadLineError("field", f"the {kind}'s {key!r} {found}; it must be a string.")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadLineError(
-            "encoding",
-            f"the {kind}'s {key!r} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text; "
-            "escape or remove it.",
-        )
-    return value
-
-
-def read_qrels(path: Path, name: str, report: Report) -> Iterator[Judgement]:
-    """Yield the judgements of a file; lines that can't be used are reported and left out."""
-    first = True
-    for number, line in read_lines(path, name, report):
-        parts = [part.strip() for part in line.split("\t")]
-        if first:
-            first = False
-            if tuple(part.lower() for part in parts) == HEADER:
-                continue
-            if not _is_header(parts):
-                message = (
-                    f"the header is missing: the first line is {line[:60]!r}. Put the line "
-                    f"{chr(9).join(HEADER)!r} in front (tabs between), or the first judgement is lost."
-                )
-                report(Problem("error", name, number, "header", message))
-            elif len(parts) == 3:
-                continue  # other words for the same three columns
-        try:
-            yield Judgement(number, *_judgement(parts, line), name)
-        except BadLineError as bad:
-            report(Problem("error", name, number, bad.code, str(bad)))
 
 
 def _is_header(parts: list[str]) -> bool:
@@ -196,3 +116,46 @@ def _judgement(parts: list[str], line: str) -> tuple[str, str, int]:
         )
         raise BadLineError("columns", f"{line[:60]!r} is not query-id, corpus-id and score with tabs between.{hint}")
     return parts[0], parts[1], whole_grade(parts[2])
+
+
+class BeirWriter:
+    """Writes passages and queries as they come, and the judgements a split at a time.
+
+    ``folder`` is made, and must not hold a ``qrels`` yet. The files are whole once the writer is closed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "qrels").mkdir(parents=True)
+        self.folder = folder
+        self._corpus, self._queries = (
+            (folder / name).open("w", encoding="utf-8") for name in ("corpus.jsonl", "queries.jsonl")
+        )
+
+    def passage(self, name: str, title: str, text: str) -> None:
+        """Write a passage; ``name`` is its id."""
+        _write_line(self._corpus, {"_id": name, "title": title, "text": text})
+
+    def query(self, name: str, text: str, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write a query; ``name`` is its id."""
+        _write_line(self._queries, {"_id": name, "text": text, **({"metadata": metadata} if metadata else {})})
+
+    def judge(self, split: str, pairs: Iterable[tuple[str, str]]) -> None:
+        """Write a split: pairs (id of a query, id of a passage that answers it), all of grade 1."""
+        with (self.folder / "qrels" / f"{split}.tsv").open("w", encoding="utf-8") as file:
+            file.write("\t".join(HEADER) + "\n")
+            file.writelines(f"{query}\t{passage}\t1\n" for query, passage in pairs)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._corpus.close()
+        self._queries.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _write_line(file: TextIO, record: dict[str, Any]) -> None:
+    file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -30,6 +30,29 @@ class Block(NamedTuple):
         return "\n".join(self.lines)
 
 
+class Section(NamedTuple):
+    """The headings above some text, from the outermost on, and its blocks."""
+
+    path: tuple[str, ...]
+    blocks: Iterable[Block]
+
+
+def sections_of(parts: Iterable[tuple[int, Block]]) -> Iterator[Section]:
+    """Yield the sections that have text, from (level of a heading or 0, block) in order."""
+    path: list[tuple[int, str]] = []
+    blocks: list[Block] = []
+    for level, block in parts:
+        if not level:
+            blocks.append(block)
+            continue
+        if blocks:
+            yield Section(tuple(text for _, text in path if text), blocks)
+        blocks = []
+        path = [*(head for head in path if head[0] < level), (level, block.text)]
+    if blocks:
+        yield Section(tuple(text for _, text in path if text), blocks)
+
+
 def pack(blocks: Iterable[Block]) -> Iterator[tuple[int, str]]:
     """Yield passages, each with the line it begins at.
 

@@ -14,24 +14,14 @@ import ast
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stepwell.collection.collection import hash_text
-from stepwell.collection.readers.lines import named_files, read_array, read_quoted
-from stepwell.collection.source import (
-    BadLineError,
-    Join,
-    Judgement,
-    Kind,
-    Problem,
-    Report,
-    Source,
-    Text,
-    checked_id,
-    stamp_files,
-    with_content,
-)
+from stepwell.collection.readers.lines import BadLineError, checked_id, named_files, parsed, read_array, read_quoted
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore, once
+from stepwell.recipe import CollectionSection
 
 GOLD = 1000
 """The score by which DPR's files mark the passage that a person chose; its grade is 2, that of others 1."""
@@ -60,103 +50,68 @@ class Dpr(Source):
 
     answered = True
 
-    def __init__(self, directory: Path, join: Join, report: Report) -> None:
-        self.name, self.home, self.join = directory.name, directory, join
-        files = named_files(directory, report)
-        self._passages = files.get(_PASSAGES)
+    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
+        super().__init__(home, section, report)
+        files = named_files(home, report)
         self._answers = _by_split(files, _ANSWERS, report)
         self._contexts = _by_split(files, _CONTEXTS, report)
-        if self._passages is None:
-            report(_missing(_PASSAGES, f"nor {_PASSAGES}.gz", directory))
+        questions = [*self._answers.values(), *self._contexts.values()]
+        self.files = {"passage": [files[_PASSAGES]] if _PASSAGES in files else [], "query": questions}
+        self.labels = {"passage": _PASSAGES, "query": ", ".join(file.name for file in questions)}
+        both = self._answers | self._contexts
+        self.qrels = {split: both[split] for split in ("train", "dev", "test") if split in both}
+        if not self.files["passage"]:
+            report(_missing(_PASSAGES, f"nor {_PASSAGES}.gz", home))
         if not self._contexts:
-            report(_missing("biencoder-nq-train.json", "nor another split's", directory))
+            report(_missing("biencoder-nq-train.json", "nor another split's", home))
 
-    def stamp(self) -> dict[str, Any]:
-        """Return sizes and times of the files."""
-        passages = [self._passages] if self._passages else []
-        return stamp_files(self.home, [*passages, *self._answers.values(), *self._contexts.values()])
-
-    def label(self, kind: Kind) -> str:
-        """Return the name of the file, or of all files with questions."""
-        files = [*self._answers.values(), *self._contexts.values()]
-        return _PASSAGES if kind == "passage" else ", ".join(file.name for file in files)
-
-    def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
+    def read(self, kind: Kind, report: Report) -> Iterator[Text]:
         """Yield the passages, or each question once, with the answers of the file that has it first."""
-        found = self._read_passages(report) if kind == "passage" else self._read_questions(report)
-        return with_content(found, kind, self.label(kind), report)
+        return self._read_passages(report) if kind == "passage" else self._read_questions(report)
 
     def _read_passages(self, report: Report) -> Iterator[Text]:
-        if self._passages is None:
-            return
-        name = self._passages.name
-        for number, fields in read_quoted(self._passages, name, "\t", report):
-            if number == 1 and fields[0] == "id":
-                continue
-            try:
-                if len(fields) != 3:
-                    raise BadLineError("columns", f"has {len(fields)} columns, not id, text, title with tabs between.")
-                yield Text(number, checked_id(fields[0], "passage"), fields[2], fields[1].strip('"'), name)
-            except BadLineError as bad:
-                report(Problem("error", name, number, bad.code, str(bad)))
+        for file in self.files["passage"]:
+            rows = ((n, row) for n, row in read_quoted(file, file.name, "\t", report) if n > 1 or row[0] != "id")
+            yield from parsed(rows, file.name, report, partial(_passage, file.name))
 
     def _read_questions(self, report: Report) -> Iterator[Text]:
         """Yield the questions of all files; those to be judged by come first, so that their answers count."""
-        seen: set[str] = set()
-        for split in ("test", "dev", "train"):
-            for questions in (self._asked(split, report), self._taught(split, report)):
-                for question in questions:
-                    if question.id not in seen:
-                        seen.add(question.id)
-                        answers = tuple(_findable(question, report))
-                        yield Text(question.line, question.id, "", question.text, question.file, answers=answers)
+        files = [
+            read(split, report) for split in ("test", "dev", "train") for read in (self._with_answers, self._training)
+        ]
+        for question in once((question for questions in files for question in questions), "id"):
+            answers = tuple(_findable(question, report))
+            yield Text(question.line, question.id, "", question.text, question.file, answers=answers)
 
-    def _asked(self, split: str, report: Report) -> Iterator[_Question]:
+    def _with_answers(self, split: str, report: Report) -> Iterator[_Question]:
         """Yield the questions of a split with answers."""
         file = self._answers.get(split)
         if file is None:
-            return
-        for number, fields in read_quoted(file, file.name, "\t", report):
-            try:
-                if len(fields) != 2:
-                    raise BadLineError("columns", f"has {len(fields)} columns, not a question, a tab, its answers.")
-                yield _Question(number, file.name, _plain(fields[0]), _answers(fields[1]))
-            except BadLineError as bad:
-                report(Problem("error", file.name, number, bad.code, str(bad)))
+            return iter(())
+        return parsed(read_quoted(file, file.name, "\t", report), file.name, report, partial(_answered, file.name))
 
-    def _taught(self, split: str, report: Report) -> Iterator[_Question]:
+    def _training(self, split: str, report: Report) -> Iterator[_Question]:
         """Yield the questions of a split with their positive and hard negative passages."""
         file = self._contexts.get(split)
         if file is None:
-            return
-        for number, record in read_array(file, file.name, report):
-            try:
-                yield _question(number, file.name, record)
-            except BadLineError as bad:
-                report(Problem("error", file.name, number, bad.code, str(bad)))
-
-    @property
-    def splits(self) -> dict[str, str]:
-        """The splits that any file is for."""
-        files = self._answers | self._contexts
-        return {split: files[split].name for split in ("train", "dev", "test") if split in files}
+            return iter(())
+        return parsed(read_array(file, file.name, report), file.name, report, partial(_question, file.name))
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
-        """Yield what is positive; outside of training, every question with answers is asked, positives or not."""
-        seen: set[int] = set()  # a question may stand there twice
-        for question in self._taught(split, report):
-            for passage, grade in question.positives:
-                pair = hash((question.id, passage))
-                if pair not in seen:
-                    seen.add(pair)
-                    yield Judgement(question.line, question.id, passage, grade, question.file)
+        """Yield what is positive; outside of training, every question with answers belongs, positives or not."""
+        positives = (
+            Judgement(question.line, question.id, passage, grade, question.file)
+            for question in self._training(split, report)
+            for passage, grade in question.positives
+        )
+        yield from once(positives, "query", "passage")  # a question may stand there twice
         if split != "train":
-            for question in self._asked(split, report):
+            for question in self._with_answers(split, report):
                 yield Judgement(question.line, question.id, "", 0, question.file)
 
     def negatives(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield the hard negatives of a split, in their order."""
-        for question in self._taught(split, report):
+        for question in self._training(split, report):
             for passage in question.negatives:
                 yield Judgement(question.line, question.id, passage, 0, question.file)
 
@@ -176,17 +131,26 @@ def _by_split(files: dict[str, Path], pattern: re.Pattern[str], report: Report) 
     return found
 
 
+def _passage(file: str, number: int, fields: list[str]) -> Text:
+    if len(fields) != 3:
+        raise BadLineError("columns", f"has {len(fields)} columns, not id, text, title with tabs between.")
+    return Text(number, checked_id(fields[0], "passage"), fields[2], fields[1].strip('"'), file)
+
+
+def _answered(file: str, number: int, fields: list[str]) -> _Question:
+    if len(fields) != 2:
+        raise BadLineError("columns", f"has {len(fields)} columns, not a question, a tab, its answers.")
+    try:
+        answers = ast.literal_eval(fields[1].strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        message = f"the answers {fields[1][:60]!r} are no Python list of strings ({error})."
+        raise BadLineError("answers", message) from None
+    return _Question(number, file, _plain(fields[0]), _strings(answers))
+
+
 def _plain(question: str) -> str:
     """Return a question as DPR normalises it: with the apostrophe of a keyboard."""
     return question.replace("’", "'")
-
-
-def _answers(text: str) -> tuple[str, ...]:
-    try:
-        answers = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise BadLineError("answers", f"the answers {text[:60]!r} are no Python list of strings ({error}).") from None
-    return _strings(answers)
 
 
 def _strings(answers: object) -> tuple[str, ...]:
@@ -204,22 +168,21 @@ def _findable(question: _Question, report: Report) -> Iterator[str]:
             report(Problem("warning", question.file, question.line, "answer-empty", message))
 
 
-def _question(line: int, file: str, record: Any) -> _Question:
+def _question(file: str, line: int, record: Any) -> _Question:
     if not isinstance(record, dict) or not isinstance(record.get("question"), str):
         raise BadLineError("field", "the record is no object with a `question`.")
     positives: dict[str, int] = {}
     for context in _contexts(record, _POSITIVES):
-        grade = 2 if context.get("score") == GOLD else 1
-        at = _passage(context)
-        positives[at] = max(grade, positives.get(at, 0))
-    negatives = dict.fromkeys(map(_passage, _contexts(record, _NEGATIVES)))
+        passage = _passage_id(context)
+        positives[passage] = max(2 if context.get("score") == GOLD else 1, positives.get(passage, 0))
+    negatives = dict.fromkeys(map(_passage_id, _contexts(record, _NEGATIVES)))
     return _Question(
         line,
         file,
         _plain(record["question"]),
         _strings(record.get("answers", [])),
         tuple(positives.items()),
-        tuple(at for at in negatives if at not in positives),
+        tuple(passage for passage in negatives if passage not in positives),
     )
 
 
@@ -230,7 +193,7 @@ def _contexts(record: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return contexts
 
 
-def _passage(context: dict[str, Any]) -> str:
+def _passage_id(context: dict[str, Any]) -> str:
     found = context.get("passage_id", context.get("psg_id"))
     if not isinstance(found, str | int) or isinstance(found, bool):
         raise BadLineError("field", f"a passage has no `passage_id` (there are {', '.join(context)}).")

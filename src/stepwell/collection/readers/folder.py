@@ -6,34 +6,25 @@ no queries: ``stepwell init`` makes some.
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from stepwell.collection.readers import html_page, markdown
-from stepwell.collection.readers.cutting import Block, pack
-from stepwell.collection.readers.lines import read_all_lines
-from stepwell.collection.source import (
-    BadLineError,
-    Join,
-    Judgement,
-    Kind,
-    Problem,
-    Report,
-    Source,
-    Text,
-    checked_id,
-    stamp_files,
-    with_content,
-)
+from stepwell.collection.readers.cutting import Block, Section, pack, sections_of
+from stepwell.collection.readers.lines import BadLineError, checked_id, read_lines
+from stepwell.collection.source import Kind, Problem, Report, Source, Text, ignore
+from stepwell.recipe import CollectionSection
 
 MARKDOWN = (".md", ".markdown")
 HTML = (".html", ".htm")
 ENDINGS = (*MARKDOWN, *HTML, ".rst", ".txt")
 BETWEEN = " > "
 """What stands between the headings of a title."""
+
+SIGN = f"files with the ending {', '.join(ENDINGS)}, also in folders below"
 
 LARGEST = 1 << 24
 """Bytes of a Markdown file that is parsed as such; a larger one is read as plain text, a paragraph at a time."""
@@ -55,40 +46,23 @@ def text_files(directory: Path) -> Iterator[Path]:
 
 
 def is_there(directory: Path) -> bool:
-    """Tell whether there is a text file below a directory."""
+    """Say whether there is a text file below a directory."""
     return next(text_files(directory), None) is not None
 
 
 class Folder(Source):
     """A folder of text files; what can't be read is reported."""
 
-    def __init__(self, directory: Path, join: Join) -> None:
-        self.name, self.home, self.join = directory.name, directory, join
-        self.files = list(text_files(directory))
+    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
+        super().__init__(home, section, report)
+        self.files["passage"] = list(text_files(home))
+        self.labels["passage"] = f"{home.name} ({', '.join(ENDINGS)})"
 
-    def stamp(self) -> dict[str, Any]:
-        """Return sizes and times of the files."""
-        return stamp_files(self.home, self.files)
-
-    def label(self, kind: Kind) -> str:
-        """Return what is read."""
-        return f"{self.name} ({', '.join(ENDINGS)})" if kind == "passage" else self.name
-
-    def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
+    def read(self, kind: Kind, report: Report) -> Iterator[Text] | None:
         """Yield the passages, file by file."""
         if kind == "query":
-            return iter(())
-        found = (text for file in self.files for text in self._passages(file, report))
-        return with_content(found, kind, self.label(kind), report)
-
-    @property
-    def splits(self) -> dict[str, str]:
-        """There are none."""
-        return {}
-
-    def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
-        """Yield nothing."""
-        return iter(())
+            return None
+        return (text for file in self.files["passage"] for text in self._passages(file, report))
 
     def _passages(self, file: Path, report: Report) -> Iterator[Text]:
         name = file.relative_to(self.home).as_posix()
@@ -99,78 +73,56 @@ class Folder(Source):
             message = "the name holds a tab, a line break or what is no UTF-8, so no passage can be named after it."
             report(Problem("error", shown, None, "id", f"{message} Rename the file."))
             return
-        lines = read_all_lines(file, name, report)
+        lines = read_lines(file, name, report, blanks=True)
         number = 0
-        for title, blocks in self._sections(file, name, lines, report):
-            for number, (line, text) in enumerate(pack(blocks), start=number + 1):  # noqa: B020
-                yield Text(line, f"{name}#{number}", title, text, name)
+        for section in self._sections(file, name, lines, report):
+            for number, (line, text) in enumerate(pack(section.blocks), start=number + 1):  # noqa: B020
+                yield Text(line, f"{name}#{number}", BETWEEN.join(section.path), text, name)
 
-    def _sections(
-        self, file: Path, name: str, lines: Iterator[Located], report: Report
-    ) -> Iterator[tuple[str, Iterable[Block]]]:
-        if file.suffix.lower() in HTML:
-            for section in html_page.sections(lines):
-                yield BETWEEN.join(section.path), section.blocks
-        elif file.suffix.lower() not in MARKDOWN:
-            yield from _underlined(lines) if file.suffix.lower() == ".rst" else [("", _paragraphs(lines))]
-        elif file.stat().st_size > LARGEST:
+    def _sections(self, file: Path, name: str, lines: Iterator[Located], report: Report) -> Iterator[Section]:
+        ending = file.suffix.lower()
+        if ending in MARKDOWN and file.stat().st_size > LARGEST:
             message = f"has more than {LARGEST >> 20} MB and is read as plain text; its headings are not seen."
             report(Problem("warning", name, None, "large", message))
-            yield "", _paragraphs(lines)
-        else:
-            for section in markdown.sections([line for _, line in lines]):
-                yield BETWEEN.join(section.path), section.blocks
-
-
-def _paragraphs(lines: Iterator[Located]) -> Iterator[Block]:
-    """Yield what stands between empty lines; indented lines stay as they are."""
-    begin, held = 1, list[str]()
-    for number, line in lines:
-        if line.strip():
-            begin = begin if held else number
-            held.append(line)
-        if held and (not line.strip() or len(held) == _LINES):
-            yield _paragraph(held, begin)
-            held = []
-    if held:
-        yield _paragraph(held, begin)
+            ending = ".txt"
+        if ending in MARKDOWN:
+            return markdown.sections([line for _, line in lines])
+        if ending in HTML:
+            return html_page.sections(lines)
+        if ending == ".rst":
+            return sections_of(_underlined(lines))
+        return iter([Section((), (_paragraph(held, begin) for begin, held in _stretches(lines, _LINES)))])
 
 
 def _paragraph(lines: list[str], begin: int) -> Block:
+    """Return lines as a paragraph; indented ones stay as they are."""
     if all(line[:1].isspace() for line in lines):
         return Block(lines, True, begin)
     return Block([" ".join(" ".join(lines).split())], False, begin)
 
 
-def _underlined(lines: Iterator[Located]) -> Iterator[tuple[str, list[Block]]]:
-    """Yield sections of reStructuredText: headings are underlined, their level is told by the line's character."""
+def _underlined(lines: Iterator[Located]) -> Iterator[tuple[int, Block]]:
+    """Yield (level of a heading or 0, block) of reStructuredText: a heading's level is that of its underline."""
     levels: list[tuple[str, bool]] = []
-    path: list[tuple[int, str]] = []
-    blocks: list[Block] = []
     for begin, held in _stretches(lines):
         found = _heading(held)
         if found is not None:
             style, text, taken = found
-            if blocks:
-                yield BETWEEN.join(head for _, head in path), blocks
-            blocks = []
-            level = levels.index(style) if style in levels else len(levels)
-            levels += [style] if level == len(levels) else []
-            path = [*(head for head in path if head[0] < level), (level, text)]
+            levels += [] if style in levels else [style]
+            yield levels.index(style) + 1, Block([text])
             held, begin = held[taken:], begin + taken
         if held and not (len(held) == 1 and _RULE.fullmatch(held[0])):
-            blocks.append(_paragraph(held, begin))
-    if blocks:
-        yield BETWEEN.join(head for _, head in path), blocks
+            yield 0, _paragraph(held, begin)
 
 
-def _stretches(lines: Iterator[Located]) -> Iterator[tuple[int, list[str]]]:
+def _stretches(lines: Iterator[Located], longest: float = math.inf) -> Iterator[tuple[int, list[str]]]:
+    """Yield what stands between empty lines, and the number of its first line."""
     begin, held = 1, list[str]()
     for number, line in lines:
         if line.strip():
             begin = begin if held else number
             held.append(line)
-        elif held:
+        if held and (not line.strip() or len(held) == longest):
             yield begin, held
             held = []
     if held:

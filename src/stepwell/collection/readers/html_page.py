@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from itertools import islice
 
-from stepwell.collection.readers.cutting import Block
-from stepwell.collection.readers.markdown import Section
+from stepwell.collection.readers.cutting import Block, Section
 
 LINES = 2_000
 """Lines that are read at a time: the parser looks again at a script or comment that goes on."""
@@ -27,19 +26,15 @@ def sections(lines: Iterable[tuple[int, str]]) -> Iterator[Section]:
     """Yield the sections of an HTML page that have text, in order; what stands around it on every page is left out.
 
     Text before any heading has the page's title. What is seen is kept (also code, as it is), and markup is not.
-
-    Parameters
-    ----------
-    lines
-        Number and text of each line of the file.
     """
     page, rest = _Page(), iter(lines)
     while held := [f"{line}\n" for _, line in islice(rest, LINES)]:
         page.feed("".join(held))
-        yield from page.taken()
+        while page.done:
+            yield page.done.pop(0)
     page.close()
     page.end_section()
-    yield from page.taken()
+    yield from page.done
 
 
 class _Page(HTMLParser):
@@ -54,11 +49,6 @@ class _Page(HTMLParser):
         self.line = 1  # where the parts begin
         self.pre = False
         self.unseen, self.depth = "", 0  # the element that is passed over, and how many of its name are open
-
-    def taken(self) -> list[Section]:
-        """Return the sections that are whole, once."""
-        done, self.done = self.done, []
-        return done
 
     def end_section(self) -> None:
         """End the section that is open."""

@@ -12,23 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stepwell.collection.collection import hash_text
+from stepwell.collection.readers.lines import BadLineError
 from stepwell.collection.readers.tables import read_judgements, read_texts
-from stepwell.collection.source import (
-    BadLineError,
-    Join,
-    Judgement,
-    Kind,
-    Problem,
-    Report,
-    Source,
-    Text,
-    stamp_files,
-    with_content,
-)
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore, once, stamp_files
 from stepwell.errors import StepwellError
+from stepwell.recipe import CollectionSection
 
 PREFIX = "hf:"
 TUPLES = {
@@ -42,33 +33,32 @@ _PARTS: dict[Kind, str] = {"passage": "corpus", "query": "queries"}
 _QRELS = ("qrels", "default")
 _MARKS = ("dataset_dict.json", "dataset_info.json")
 
+SIGN = f"{' or '.join(_MARKS)} (as `datasets` saves them, also in corpus/, queries/ and qrels/)"
+
 
 def is_saved(directory: Path) -> bool:
-    """Tell whether ``save_to_disk`` wrote a directory, as a whole or as ``corpus``, ``queries`` and ``qrels``."""
+    """Say whether ``save_to_disk`` wrote a directory, as a whole or as ``corpus``, ``queries`` and ``qrels``."""
     return any((directory / part / mark).is_file() for part in ("", "corpus") for mark in _MARKS)
 
 
 class HuggingFace(Source):
     """A data set; the library is imported, and data downloaded, when it is first read."""
 
-    def __init__(self, name: str, join: Join, columns: Mapping[str, str]) -> None:
-        place = Path(name)
-        self.join, self.columns = join, columns
-        self._local = place.resolve() if place.is_dir() else None
+    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
+        super().__init__(home, section, report)
+        self.name = home.as_posix().removeprefix(PREFIX)
+        self._local = Path(self.name).resolve() if Path(self.name).is_dir() else None
         self._config = self._revision = None
         if self._local is not None:
             self.name = self._local.name
             self.home = self._local if is_saved(self._local) else Path(f"{PREFIX}{self._local}")
             self._where = str(self._local)
         else:
-            self.name, self.home = name, Path(f"{PREFIX}{name}")
-            whole, _, revision = name.partition("@")
+            self.home = Path(f"{PREFIX}{self.name}")
+            whole, _, revision = self.name.partition("@")
             parts = whole.split("/")
-            self._where, self._config, self._revision = (
-                "/".join(parts[:2]),
-                "/".join(parts[2:]) or None,
-                revision or None,
-            )
+            self._where = "/".join(parts[:2])
+            self._config, self._revision = "/".join(parts[2:]) or None, revision or None
 
     def stamp(self) -> dict[str, Any]:
         """Return sizes and times of local files; of the hub, the name: another revision is another collection."""
@@ -102,16 +92,16 @@ class HuggingFace(Source):
                 return {"": partial(load, str(local))}
             saved = [part for part in (*_PARTS.values(), *_QRELS) if is_saved(local / part)]
             return {part: partial(load, str(local / part)) for part in saved}
-        ask = self._library.get_dataset_config_names
-        names = [self._config] if self._config else self._asked(ask, self._where)
+        names = [self._config] if self._config else self._ask(self._library.get_dataset_config_names, self._where)
         return {part: partial(self._load, self._where, part) for part in names}
 
     def _load(self, name: str, config: str | None) -> Any:
         return self._library.load_dataset(name, config, revision=self._revision)
 
-    def _asked(self, ask: Callable[..., Any], *names: Any) -> Any:
+    def _ask(self, load: Callable[..., Any], *names: Any) -> Any:
+        """Return what the library gives; what it raises becomes a sentence."""
         try:
-            return ask(*names)
+            return load(*names)
         except StepwellError:
             raise
         except Exception as error:  # of many kinds: no such data set, no network, no access, bad files
@@ -133,11 +123,11 @@ class HuggingFace(Source):
                 f"{self.home} has several configurations ({', '.join(wanted)}): name one, as in "
                 f"{self.home}/{wanted[0]}."
             )
-        opened = {part: _as_splits(self._asked(self._parts[part])) for part in wanted}
+        opened = {part: _as_splits(self._ask(self._parts[part])) for part in wanted}
         if self._beir and not set(_QRELS) & set(opened):
             if self._local is not None:
                 raise StepwellError(f"{self.home} has corpus and queries, and no qrels (nor default) beside them.")
-            opened["qrels"] = _as_splits(self._asked(self._load, f"{self._where}-qrels", None))
+            opened["qrels"] = _as_splits(self._ask(self._load, f"{self._where}-qrels", None))
         return opened
 
     @cached_property
@@ -152,23 +142,18 @@ class HuggingFace(Source):
 
     # What it holds
 
-    def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
-        """Yield the passages or queries."""
-        label = self.label(kind)
+    def read(self, kind: Kind, report: Report) -> Iterator[Text]:
+        """Yield the passages or queries; equal texts of tuples once."""
         if not self._beir:
-            return with_content(self._tuple_texts(kind, report), kind, label, report)
+            return once(self._tuple_texts(kind, report), "text")
         records = ((n, row) for rows in self._opened[_PARTS[kind]].values() for n, row in enumerate(rows, start=1))
-        found = read_texts(records, kind, label, self.columns, self.join, report)
-        return with_content(found, kind, label, report)
+        return read_texts(records, kind, self.label(kind), self.column_names, self.join, report)
 
     def _tuple_texts(self, kind: Kind, report: Report) -> Iterator[Text]:
-        seen: set[int] = set()
         for split in self.splits:
             for number, query, positives, negatives in self._tuples(split, report):
                 for text in (query,) if kind == "query" else (*positives, *negatives):
-                    if (key := hash_text(text)) not in seen:
-                        seen.add(key)
-                        yield Text(number, _id(text, kind), "", text, self.splits[split])
+                    yield Text(number, _id(text, kind), "", text, self.splits[split])
 
     @property
     def splits(self) -> dict[str, str]:
@@ -180,20 +165,20 @@ class HuggingFace(Source):
         """Yield the judgements of a split."""
         if self._beir:
             rows = enumerate(self._judged[1][split], start=1)
-            yield from read_judgements(rows, self.splits[split], self.columns, report)
-            return
-        seen: set[int] = set()
-        for number, query, positives, _ in self._tuples(split, report):
-            for text in positives:
-                if (key := hash((query, text))) not in seen:
-                    seen.add(key)
-                    yield Judgement(number, _id(query, "query"), _id(text, "passage"), 1, self.splits[split])
+            return read_judgements(rows, self.splits[split], self.column_names, report)
+        return once(self._tuple_judgements(split, "positives", report), "query", "passage")
 
     def negatives(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield the negatives of the tuples of a split."""
-        for number, query, _, negatives in () if self._beir else self._tuples(split, report):
-            for text in negatives:
-                yield Judgement(number, _id(query, "query"), _id(text, "passage"), 0, self.splits[split])
+        return iter(()) if self._beir else self._tuple_judgements(split, "negatives", report)
+
+    def _tuple_judgements(
+        self, split: str, which: Literal["positives", "negatives"], report: Report
+    ) -> Iterator[Judgement]:
+        for number, query, positives, negatives in self._tuples(split, report):
+            for text in positives if which == "positives" else negatives:
+                grade = int(which == "positives")
+                yield Judgement(number, _id(query, "query"), _id(text, "passage"), grade, self.splits[split])
 
     def _tuples(self, split: str, report: Report) -> Iterator[tuple[int, str, list[str], list[str]]]:
         """Yield (row, query, positives, negatives)."""
@@ -201,16 +186,16 @@ class HuggingFace(Source):
         query, positive, negatives = self._tuple_columns(rows.column_names, file)
         for number, row in enumerate(rows, start=1):
             try:
-                (asked,) = _texts_of(row, query)
+                (question,) = _texts_of(row, query)
                 against = [text for column in negatives for text in _texts_of(row, column)]
-                yield number, asked, _texts_of(row, positive), against
+                yield number, question, _texts_of(row, positive), against
             except (BadLineError, ValueError) as bad:
                 report(Problem("error", file, number, "field", str(bad)))
 
     def _tuple_columns(self, there: list[str], file: str) -> tuple[str, str, list[str]]:
         found = []
         for role in ("query.text", "positive"):
-            names = (self.columns[role],) if role in self.columns else TUPLES[role]
+            names = (self.column_names[role],) if role in self.column_names else TUPLES[role]
             column = next((name for name in names if name in there), None)
             if column is None:
                 raise StepwellError(
@@ -219,7 +204,7 @@ class HuggingFace(Source):
                     f"the recipe: `collection: {{columns: {{{role}: ...}}}}`."
                 )
             found.append(column)
-        begins = (self.columns["negatives"],) if "negatives" in self.columns else TUPLES["negatives"]
+        begins = (self.column_names["negatives"],) if "negatives" in self.column_names else TUPLES["negatives"]
         return found[0], found[1], [name for name in there if name.startswith(begins)]
 
 

@@ -15,20 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from stepwell.collection.source import (
-    BadLineError,
-    Join,
-    Judgement,
-    Kind,
-    Problem,
-    Report,
-    Source,
-    Text,
-    checked_id,
-    once,
-    with_content,
-)
+from stepwell.collection.readers.lines import checked_id, parsed
+from stepwell.collection.source import Judgement, Kind, Report, Source, Text, ignore, once
 from stepwell.errors import StepwellError
+from stepwell.recipe import CollectionSection
 
 PREFIX = "irds:"
 RELEVANT_FROM = {"msmarco-passage/trec-dl": 2, "msmarco-passage-v2/trec-dl": 2}
@@ -40,8 +30,10 @@ _PARTS = ("train", "dev", "test")
 class IrDatasets(Source):
     """A collection of ``ir-datasets``; the library is imported, and data downloaded, when it is first read."""
 
-    def __init__(self, name: str, join: Join, reading: dict[str, Any]) -> None:
-        self.name, self.home, self.join = name, Path(f"{PREFIX}{name}"), join
+    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
+        super().__init__(home, section, report)
+        self.name = home.as_posix().removeprefix(PREFIX)
+        reading = section.reading() if section else {}
         self._own = [reading[role] for role in _PARTS if role in reading]
 
     def stamp(self) -> dict[str, Any]:
@@ -64,40 +56,43 @@ class IrDatasets(Source):
         known = set(import_module("ir_datasets").registry).difference(self._own)
         return {part: f"{self.name}/{part}" for part in _PARTS if f"{self.name}/{part}" in known} | ids
 
+    @property
+    def splits(self) -> dict[str, str]:
+        """The identifiers with judgements."""
+        return dict(self._ids)
+
     @cached_property
     def answered(self) -> bool:  # type: ignore[override]
         """Whether all splits have queries with answers (DPR's collections)."""
         found = [self._load(name).queries_cls()._fields for name in self._ids.values()]
         return bool(found) and all("answers" in fields for fields in found)
 
-    def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
+    def read(self, kind: Kind, report: Report) -> Iterator[Text]:
         """Yield the passages, or the queries of all splits; what several splits share is yielded once."""
         if kind == "passage":
-            return with_content(self._passages(report), kind, self.name, report)
+            return self._passages(report)
         queries = (text for name in self._ids.values() for text in self._queries(name, report))
-        return with_content(once(queries), kind, self.label(kind), report)
+        return once(queries, "id", "title", "text")
 
     def _passages(self, report: Report) -> Iterator[Text]:
+        def text(number: int, passage: Any) -> Text:
+            fields = {name: value for name, value in passage._asdict().items() if isinstance(value, str)}
+            title, text = fields.get("title", ""), fields.get("text", fields.get("body"))
+            if text is None:
+                title, text = "", passage.default_text()
+            return Text(number, checked_id(passage.doc_id, "passage"), title, text, self.name, fields)
+
         with self._explained(self.name):
-            for number, passage in enumerate(self._load(self.name).docs_iter(), start=1):
-                fields = {name: value for name, value in passage._asdict().items() if isinstance(value, str)}
-                title, text = fields.get("title", ""), fields.get("text", fields.get("body"))
-                if text is None:
-                    title, text = "", passage.default_text()
-                found = Text(number, passage.doc_id, title, text, self.name, fields)
-                yield from _usable(found, "passage", report)
+            yield from parsed(enumerate(self._load(self.name).docs_iter(), start=1), self.name, report, text)
 
     def _queries(self, name: str, report: Report) -> Iterator[Text]:
-        with self._explained(name):
-            for number, query in enumerate(self._load(name).queries_iter(), start=1):
-                text = getattr(query, "text", None) or query.default_text()
-                answers = tuple(getattr(query, "answers", ()))
-                yield from _usable(Text(number, query.query_id, "", text, name, answers=answers), "query", report)
+        def text(number: int, query: Any) -> Text:
+            text = getattr(query, "text", None) or query.default_text()
+            answers = tuple(getattr(query, "answers", ()))
+            return Text(number, checked_id(query.query_id, "query"), "", text, name, answers=answers)
 
-    @property
-    def splits(self) -> dict[str, str]:
-        """The identifiers with judgements."""
-        return dict(self._ids)
+        with self._explained(name):
+            yield from parsed(enumerate(self._load(name).queries_iter(), start=1), name, report, text)
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield the judgements of an identifier; a grade below 0 counts as 0."""
@@ -140,11 +135,3 @@ class IrDatasets(Source):
                 f"ir-datasets can't read {name} ({type(error).__name__}: {reason}). See its own documentation of that "
                 "collection: some need an agreement, files put in place by hand or further packages."
             ) from error
-
-
-def _usable(text: Text, kind: Kind, report: Report) -> Iterator[Text]:
-    try:
-        checked_id(text.id, kind)
-        yield text
-    except BadLineError as bad:
-        report(Problem("error", text.file, text.line, bad.code, str(bad)))

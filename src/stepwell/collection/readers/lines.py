@@ -1,4 +1,4 @@
-"""Read the lines, rows and records of files; what can't be read is reported with its file and line."""
+"""Read the lines, rows, records and fields of files; what can't be read is reported with its file and line."""
 
 from __future__ import annotations
 
@@ -8,20 +8,40 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
-from stepwell.collection.source import Problem, Report
+from stepwell.collection.source import Kind, Problem, Report, ignore
 
 LONGEST = 1 << 26  # characters of a record; what is longer is a file in which a bracket or a quote is not closed
 _CHUNK = 1 << 20
 _OPENING, _BETWEEN = re.compile(r"\s*\["), re.compile(r"[\s,]*")
 
+Row = TypeVar("Row")
+Parsed = TypeVar("Parsed")
 
-def find_file(directory: Path, names: Sequence[str], report: Report) -> Path | None:
-    """Return the file with one of the names, or with ``.gz`` behind it; two at once are worth a warning."""
+
+class BadLineError(ValueError):
+    """A line that can't be used: code and message of the problem."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def at(self, file: str, line: int) -> Problem:
+        """Return the problem of a line of a file."""
+        return Problem("error", file, line, self.code, str(self))
+
+
+# Files
+
+
+def find_file(directory: Path, names: Sequence[str], report: Report = ignore, folder: str = "") -> Path | None:
+    """Return the file with one of the names, or with ``.gz`` behind it; two at once are worth a warning.
+
+    ``folder`` stands in front of the name in messages.
+    """
     found = [file for name in names for file in (directory / name, directory / f"{name}.gz") if file.is_file()]
     if len(found) > 1:
         others = ", ".join(file.name for file in found[1:])
@@ -30,21 +50,15 @@ def find_file(directory: Path, names: Sequence[str], report: Report) -> Path | N
             if found[1].name == f"{found[0].name}.gz"
             else f"stands beside {others}; only the first is read. Remove the others to be sure which counts."
         )
-        report(Problem("warning", found[0].name, None, "file-twice", message))
+        report(Problem("warning", f"{folder}{found[0].name}", None, "file-twice", message))
     return found[0] if found else None
 
 
 def named_files(directory: Path, report: Report, folder: str = "") -> dict[str, Path]:
-    """Return the files of a directory by name without ``.gz``, in order; the plain one of two.
-
-    ``folder`` stands in front of the names in messages.
-    """
-
-    def within(problem: Problem) -> None:
-        report(replace(problem, file=f"{folder}{problem.file}"))
-
-    names = sorted({file.name.removesuffix(".gz") for file in directory.iterdir() if file.is_file()})
-    return {name: file for name in names if (file := find_file(directory, [name], within)) is not None}
+    """Return the files of a directory by name without ``.gz``, in order; the plain one of two; {} without one."""
+    there = directory.iterdir() if directory.is_dir() else ()
+    names = sorted({file.name.removesuffix(".gz") for file in there if file.is_file()})
+    return {name: file for name in names if (file := find_file(directory, [name], report, folder)) is not None}
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -52,17 +66,14 @@ def open_bytes(path: Path) -> BinaryIO:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def read_lines(path: Path, name: str, report: Report) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line) of a plain or gzipped file; blank lines are passed over."""
+# Lines, rows and records
+
+
+def read_lines(path: Path, name: str, report: Report, blanks: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line) of a plain or gzipped file; blank lines only when they are wanted."""
     for number, line in _decoded(path, name, report):
-        if line.strip():
+        if blanks or line.strip():
             yield number, line.rstrip("\r\n")
-
-
-def read_all_lines(path: Path, name: str, report: Report) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line) of a file, blank lines too."""
-    for number, line in _decoded(path, name, report):
-        yield number, line.rstrip("\r\n")
 
 
 def _decoded(path: Path, name: str, report: Report) -> Iterator[tuple[int, str]]:
@@ -90,7 +101,7 @@ def read_quoted(path: Path, name: str, delimiter: str, report: Report) -> Iterat
 
     def lines() -> Iterator[str]:
         nonlocal at
-        for at, line in _decoded(path, name, report):  # noqa: B007 (told to the loop below)
+        for at, line in _decoded(path, name, report):  # noqa: B007 (the loop below reads it)
             yield line
 
     csv.field_size_limit(LONGEST)
@@ -144,3 +155,83 @@ def read_array(path: Path, name: str, report: Report) -> Iterator[tuple[int, Any
                     yield line, record
     except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
         broken(error)
+
+
+def parsed(
+    rows: Iterable[tuple[int, Row]], name: str, report: Report, parse: Callable[[int, Row], Parsed]
+) -> Iterator[Parsed]:
+    """Yield what ``parse`` makes of each (line, row); where it raises BadLineError, the line is reported instead."""
+    for line, row in rows:
+        try:
+            found = parse(line, row)
+        except BadLineError as bad:
+            report(bad.at(name, line))
+        else:
+            yield found
+
+
+# Fields
+
+
+def read_record(line: str) -> dict[str, Any]:
+    """Return the JSON object that a line holds; BadLineError when it holds none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadLineError("json", f"is not valid JSON ({error}); each line must hold one whole object.") from None
+    if not isinstance(record, dict):
+        raise BadLineError("json", f"holds a {type(record).__name__}, not an object with _id and text.")
+    return record
+
+
+def read_field(record: dict[str, Any], key: str, kind: str, *, required: bool = True, number: bool = False) -> str:
+    """Return a field of a record as text, or raise BadLineError; with ``number``, 17 is taken for "17"."""
+    value = record.get(key)
+    if value is None and not required:
+        return ""
+    if number and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        found = (
+            f"is {json.dumps(value, default=str)[:40]}"
+            if key in record
+            else f"is missing (there are {', '.join(map(repr, record)) or 'no keys'})"
+        )
+        raise BadLineError("field", f"the {kind}'s {key!r} {found}; it must be a string.")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise BadLineError(
+            "encoding",
+            f"the {kind}'s {key!r} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text; "
+            "escape or remove it.",
+        )
+    return value
+
+
+def checked_id(name: str, kind: Kind) -> str:
+    """Return an id that qrels and runs can name; BadLineError when it is empty or holds a tab or a line break."""
+    if not name.strip() or "\t" in name or "\r" in name or "\n" in name:
+        raise BadLineError(
+            "id",
+            f"the id {name!r} is empty or holds a tab or line break, so qrels can't name it; give the {kind} another.",
+        )
+    return name
+
+
+def whole_grade(text: str) -> int:
+    """Return a grade, a whole number of 0 or more; BadLineError when it is none."""
+    try:
+        grade = float(text)
+        whole = grade == int(grade)
+    except (ValueError, OverflowError):
+        raise BadLineError(
+            "grade",
+            f"the grade {text!r} is not a number; write 0 for not relevant, 1 or more for relevant.",
+        ) from None
+    if grade < 0:
+        raise BadLineError("grade", f"the grade {text} is negative; write 0 for not relevant.")
+    if not whole or grade > 2**31 - 1:
+        raise BadLineError(
+            "grade",
+            f"the grade {text} is not a whole number (below two thousand million); scale the grades so that they are.",
+        )
+    return int(grade)

@@ -5,55 +5,27 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from stepwell.collection.readers.cutting import Block
+from stepwell.collection.readers.cutting import Block, Section, sections_of
 
 _FRONT: dict[str, Callable[[str], Any]] = {"---": yaml.safe_load, "+++": tomllib.loads}
 _UNSEEN = frozenset({"script", "style", "template"})
 
 
-class Section(NamedTuple):
-    """The headings above some text, from the outermost on, and its blocks."""
-
-    path: tuple[str, ...]
-    blocks: list[Block]
-
-
 def sections(lines: Sequence[str]) -> Iterator[Section]:
-    """Yield the sections of a Markdown file that have text, in order.
+    """Yield the sections of a Markdown file (lines without their ends) that have text, in order.
 
     Front matter is left out; its ``title`` heads the path unless the first heading says the same. What is seen on the
     page is kept (also code, and the words of HTML), and markup is not.
-
-    Parameters
-    ----------
-    lines
-        The lines of the file, without their ends.
     """
     title, first = _front_matter(lines)
-    root = [title] if title else []
-    path: list[tuple[int, str]] = []
-    blocks: list[Block] = []
-    for level, block in _blocks("\n".join(lines[first:]), first):
-        if not level:
-            blocks.append(block)
-            continue
-        if blocks:
-            yield Section(_path(root, path), blocks)
-        blocks = []
-        path = [*(head for head in path if head[0] < level), (level, block.text)]
-    if blocks:
-        yield Section(_path(root, path), blocks)
-
-
-def _path(root: list[str], path: list[tuple[int, str]]) -> tuple[str, ...]:
-    heads = [text for _, text in path if text]
-    return tuple(heads if heads[:1] == root else [*root, *heads])
+    for path, blocks in sections_of(_blocks("\n".join(lines[first:]), first)):
+        yield Section((title, *path) if title and path[:1] != (title,) else path, blocks)
 
 
 def _front_matter(lines: Sequence[str]) -> tuple[str, int]:

@@ -10,24 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from stepwell.collection.readers import trec
-from stepwell.collection.readers.lines import named_files, read_lines
-from stepwell.collection.source import (
-    BadLineError,
-    Join,
-    Judgement,
-    Kind,
-    Problem,
-    Report,
-    Source,
-    Text,
-    checked_id,
-    once,
-    stamp_files,
-    with_content,
-)
+from stepwell.collection.readers.lines import BadLineError, checked_id, named_files, parsed, read_lines
+from stepwell.collection.readers.trec import read_qrels
+from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, ignore, once
+from stepwell.recipe import CollectionSection
 
 DOCUMENT = "{url} {title} {text}"
 """How the fields of a document become its text."""
@@ -46,54 +34,47 @@ _QRELS = {
     "passage": re.compile(r"qrels\.(?P<name>.+)\.(tsv|txt)|(?P<year>\d{4})qrels-pass\.txt"),
     "document": re.compile(r"msmarco-doc(?P<name>.+)-qrels\.tsv|(?P<year>\d{4})qrels-docs\.txt"),
 }
-_ASKED = {"passage": "queries.train.tsv", "document": "msmarco-doctrain-queries.tsv"}
-_JUDGED = {"passage": "qrels.train.tsv", "document": "msmarco-doctrain-qrels.tsv"}
+_TRAIN_QUERIES = {"passage": "queries.train.tsv", "document": "msmarco-doctrain-queries.tsv"}
+_TRAIN_QRELS = {"passage": "qrels.train.tsv", "document": "msmarco-doctrain-qrels.tsv"}
 
 
 class MsMarco(Source):
-    """A directory with MS MARCO's files; what is missing is reported."""
+    """A directory with MS MARCO's files; what is missing is reported. Splits of TREC DL are ``trec-dl-YEAR``."""
 
-    def __init__(self, task: Literal["passage", "document"], directory: Path, join: Join, report: Report) -> None:
-        self.name, self.home, self.join, self.task = directory.name, directory, join, task
-        files = named_files(directory, report)
-        self._passages = files.get(_TEXTS[task])
-        self._queries = {name: file for name, file in files.items() if _QUERIES[task].fullmatch(name)}
-        self._qrels: dict[str, Path] = {}
+    def __init__(
+        self,
+        home: Path,
+        section: CollectionSection | None = None,
+        report: Report = ignore,
+        task: Literal["passage", "document"] = "passage",
+    ) -> None:
+        super().__init__(home, section, report)
+        self.task = task
+        if task == "document":
+            self.join = Join(self.join.template or DOCUMENT, self.join.characters or CHARACTERS)
+        files = named_files(home, report)
+        queries = {name: file for name, file in files.items() if _QUERIES[task].fullmatch(name)}
+        self.files = {"passage": [file for name, file in files.items() if name == _TEXTS[task]]}
+        self.files["query"] = list(queries.values())
+        self.labels = {"passage": _TEXTS[task], "query": ", ".join(queries)}
         for name, file in files.items():
             if found := _QRELS[task].fullmatch(name):
-                self._qrels[found["name"] or f"{_TREC}{found['year']}"] = file
-        wanted = {_TEXTS[task]: self._passages, _ASKED[task]: self._queries, _JUDGED[task]: self._qrels}
+                self.qrels[found["name"] or f"{_TREC}{found['year']}"] = file
+        wanted = {_TEXTS[task]: self.files["passage"], _TRAIN_QUERIES[task]: queries, _TRAIN_QRELS[task]: self.qrels}
         for name, there in wanted.items():
             if not there:
-                message = f"there is no {name} (nor {name}.gz, nor one for another split) in {directory}."
+                message = f"there is no {name} (nor {name}.gz, nor one for another split) in {home}."
                 report(Problem("error", name, None, "file-missing", message))
 
-    def stamp(self) -> dict[str, Any]:
-        """Return sizes and times of the files."""
-        passages = [self._passages] if self._passages else []
-        return stamp_files(self.home, [*passages, *self._queries.values(), *self._qrels.values()])
-
-    def label(self, kind: Kind) -> str:
-        """Return the name of the file, or of all files with queries."""
-        return _TEXTS[self.task] if kind == "passage" else ", ".join(self._queries)
-
-    def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
+    def read(self, kind: Kind, report: Report) -> Iterator[Text]:
         """Yield the passages, or the queries of all files; what several files share is yielded once."""
-        if kind == "passage":
-            found = read_columns(self._passages, _COLUMNS[self.task], kind, report) if self._passages else iter(())
-            return with_content(found, kind, self.label(kind), report)
-        files = self._queries.values()
-        queries = (text for file in files for text in read_columns(file, ("qid", "query"), kind, report))
-        return with_content(once(queries), kind, self.label(kind), report)
-
-    @property
-    def splits(self) -> dict[str, str]:
-        """The files of judgements; those of TREC DL are called ``trec-dl-YEAR``."""
-        return {name: file.name for name, file in self._qrels.items()}
+        columns = _COLUMNS[self.task] if kind == "passage" else ("qid", "query")
+        found = (text for file in self.files[kind] for text in _read_columns(file, columns, kind, report))
+        return found if kind == "passage" else once(found, "id", "title", "text")
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield the judgements of a split."""
-        return trec.read_qrels(self._qrels[split], self.splits[split], report)
+        return read_qrels(self.qrels[split], self.splits[split], report)
 
     def relevant_from(self, split: str) -> int:
         """Return 2 for the passages of TREC DL, where 1 is `related`, not an answer; else 1.
@@ -103,19 +84,17 @@ class MsMarco(Source):
         return 2 if self.task == "passage" and split.startswith(_TREC) else 1
 
 
-def read_columns(path: Path, columns: tuple[str, ...], kind: Kind, report: Report) -> Iterator[Text]:
+def _read_columns(path: Path, columns: tuple[str, ...], kind: Kind, report: Report) -> Iterator[Text]:
     """Yield the texts of a file with tabs between its columns: an id first, the text last, no header."""
-    count, name = len(columns), path.name
-    for number, line in read_lines(path, name, report):
+
+    def text(number: int, line: str) -> Text:
         fields = line.split("\t")
-        try:
-            if len(fields) != count:
-                raise BadLineError("columns", f"has {len(fields)} columns, not {', '.join(columns)} with tabs between.")
-            at = checked_id(fields[0], kind)
-        except BadLineError as bad:
-            report(Problem("error", name, number, bad.code, str(bad)))
-            continue
-        if count == 2:
-            yield Text(number, at, "", fields[1], name)
-        else:
-            yield Text(number, at, fields[2], fields[3], name, {"url": fields[1]})
+        if len(fields) != len(columns):
+            message = f"has {len(fields)} columns, not {', '.join(columns)} with tabs between."
+            raise BadLineError("columns", message)
+        name = checked_id(fields[0], kind)
+        if len(columns) == 2:
+            return Text(number, name, "", fields[1], path.name)
+        return Text(number, name, fields[2], fields[3], path.name, {"url": fields[1]})
+
+    return parsed(read_lines(path, path.name, report), path.name, report, text)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from stepwell.collection.readers.lines import read_lines
-from stepwell.collection.source import BadLineError, Judgement, Problem, Report, whole_grade
+from stepwell.collection.readers.lines import BadLineError, parsed, read_lines, whole_grade
+from stepwell.collection.source import Judgement, Report
 
 _BLANK, _QUOTED = re.compile(r"\s"), re.compile(r"[\s%]")
 
@@ -17,14 +17,8 @@ def run_id(id: str, find: Callable[[str], int]) -> str:
     """Return an id as a field of a run, which ends at white space: an id that holds some is percent-encoded.
 
     Only white space and ``%`` are, so the rest can still be read; once more where another id reads like that.
+    ``find`` gives the row of an id, -1 when there is none.
 
-    Parameters
-    ----------
-    find
-        Gives the row of an id, -1 when there is none.
-
-    Examples
-    --------
     >>> ids = ["my notes.md", "100%", "a b", "a%20b"]
     >>> [run_id(id, lambda field: ids.index(field) if field in ids else -1) for id in ids]
     ['my%20notes.md', '100%', 'a%2520b', 'a%20b']
@@ -42,13 +36,7 @@ def _encoded(text: str) -> str:
 
 
 def own_id(field: str, find: Callable[[str], int]) -> str:
-    """Return the id that a field of a run names: as it stands where there is such an id, else decoded.
-
-    Parameters
-    ----------
-    find
-        Gives the row of an id, -1 when there is none. A field that names nothing is returned as it stands.
-    """
+    """Return the id that a field of a run names: as it stands where it names one (or nothing does), else decoded."""
     if "%" not in field or find(field) >= 0:
         return field
     forms = [field]
@@ -64,21 +52,15 @@ def read_qrels(path: Path, name: str, report: Report) -> Iterator[Judgement]:
     Four columns are query, an unused one, passage, grade; three are query, passage, grade; two are query and a
     passage that is relevant. A grade below 0 (spam, for NIST) counts as 0.
     """
-    for number, line in read_lines(path, name, report):
-        try:
-            yield Judgement(number, *_judgement(line), name)
-        except BadLineError as bad:
-            report(Problem("error", name, number, bad.code, str(bad)))
 
+    def judgement(number: int, line: str) -> Judgement:
+        fields = line.split()
+        if not 2 <= len(fields) <= 4:
+            message = f"{line[:60]!r} is not a line of qrels: query, 0, passage and grade, with blanks or tabs between."
+            raise BadLineError("columns", message)
+        if len(fields) == 2:
+            return Judgement(number, fields[0], fields[1], 1, name)
+        below = fields[-1].startswith("-") and fields[-1][1:].isdecimal()
+        return Judgement(number, fields[0], fields[-2], 0 if below else whole_grade(fields[-1]), name)
 
-def _judgement(line: str) -> tuple[str, str, int]:
-    fields = line.split()
-    if not 2 <= len(fields) <= 4:
-        message = f"{line[:60]!r} is not a line of qrels: query, 0, passage and grade, with blanks or tabs between."
-        raise BadLineError("columns", message)
-    if len(fields) == 2:
-        return fields[0], fields[1], 1
-    grade = fields[-1]
-    if grade.startswith("-") and grade[1:].isdecimal():
-        grade = "0"
-    return fields[0], fields[-2], whole_grade(grade)
+    return parsed(read_lines(path, name, report), name, report, judgement)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.collection.collection import hash_text, normal
-from stepwell.collection.readers.beir_writer import BeirWriter
+from stepwell.collection.readers.beir import BeirWriter
 from stepwell.collection.source import Text
 from stepwell.intake.synthetic.proposals import GENERATED, HEADING, SENTENCE, Proposal, without
 from stepwell.intake.synthetic.real import Real
