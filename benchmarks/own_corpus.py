@@ -47,7 +47,7 @@ def main() -> None:
     write_whole(docs, real, whole)
     untrained = run / results["stages"]["start"] / "model"
     systems = {"student": run / "model", "the same layers, untrained": untrained, "all layers of the base": "demo"}
-    comparison, _, _ = api.compare(list(systems.values()), whole)
+    comparison = api.compare(list(systems.values()), whole).comparison
     names = {str(place): name for name, place in systems.items()}
     table = comparison.table("Over the whole texts, real queries")
     show(

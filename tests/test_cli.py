@@ -1,9 +1,7 @@
 """The command line: every verb, what it prints where, and plain JSON for scripts."""
 
-import importlib
 import io
 import json
-import pkgutil
 import shlex
 import shutil
 import subprocess
@@ -12,7 +10,6 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-import stepwell as package
 from stepwell import __version__, cli, display
 from stepwell.collection.docstrings import Pair
 from stepwell.models.reranker import Reranker
@@ -114,15 +111,6 @@ def test_init_as_json_says_what_was_seen_and_what_was_made(stepwell, tiny_path, 
     told = json.loads(out)
     assert status == 0 and made.is_dir() and (told["collection"], told["found"]) == (str(made), "passages")
     assert told["synthetic"] == json.loads((made / "synthetic.json").read_text())
-
-
-def test_the_verbs_can_be_taken_from_the_package_whatever_was_imported():
-    for room in pkgutil.iter_modules(package.__path__):  # a room of the same name would take the verb's place
-        if room.name != "__main__":
-            importlib.import_module(f"stepwell.{room.name}")
-    assert {"init", "demo", "run", "search"} <= set(package.__all__)
-    for name, home in package._HOME.items():
-        assert getattr(package, name) is getattr(importlib.import_module(home), name)
 
 
 def test_plan_prints_a_table_on_standard_output(stepwell, tiny_recipe, tiny_run):

@@ -14,11 +14,9 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from stepwell.errors import StepwellError
+from stepwell.errors import DISK_FULL, StepwellError
 
 T = TypeVar("T")
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache() -> Path:
@@ -30,6 +28,14 @@ def sha256(path: Path) -> str:
     """Return the sha256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_free(file: Path) -> None:
+    """Refuse a file that can't be written, before anything is done for it."""
+    if file.exists():
+        raise StepwellError(f"{file} is there already and would be overwritten: choose another name or move it away.")
+    if not file.parent.is_dir():
+        raise StepwellError(f"{file} can't be written: there is no folder {file.parent}. Make it or name another file.")
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def test_ids_that_are_not_unique_are_not_taken(tmp_path):
 def test_a_table_of_queries_and_answers_becomes_a_collection(tmp_path):
     rows = [{"question": f"what of {at}", "answer": f"it is {at // 2}"} for at in range(60)]
     write(tmp_path / "faq" / "faq.csv", [*rows, rows[0]])
-    recipe = load_recipe(api.init(tmp_path / "faq", tmp_path / "recipe.yaml"))
+    recipe = load_recipe(api.init(tmp_path / "faq", tmp_path / "recipe.yaml").recipe)
     opened = open_collection(recipe.collection)
     assert (opened.n_queries, opened.n_passages, opened.splits) == (60, 30, ("train",))
     assert not opened.is_synthetic([0]).any()
@@ -75,7 +75,7 @@ def test_a_folder_of_texts_becomes_a_collection_and_a_recipe_for_few_queries(tmp
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"# {row['name']} by name\n\n{row['story']}\n")
     before = {path: path.read_bytes() for path in (tmp_path / "docs").iterdir()}
-    path = api.init(tmp_path / "docs", tmp_path)
+    path = api.init(tmp_path / "docs", tmp_path).recipe
     assert {path: path.read_bytes() for path in (tmp_path / "docs").iterdir()} == before
     recipe = load_recipe(path)
     assert recipe.collection.path == str(tmp_path / "docs-synthetic")
@@ -92,7 +92,7 @@ def test_a_folder_of_texts_becomes_a_collection_and_a_recipe_for_few_queries(tmp
 def test_a_collection_is_a_collection(tiny_path, tmp_path):
     assert look(tiny_path).found == "collection"
     assert look("irds:wells").found == look("demo").found == "collection"
-    recipe = load_recipe(api.init(tiny_path, tmp_path / "recipe.yaml"))
+    recipe = load_recipe(api.init(tiny_path, tmp_path / "recipe.yaml").recipe)
     assert recipe.collection.path == str(tiny_path)
 
 

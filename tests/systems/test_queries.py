@@ -101,7 +101,7 @@ def test_a_collection_that_is_not_the_runs_is_said(made, tiny_path, capsys):
 def test_what_is_compared_with_a_run_is_judged_on_the_runs_queries(made):
     _, run = made
     _, rows = table_of(run)
-    comparison, _, _ = api.compare(["bm25", run, run / "runs" / "ladder.trec"])
+    comparison = api.compare(["bm25", run, run / "runs" / "ladder.trec"]).comparison
     assert comparison.queries == 7
     first, second, third = comparison.rows
     assert first.values["nDCG@10"] == pytest.approx(rows["BM25"]["nDCG@10"], abs=1e-12)
@@ -124,7 +124,7 @@ def test_without_a_run_the_split_is_test(made, tiny_path):
 
 
 def test_two_runs_over_the_same_queries_are_compared(made, other):
-    comparison, _, _ = api.compare([made[1], other("seed: 13", "seed: 14")])
+    comparison = api.compare([made[1], other("seed: 13", "seed: 14")]).comparison
     assert comparison.queries == 7
 
 
@@ -135,7 +135,7 @@ def test_runs_whose_tables_are_over_other_queries_or_judgements_need_a_split(mad
         StepwellError, match=r"different queries or judgements .7 and [67] queries.*--split: home has train"
     ):
         api.compare(runs)
-    assert api.compare(runs, split="train")[0].queries == 40
+    assert api.compare(runs, split="train").comparison.queries == 40
 
 
 def test_runs_of_different_collections_need_one_to_be_named(made, other):
@@ -143,9 +143,9 @@ def test_runs_of_different_collections_need_one_to_be_named(made, other):
     runs = [run, other(path="/elsewhere", fingerprint="another")]
     with pytest.raises(StepwellError, match=r"different collections .*home and /elsewhere.*--collection"):
         api.compare(runs)
-    comparison, _, _ = api.compare(runs, home)  # those of the run that was made from it
+    comparison = api.compare(runs, home).comparison  # those of the run that was made from it
     assert comparison.queries == 7
-    assert api.compare(runs, home, "train")[0].queries == 40
+    assert api.compare(runs, home, "train").comparison.queries == 40
 
 
 def test_a_collection_that_was_moved_is_named_anew(other, made, tmp_path):

@@ -1,16 +1,19 @@
-"""The application that the verbs are added to, and the options that several of them share."""
+"""The application that the verbs are added to, the options that several of them share, and how mistakes are shown."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Protocol
 
 import typer
 
 from stepwell import __version__
-from stepwell.display import Table, set_quiet, show
+from stepwell.display import Table, set_quiet, show, warn
+from stepwell.errors import StepwellError, explain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,21 +62,42 @@ def options(
         raise typer.Exit
 
 
-def show_facts(table: Table | None, as_json: bool) -> None:
-    """Show a table of names and values, or print it as JSON; only the main process has one."""
-    if table is not None:
-        print_json({str(name): value for name, value in table.rows}) if as_json else show(table)
+class Result(Protocol):
+    """What most verbs give."""
+
+    def table(self) -> Table:
+        """Return it as a table."""
+
+    def to_json(self) -> object:
+        """Return it as plain values."""
 
 
-def read_recipe(path: Path, changes: list[str] | None, scale: str | None = None) -> Any:
-    """Read a recipe with the changes of ``--set`` and ``--scale``."""
-    from stepwell.recipe.scale import scaled
-    from stepwell.recipe.yaml_file import load_recipe, parse_override
-
-    recipe = load_recipe(path, dict(map(parse_override, changes or [])))
-    return recipe if scale is None else scaled(recipe, scale)
+def show_result(result: Result, as_json: bool) -> None:
+    """Show the result of a verb as a table, or print it as JSON."""
+    print_json(result.to_json()) if as_json else show(result.table())
 
 
 def print_json(content: object) -> None:
     """Print plain JSON."""
     typer.echo(json.dumps(content, indent=1, default=str))
+
+
+def main() -> None:
+    """Run the command line; mistakes of a user become one paragraph and exit status 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except (StepwellError, OSError) as error:
+        typer.echo(f"stepwell: {error if isinstance(error, StepwellError) else explain(error)}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # 130 is what Typer makes of Ctrl-C
+            raise
+        typer.echo("stepwell: stopped. What is finished is kept; the same command goes on from here.", err=True)
+        sys.exit(130)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    if isinstance(message, UserWarning):
+        warn(str(message))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from stepwell import api
 from stepwell.cli.app import (
     EngineOption,
     JsonOption,
@@ -16,10 +17,9 @@ from stepwell.cli.app import (
     RayWorkers,
     app,
     print_json,
-    show_facts,
+    show_result,
 )
-from stepwell.display import counted, say, show
-from stepwell.errors import StepwellError
+from stepwell.display import Table, counted, say, show
 
 
 @app.command()
@@ -28,9 +28,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Report every problem of a collection's files, with file and line."""
-    from stepwell.collection import check_directory
-
-    problems = check_directory(directory)
+    problems = api.check(directory)
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
         print_json([vars(problem) | {} for problem in problems])
@@ -41,14 +39,6 @@ def check(
         typer.echo(f"{directory}: {counted(errors, 'error')}, {counted(len(problems) - errors, 'warning')}.")
     if errors:
         raise typer.Exit(1)
-
-
-def _check_free(file: Path | None) -> None:
-    """Refuse a file that can't be written, before anything is done for it."""
-    if file is not None and file.exists():
-        raise StepwellError(f"{file} is there already and would be overwritten: choose another name or move it away.")
-    if file is not None and not file.parent.is_dir():
-        raise StepwellError(f"{file} can't be written: there is no folder {file.parent}. Make it or name another file.")
 
 
 @app.command()
@@ -84,33 +74,18 @@ def mine(
     as_json: JsonOption = False,
 ) -> None:
     """Mine hard negatives, and say what was dropped and why."""
-    from pydantic import ValidationError
-
-    from stepwell import api
-    from stepwell.jobs.exchange import write_pairs, write_tuples
-    from stepwell.recipe import Mining
-
-    for file in (target, pairs):
-        _check_free(file)
-    if pairs is not None and pairs.resolve() == target.resolve():
-        raise StepwellError(f"{target} can't hold both the texts and the ids of --pairs: name another file for these.")
-    if teacher is None and denoise is not None:
-        raise StepwellError("--denoise compares a teacher's scores: name a cross-encoder with --teacher too.")
-    limit = (denoise or 0.0) if teacher is not None else None
-    try:
-        settings = Mining(
-            depth=max(100, last), first=first, last=last, margin=margin, denoise=limit, sampling=sampling, positives=1
-        )
-    except ValidationError as error:
-        raise StepwellError(
-            f"the mining options don't fit: {error.errors()[0]['msg'].removeprefix('Value error, ')}."
-        ) from None
-    candidates, report, opened = api.mine(collection, miner, split, k, settings, seed, teacher)
-    write_tuples(candidates, opened, target)
-    if pairs is not None:
-        write_pairs(candidates, opened, pairs)
-    print_json(report.to_json()) if as_json else show(report.table())
-    say(f"{target}: {len(candidates):,} queries with {k} candidates each.")
+    settings = {
+        "depth": max(100, last),
+        "first": first,
+        "last": last,
+        "margin": margin,
+        "denoise": denoise if teacher is None else denoise or 0.0,
+        "sampling": sampling,
+        "positives": 1,
+    }
+    mined = api.mine(collection, miner, split, k, settings, seed, teacher, target=target, pairs=pairs)
+    show_result(mined.report, as_json)
+    say(f"{target}: {len(mined.candidates):,} queries with {k} candidates each.")
     if pairs is not None:
         say(f"{pairs}: the ids of their pairs, in the same order; `stepwell score` reads them.")
 
@@ -128,11 +103,10 @@ def encode(
     as_json: JsonOption = False,
 ) -> None:
     """Encode all passages and queries; started again after a stop or a crash it goes on where it was."""
-    from stepwell.jobs.cluster import Cluster
-    from stepwell.jobs.exchange import encode_collection
+    from stepwell import Cluster
 
     cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
-    show_facts(encode_collection(collection, out, model, cluster), as_json)
+    show_facts(api.encode(collection, out, model, cluster).facts, as_json)
 
 
 @app.command()
@@ -155,9 +129,13 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score pairs with a teacher of any kind, as raw logits; what its store has is not scored again."""
-    from stepwell.jobs.cluster import Cluster
-    from stepwell.jobs.exchange import score_pairs
+    from stepwell import Cluster
 
-    _check_free(target)
     cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
-    show_facts(score_pairs(collection, pairs, target, teacher, tokens, cluster, recipe), as_json)
+    show_facts(api.score(collection, pairs, target, teacher, tokens, cluster, recipe), as_json)
+
+
+def show_facts(table: Table | None, as_json: bool) -> None:
+    """Show a table of names and values, or print it as JSON; only the main process has one."""
+    if table is not None:
+        print_json({str(name): value for name, value in table.rows}) if as_json else show(table)

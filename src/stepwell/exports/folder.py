@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -114,6 +114,21 @@ def table(graphs: Sequence[Exported], target: Path) -> Table:
     return Table(f"Exported to {target}", columns, rows, (note,))
 
 
+class Export(NamedTuple):
+    """An exported folder, and what each graph in it is worth."""
+
+    folder: Path
+    graphs: list[Exported]
+
+    def table(self) -> Table:
+        """Return the graphs as a table."""
+        return table(self.graphs, self.folder)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {"folder": str(self.folder), "graphs": [graph.to_json() for graph in self.graphs]}
+
+
 def export(
     system: str,
     formats: Sequence[str],
@@ -123,7 +138,7 @@ def export(
     max_loss: float = MAX_LOSS,
     force: bool = False,
     repository: str | None = None,
-) -> tuple[Path, list[Exported]]:
+) -> Export:
     """Export a model; the folder appears when all of it is written and has passed.
 
     Parameters
@@ -147,7 +162,7 @@ def export(
 
     Returns
     -------
-    tuple
+    Export
         The folder, and what is in it.
 
     Raises
@@ -187,7 +202,7 @@ def export(
         shutil.rmtree(draft, ignore_errors=True)
     if repository is not None:
         say(f"pushed: {push(target, repository)}")
-    return target, graphs
+    return Export(target, graphs)
 
 
 def _check_target(target: Path) -> None:

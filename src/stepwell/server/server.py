@@ -76,7 +76,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    place: Path,
+    place: str | Path,
     *,
     collection: str | None = None,
     host: str = "127.0.0.1",
@@ -136,7 +136,7 @@ def serve(
     if threads is not None:
         torch.set_num_threads(threads)
     with listen(host, port) as bound:
-        opened = open_systems(place, collection, systems)
+        opened = open_systems(Path(place), collection, systems)
         opened.by_name[STUDENT].searcher.search("ready?")  # what can't be read is told now, and the first user is quick
         bound.listen(2048)
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from stepwell.collection.readers.formats import Place
 from stepwell.collection.splits import NO_TEST
 from stepwell.display import say, warn
 from stepwell.errors import StepwellError
-from stepwell.evaluation import Evaluation, evaluate, reached, wins_and_losses
+from stepwell.evaluation import Evaluation, evaluate, reached
 from stepwell.recipe import Recipe
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.opening import open_system, retrieve_with
@@ -48,26 +47,6 @@ def judge_systems(
     measures = reached(max(depth, 10))  # nDCG@10 always: queries are won and lost by it
     runs = {system: retrieve_with(system, on.collection, on.qrels, depth) for system in systems}
     return on, {system: evaluate(run, on.qrels, measures) for system, run in runs.items()}
-
-
-def contests(
-    on: Judged, evaluations: Mapping[str, Evaluation], most: int, measure: str = "nDCG@10"
-) -> list[dict[str, Any]]:
-    """Return the queries that the first system wins and loses most against each other one, as plain values."""
-    first, *others = evaluations
-
-    def with_texts(pairs: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
-        texts = on.collection.query_texts([row for row, _ in pairs])
-        return [
-            {"query_id": on.collection.query_ids[row], "query": text, "difference": delta}
-            for (row, delta), text in zip(pairs, texts, strict=True)
-        ]
-
-    found = []
-    for other in others:
-        won, lost = wins_and_losses(evaluations[first], evaluations[other], measure, most)
-        found.append({"system": other, "measure": measure, "won": with_texts(won), "lost": with_texts(lost)})
-    return found
 
 
 def judged_on(systems: Sequence[str], collection: Place | None = None, split: str | None = None) -> Judged:

@@ -1,0 +1,101 @@
+"""Mining without a ladder: candidates of a split's queries, with whatever retrieves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from stepwell.collection import Collection, open_collection
+from stepwell.distil.mining_report import MiningReport
+from stepwell.distil.negatives import Candidates
+from stepwell.distil.negatives import mine as mine_run
+from stepwell.errors import StepwellError
+from stepwell.files import cache, check_free
+from stepwell.jobs.exchange import write_pairs, write_tuples
+from stepwell.models.reranker import Reranker
+from stepwell.recipe import Mining
+from stepwell.systems.opening import retrieve_with
+from stepwell.teachers.scoring import Stored
+
+
+class Mined(NamedTuple):
+    """Candidates of the queries of a split, what mining dropped and why, and the collection."""
+
+    candidates: Candidates
+    report: MiningReport
+    collection: Collection
+
+
+def mine(
+    collection: str | Path,
+    miner: str | Path = "bm25",
+    split: str = "train",
+    k: int = 8,
+    settings: Mining | Mapping[str, object] | None = None,
+    seed: int = 13,
+    teacher: str | Path | None = None,
+    tokens: int = 176,
+    target: Path | None = None,
+    pairs: Path | None = None,
+) -> Mined:
+    """Mine K candidates of each query of a split.
+
+    Parameters
+    ----------
+    collection, split
+        Whose queries.
+    miner
+        ``bm25``, an encoder, a finished run or a TREC run file.
+    k
+        Candidates a query; the positives come first.
+    settings
+        As a recipe's section ``mining``, also as a mapping.
+    seed
+        Decides the draws.
+    teacher
+        With ``denoise`` in the settings: a cross-encoder, reading ``tokens`` of a pair, that says what is no negative.
+    target, pairs
+        New files to write: texts as JSONL that sentence-transformers trains on, and the ids of the same pairs.
+
+    Raises
+    ------
+    StepwellError
+        When the settings don't fit, a file is there already, or the collection or the teacher can't be read.
+    """
+    for file in (target, pairs):
+        if file is not None:
+            check_free(file)
+    if target is not None and pairs is not None and pairs.resolve() == target.resolve():
+        raise StepwellError(f"{target} can't hold both the texts and the ids of --pairs: name another file for these.")
+    settings = _checked(settings or {})
+    if teacher is None and settings.denoise is not None:
+        raise StepwellError("--denoise compares a teacher's scores: name a cross-encoder with --teacher too.")
+    opened = open_collection(collection)
+    qrels = opened.qrels(split)
+    ask = None
+    if teacher is not None:
+        judge = Stored.of(cache() / "scores", Reranker.open(str(teacher), tokens), opened)
+
+        def ask(queries: NDArray[np.int32], passages: NDArray[np.int32]) -> NDArray[np.float32]:
+            return judge.score(queries, passages[:, None])[:, 0]
+
+    run = retrieve_with(str(miner), opened, qrels, settings.depth)
+    candidates, report = mine_run(run, qrels, opened, settings, k, seed, ask)
+    if target is not None:
+        write_tuples(candidates, opened, target)
+    if pairs is not None:
+        write_pairs(candidates, opened, pairs)
+    return Mined(candidates, report, opened)
+
+
+def _checked(settings: Mining | Mapping[str, object]) -> Mining:
+    try:
+        return Mining.model_validate(settings)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise StepwellError(f"the mining options don't fit: {reason}.") from None
