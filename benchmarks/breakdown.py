@@ -21,11 +21,12 @@ from samples import EVALUATION, part
 from side_by_side import count_tokens, finish, parser, publish
 from torch.profiler import ProfilerActivity, profile
 
-from stepwell.ladder.prices import BACKWARD, operations_a_token
+from stepwell.ladder.prices import BACKWARD
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines import machine as engine
 from stepwell.models.engines.backends import open_way
 from stepwell.models.engines.inference import Opened
+from stepwell.models.shape import operations_a_token
 from stepwell.recipe import Optimiser
 
 KINDS = {

@@ -18,9 +18,9 @@ from side_by_side import OURS, Contender, add_memory, alone, count_tokens, embed
 
 from stepwell.collection import Collection
 from stepwell.evaluation.measures import evaluate
-from stepwell.ladder.prices import operations_a_token
 from stepwell.models.encoder import Encoder
 from stepwell.models.files import locate
+from stepwell.models.shape import operations_a_token
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import top_k
 

@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional
 
 from stepwell import distributed
-from stepwell.ladder.prices import config_of
 from stepwell.models.engines.machine import bf16_gain
+from stepwell.models.shape import config_of
 
 PACKAGES = (
     "stepwell",

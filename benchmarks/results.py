@@ -21,8 +21,7 @@ from transformers import BertConfig
 from stepwell.display import Table, show
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
-from stepwell.ladder.prices import Prices
-from stepwell.ladder.workspace import Work
+from stepwell.ladder.prices import Prices, Work
 from stepwell.recipe.yaml_file import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,8 +110,8 @@ def cost(benchmark: Benchmark, bases: Mapping[str, str], **changes: Any) -> Cost
     """Price all stages of a benchmark's recipe, as `stepwell plan` does."""
     recipe = load_recipe(ROOT / "recipes" / "paper" / f"{benchmark.recipe}.yaml", {**bases, **changes})
     nothing: Any = None  # nothing is read of the collection
-    stages = stages_of(Context(recipe, nothing, nothing, Path()), benchmark.prices)
-    return Cost.of([stage.work for stage in stages])
+    stages = stages_of(Context(recipe, nothing, nothing, Path()))
+    return Cost.of([stage.cost(benchmark.prices) for stage in stages])
 
 
 def figures(values: Mapping[str, float]) -> str:

@@ -30,9 +30,10 @@ from stepwell import distributed
 from stepwell.distil.losses import soft_loss
 from stepwell.distil.objectives import Draw, StudentObjective, Terms
 from stepwell.distil.training import batches, learning_rate, total_steps, train
-from stepwell.ladder.prices import BACKWARD, operations_a_token
+from stepwell.ladder.prices import BACKWARD
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
+from stepwell.models.shape import operations_a_token
 from stepwell.recipe import Optimiser
 from stepwell.retrieval.vectors import Vectors
 

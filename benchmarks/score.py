@@ -28,9 +28,9 @@ from side_by_side import (
     score,
 )
 
-from stepwell.ladder.prices import operations_a_token
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.reranker import Reranker
+from stepwell.models.shape import operations_a_token
 from stepwell.systems.opening import retrieve_with
 
 SAMPLE = 256

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from transformers import BertConfig
 
-from stepwell.ladder.prices import Prices, operations_a_token
+from stepwell.ladder.prices import Prices
+from stepwell.models.shape import operations_a_token
 from stepwell.recipe import Optimiser
+from stepwell.teachers.opening import Cost, Reads
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,26 +64,30 @@ def test_every_stage_costs_what_plan_says(scaling: ModuleType, tmp_path: Path) -
     tokens = a.passage_tokens, a.query_tokens, a.pair_tokens
     prices = Prices(a.passages, a.queries, 0, 0, *tokens)
     student, de, ce, large = (
-        write_config(model, tmp_path) for model in (scaling.STUDENT, scaling.DE, scaling.CE, scaling.LARGE)
+        SimpleNamespace(base=write_config(model, tmp_path), layers=None)
+        for model in (scaling.STUDENT, scaling.DE, scaling.CE, scaling.LARGE)
     )
 
-    def dense(base: str, steps: int, batch: int, k: int):
-        return prices.dense(base, None, Optimiser(steps=steps, batch=batch), k)
+    def dense(model: SimpleNamespace, steps: int, batch: int, k: int):
+        return prices.dense(model, Optimiser(steps=steps, batch=batch), k)
+
+    def scores(model: SimpleNamespace, queries: int, k: int):
+        return prices.scoring(Cost((Reads(model.base, None, "pairs"),), kept=queries * k), queries, k)
 
     plan = {
         "train DE-12, 50 k steps of 128 x 2": dense(de, 50_000, 128, 2),
-        "encode with DE-12, twice": prices.encode(de, None),
-        "embedding rung, one epoch": prices.embedding(student, None, Optimiser(epochs=1, batch=1)),
+        "encode with DE-12, twice": prices.encode(de),
+        "embedding rung, one epoch": prices.embedding(student, Optimiser(epochs=1, batch=1), (0, 0)),
         "rung DE-12, 40 k steps of 128 x 2": dense(student, 40_000, 128, 2),
-        "train CE-12, 6 k steps of 256 x 16": prices.cross(ce, None, 6_000 * 256, 16, training=True),
-        "score all candidates with CE-12": prices.cross(ce, None, a.queries, a.candidates, training=False),
+        "train CE-12, 6 k steps of 256 x 16": prices.lists(ce, "pairs", 6_000 * 256, 16),
+        "score all candidates with CE-12": scores(ce, a.queries, a.candidates),
         "rung CE-12, 40 k steps of 64 x 16": dense(student, 40_000, 64, 16),
-        "train CE-24, 6 k steps of 256 x 16": prices.cross(large, None, 6_000 * 256, 16, training=True),
-        "score all candidates with CE-24": prices.cross(large, None, a.queries, a.candidates, training=False),
+        "train CE-24, 6 k steps of 256 x 16": prices.lists(large, "pairs", 6_000 * 256, 16),
+        "score all candidates with CE-24": scores(large, a.queries, a.candidates),
         "rung CE-24, 40 k steps of 64 x 16": dense(student, 40_000, 64, 16),
-        "refine: CE-24 reranks 20 a query": prices.cross(large, None, a.queries, 20, training=False),
+        "refine: CE-24 reranks 20 a query": scores(large, a.queries, 20),
         "refine: 2 k steps of 64 x 16": dense(student, 2_000, 64, 16),
-        "encode with the student, 5 times": prices.encode(student, None),
+        "encode with the student, 5 times": prices.encode(student),
     }
     times = {"encode with DE-12, twice": 2, "encode with the student, 5 times": 5}
     stages = {stage.title: stage for stage in scaling.stages(a)}

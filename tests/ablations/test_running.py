@@ -12,8 +12,9 @@ from stepwell.ablations import running
 from stepwell.ablations.result import Outcome, Shared
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
+from stepwell.files import read_json
 from stepwell.ladder.plan import Speed
-from stepwell.ladder.workspace import Workspace, read_json
+from stepwell.ladder.workspace import Workspace
 from stepwell.models.encoder import Encoder
 from stepwell.recipe.yaml_file import load_recipe
 
@@ -144,7 +145,7 @@ def test_a_finished_ablation_runs_nothing_again(ablation, again, monkeypatch):
     def never(*_, **__):
         raise AssertionError("done again")
 
-    monkeypatch.setattr("stepwell.ladder.making.train", never)
+    monkeypatch.setattr("stepwell.ladder.trainings.train", never)
     monkeypatch.setattr(Encoder, "encode", never)
     before = {path: path.stat().st_mtime_ns for path in ablation.out.glob("stages/*/manifest.json")}
     result = again()

@@ -15,11 +15,11 @@ from stepwell import api
 from stepwell.collection import open_collection
 from stepwell.evaluation import evaluate
 from stepwell.evaluation.answers import has_answer
+from stepwell.files import read_json
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.plan import Speed
 from stepwell.ladder.prices import Prices
 from stepwell.ladder.run import prepare
-from stepwell.ladder.workspace import read_json
 from stepwell.recipe.scale import scaled
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.run import Run
@@ -149,10 +149,11 @@ def test_the_scale_changes_no_stage(records, tiny_model, tmp_path):
     home = slices.msmarco_passage(records, tmp_path / "slice")
     whole = load_recipe(PAPER / "msmarco-passage.yaml", {**places(home, tiny_model), "student.layers": 3})
     prices = Prices(8_841_823, 502_939, 500, 6_980, 80.0, 10.0, 89.0)
-    plans = [stages_of(prepare(recipe), prices) for recipe in (whole, scaled(whole, "tiny"), scaled(whole, 0.01))]
+    plans = [stages_of(prepare(recipe)) for recipe in (whole, scaled(whole, "tiny"), scaled(whole, 0.01))]
     first, *others = [[(stage.name, stage.kind, stage.inputs, stage.only_if) for stage in plan] for plan in plans]
     assert [first, first] == others
-    costs = [sum(stage.work.training + stage.work.forward for stage in plan) for plan in plans]
+    works = [[stage.cost(prices) for stage in plan] for plan in plans]
+    costs = [sum(work.training + work.forward for work in plan) for plan in works]
     assert costs[1] < costs[0] and costs[2] < costs[0]
 
 
@@ -163,5 +164,5 @@ def test_the_pool_is_what_a_teacher_scores(records, tiny_model, tmp_path):
     for pool in (16, 100):
         changes = {**places(home, tiny_model), "student.layers": 3, "mining.pool": pool}
         recipe = load_recipe(PAPER / "msmarco-passage.yaml", changes)
-        work[pool] = next(s.work.forward for s in stages_of(prepare(recipe), prices) if s.name == "scores-3")
+        work[pool] = next(s.cost(prices).forward for s in stages_of(prepare(recipe)) if s.name == "scores-3")
     assert work[100] / work[16] == pytest.approx(100 / 16)

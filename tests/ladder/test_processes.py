@@ -5,7 +5,8 @@ import pytest
 
 from processes import finish, stepwell, together
 from stepwell.evaluation import Evaluation
-from stepwell.ladder.workspace import damage, read_json
+from stepwell.files import read_json
+from stepwell.ladder.workspace import damage
 from stepwell.retrieval.vectors import Vectors
 
 

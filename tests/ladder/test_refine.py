@@ -1,5 +1,6 @@
 """Refine: which queries are selected, from the ranks of their first positive, and what a round did to them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,16 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stepwell.collection import Qrels
-from stepwell.ladder.refine import (
-    MISSING,
-    can_be_selected,
-    first_positive_ranks,
-    funnel,
-    outcome,
-    select,
-    selected,
-)
-from stepwell.ladder.workspace import Job, read_json
+from stepwell.distil.negatives import Candidates
+from stepwell.distil.refine import MISSING, can_be_selected, first_positive_ranks, funnel, selected
+from stepwell.files import read_json
+from stepwell.ladder import refine
+from stepwell.ladder.stage import Job, Settings
+from stepwell.recipe import Mining
 from stepwell.retrieval.run import Run
 from stepwell.systems.records import Selection
 
@@ -97,22 +94,12 @@ def test_the_funnel_loses_nobody(student, teacher):
     assert sum(row["queries"] for row in funnel(student, teacher)) == len(student)
 
 
-class Settings(SimpleNamespace):
-    """Refine's settings."""
-
-    def __init__(self, **more):
-        super().__init__(**{"rule": "top", "worst": 15, "depth": 4, "candidates": 3, **more})
-
-
 @pytest.fixture
 def world(tiny_collection, tmp_path, monkeypatch):
     """Four training queries: student ranks 1, 2, 3, missing; the teacher puts the passage with the lowest row first."""
-    from stepwell.ladder import refine
-    from stepwell.recipe import Mining
-
     asked = []
 
-    def reranked(ctx, run, teacher, depth, job):
+    def reranked(job, run, depth):
         asked.extend(run.queries.tolist())
         head = run.top(depth)
         return Run(run.queries, np.sort(head.passages, axis=1), head.scores), np.ones(len(run.queries), dtype=np.bool_)
@@ -120,55 +107,48 @@ def world(tiny_collection, tmp_path, monkeypatch):
     monkeypatch.setattr(refine, "reranked", reranked)
     lists = [[10, 1, 2, 3], [41, 20, 42, 43], [5, 3, 30, 4], [50, 51, 52, 53]]
     qrels = Qrels(ints(0, 1, 2, 3), ints(10, 20, 30, 40), ints(1, 1, 1, 1))
-    source = tmp_path / "source"
+    source, folder = tmp_path / "source", tmp_path / "select"
     source.mkdir()
-    run_of(lists).save(source / "train.parquet", tiny_collection)
-    ctx = SimpleNamespace(
-        collection=tiny_collection,
-        splits=SimpleNamespace(train=qrels),
-        recipe=SimpleNamespace(mining=Mining(near_duplicate=None, first=2, pool=9), seed=1),  # refine has its own
-    )
-    folder = tmp_path / "select"
     folder.mkdir()
-    return SimpleNamespace(ctx=ctx, job=Job(folder, {"s.train": source}), asked=asked, lists=lists)
+    run_of(lists).save(source / "train.parquet", tiny_collection)
+    splits = SimpleNamespace(train=qrels, synthetic={})
+    around = SimpleNamespace(collection=tiny_collection, splits=splits, seed=1)
+
+    def job(mining=(), **settings):
+        mined = Mining(**{"near_duplicate": None, "first": 2, "pool": 9, **dict(mining)})  # refine has its own
+        own = {"rule": "top", "worst": 15, "depth": 4, "candidates": 3, "mining": mined.model_dump(), **settings}
+        return Job("select-1", Settings("select-1", own), {"run": source}, folder, around)
+
+    return SimpleNamespace(around=around, job=job, folder=folder, asked=asked, lists=lists)
 
 
 def test_select_asks_only_about_open_queries_and_mines_the_chosen_hardest_first(world):
-    from stepwell.distil.negatives import Candidates
-
-    select(world.ctx, Settings(), "ce", "s", world.job)
-    decision = read_json(world.job.folder / "decision.json")
+    refine.select(world.job())
+    decision = read_json(world.folder / "decision.json")
     assert world.asked == [1, 2]  # query 0 is right already, the positive of query 3 is not in its list
     assert decision["selected_queries"] == [1]  # of query 2 the teacher makes rank 4
     assert decision["go"] and (decision["queries"], decision["asked"], decision["selected"]) == (4, 2, 1)
-    found = Candidates.load(world.job.folder / "candidates.parquet", world.ctx.collection)
+    found = Candidates.load(world.folder / "candidates.parquet", world.around.collection)
     assert found.queries.tolist() == [1]
     assert found.passages.tolist() == [[20, 41, 42]]  # the positive, then by rank
 
 
-def test_with_denoise_the_teacher_says_what_is_no_negative_and_that_is_told(world, monkeypatch, capsys):
-    from stepwell.distil.negatives import Candidates
-    from stepwell.ladder import finding
-    from stepwell.ladder.telling import tell
-
+def test_with_denoise_the_teacher_says_what_is_no_negative_and_that_is_said(world, monkeypatch):
     def score(queries, passages, progress):
         return np.where(passages == 41, 9.0, 1.0)  # 41 looks better to it than the positive
 
-    monkeypatch.setattr(finding, "opened", lambda ctx, teacher, inputs: SimpleNamespace(score=score))
-    world.ctx.recipe.mining = world.ctx.recipe.mining.model_copy(update={"denoise": 0.0})
-    select(world.ctx, Settings(), "ce", "s", world.job)
-    found = Candidates.load(world.job.folder / "candidates.parquet", world.ctx.collection)
+    monkeypatch.setattr(Job, "teacher", lambda self: SimpleNamespace(score=score))
+    refine.select(world.job(mining={"denoise": 0.0}))
+    found = Candidates.load(world.folder / "candidates.parquet", world.around.collection)
     assert found.passages.tolist() == [[20, 42, 43]]
-    world.ctx.splits.synthetic = {}
-    tell(world.ctx, SimpleNamespace(kind="select"), world.job.folder, 0.0)
-    said = capsys.readouterr()
-    assert "scored like a positive by the teacher 1" in said.err
-    assert "The teacher was asked only about" in said.err
+    said = " ".join(str(line) for line in refine.say_selection(world.folder, world.around))
+    assert "scored like a positive by the teacher 1" in said
+    assert "The teacher was asked only about" in said
 
 
 def test_when_nothing_is_selected_the_round_does_not_go(world):
-    select(world.ctx, Settings(worst=1), "ce", "s", world.job)
-    decision = read_json(world.job.folder / "decision.json")
+    refine.select(world.job(worst=1))
+    decision = read_json(world.folder / "decision.json")
     assert decision["go"] is False and world.asked == []
     assert decision["funnel"] and decision["selected"] == 0
 
@@ -177,15 +157,15 @@ def test_the_outcome_counts_fixed_and_broken(world, tmp_path):
     before, after, gate = (tmp_path / name for name in ("before", "after", "gate"))
     for folder in (before, after, gate):
         folder.mkdir()
-    run_of(world.lists).save(before / "train.parquet", world.ctx.collection)
+    run_of(world.lists).save(before / "train.parquet", world.around.collection)
     # query 0 was right and is broken, 1 is fixed, 2 comes nearer, 3 was missing and is found
     run_of([[1, 10, 2, 3], [20, 41, 42, 43], [5, 30, 3, 4], [50, 51, 40, 53]]).save(
-        after / "train.parquet", world.ctx.collection
+        after / "train.parquet", world.around.collection
     )
-    (gate / "decision.json").write_text('{"selected_queries": [1, 2]}')
-    world.job.inputs = {"student@2.train": before, "rung-3.train": after, "select-3": gate}
-    outcome(world.ctx, "student@2", "rung-3", 3, world.job)
-    assert read_json(world.job.folder / "outcome.json") == {
+    Selection(True, selected_queries=[1, 2]).save(gate)
+    inputs = {"before": before, "after": after, "selection": gate}
+    refine.count_outcome(replace(world.job(), inputs=inputs))
+    assert read_json(world.folder / "outcome.json") == {
         "selected": 2,
         "fixed": 1,
         "nearer": 2,

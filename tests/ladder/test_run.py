@@ -3,7 +3,9 @@
 import itertools
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -17,13 +19,15 @@ from stepwell.distil import training
 from stepwell.distil.negatives import Candidates
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
-from stepwell.ladder import making, prices
+from stepwell.files import read_json
+from stepwell.ladder import trainings
 from stepwell.ladder.build import stages_of
-from stepwell.ladder.prices import vector_width
 from stepwell.ladder.run import prepare, shared_facts
-from stepwell.ladder.workspace import Workspace, damage, read_json
+from stepwell.ladder.workspace import Workspace, damage
+from stepwell.models import shape
 from stepwell.models.build import build_student, open_sentence_transformer, save_model
 from stepwell.models.encoder import Encoder
+from stepwell.models.shape import vector_width
 from stepwell.recipe import Rung, StudentSection
 from stepwell.recipe.teachers import DualEncoderTeacher
 from stepwell.recipe.yaml_file import load_recipe
@@ -52,7 +56,7 @@ def test_every_stage_is_whole_and_comes_after_its_inputs(tiny_run, tiny_recipe, 
     stages = stages_of(prepare(load_recipe(tiny_recipe)))
     seen = set()
     for stage in stages:
-        assert {name for name in stage.inputs if "@" not in name} <= seen
+        assert {name for name in stage.inputs.values() if "@" not in name} <= seen
         seen.add(stage.name)
     assert {stage.name for stage in stages if "@" not in stage.name} <= set(facts["stages"])
 
@@ -130,7 +134,7 @@ def test_a_second_run_does_nothing_again(tiny_run, tiny_recipe, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "train", never)
-    monkeypatch.setattr("stepwell.ladder.making.train", never)
+    monkeypatch.setattr("stepwell.ladder.trainings.train", never)
     monkeypatch.setattr(Encoder, "encode", never)
     before = {path: path.stat().st_mtime_ns for path in (tiny_run / "stages").rglob("*")}
     first = read_json(tiny_run / "results.json")
@@ -160,9 +164,9 @@ def test_the_same_recipe_gives_the_same_weights_and_no_rung_is_idle(tiny_run, fa
 
 def test_a_training_reads_as_much_of_a_text_as_its_vectors_are_made_of(tiny_recipe, tiny_run, facts):
     ctx = prepare(load_recipe(tiny_recipe, {"tokens.query": 4}))  # shorter than most queries
-    encoder = ctx.encoder(tiny_run / facts["stages"]["start"])
+    encoder = Encoder.open(tiny_run / facts["stages"]["start"] / "model")
     for tokens, side, texts in zip(
-        ctx.texts(encoder),
+        ctx.surroundings.all_tokens(encoder),
         ("query", "document"),
         (ctx.collection.query_texts(), ctx.collection.passage_texts()),
         strict=True,
@@ -293,14 +297,14 @@ def test_the_paper_s_ladder_in_two_towers_with_a_dot_product(variant, tmp_path, 
     assert not np.allclose(model.encode_query("the river"), model.encode_document("the river"))
 
 
-def test_scores_that_teach_nothing_are_told_once_a_training(variant, tmp_path, capsys):
-    """By the rung's stage of scores, also where the rung begins the ladder; the straight baseline has no such stage."""
+def test_scores_that_teach_nothing_are_named_once(variant, tmp_path, capsys):
+    """By the stage of scores, also where the rung begins the ladder; the straight baseline has the same ones."""
     only = ("  - {teacher: de, loss: embedding, epochs: 1", "  # {teacher: de, loss: embedding, epochs: 1")
     recipe = variant(
         only, ("loss: candidates, tau: 0.5", "loss: candidates, tau: 900"), ("{depth: 10", "{rounds: 0, depth: 10")
     )
     api.run(recipe, tmp_path / "run")
-    assert capsys.readouterr().err.count("at tau 900") == 2
+    assert capsys.readouterr().err.count("at tau 900") == 1
 
 
 def test_full_proof_adds_every_teacher_by_every_loss(variant):
@@ -315,7 +319,7 @@ def test_a_second_round_of_refine_waits_for_the_first(variant):
     stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
     gates = {name: stages[name].only_if for name in ("select-3", "rung-3", "select-4", "rung-4")}
     assert gates == {"select-3": (), "rung-3": ("select-3",), "select-4": ("promote-3",), "rung-4": ("select-4",)}
-    assert "student@3" in stages["rung-4"].inputs
+    assert stages["rung-4"].inputs["student"] == "student@3"
 
 
 @pytest.mark.parametrize(
@@ -334,8 +338,9 @@ def test_a_second_round_of_refine_waits_for_the_first(variant):
     ],
 )
 def test_what_a_rung_says_of_its_loss_reaches_the_loss(key, value):
-    terms = making._terms(Rung(teacher="t", loss="candidates", **{key: value}), "candidates")
-    assert getattr(terms, key) == value and terms != making._terms(Rung(teacher="t", loss="candidates"), "candidates")
+    terms = trainings.terms_of(Rung(teacher="t", loss="candidates", **{key: value}), "candidates")
+    plain = trainings.terms_of(Rung(teacher="t", loss="candidates"), "candidates")
+    assert getattr(terms, key) == value and terms != plain
 
 
 def test_a_training_on_a_part_of_the_queries_and_on_grades(variant, tmp_path):
@@ -349,7 +354,7 @@ def test_a_training_on_a_part_of_the_queries_and_on_grades(variant, tmp_path):
         ctx = prepare(load_recipe(recipe))
         with Workspace(tmp_path, shared_facts(ctx)) as workspace:
             for stage in stages_of(ctx):
-                workspace.do(stage)
+                workspace.do(stage, ctx.surroundings)
                 if stage.name == "teacher.ce":
                     break
             found = Candidates.load(workspace.folders["candidates.ce"] / "candidates.parquet", ctx.collection)
@@ -361,7 +366,7 @@ def test_a_training_on_a_part_of_the_queries_and_on_grades(variant, tmp_path):
 def test_a_teacher_that_was_killed_behind_its_imitation_goes_on_from_it(
     tiny_run, facts, tiny_recipe, tmp_path, monkeypatch
 ):
-    train = making.train
+    train = trainings.train
 
     def stop_at(call):
         calls = itertools.count(1)
@@ -371,7 +376,7 @@ def test_a_teacher_that_was_killed_behind_its_imitation_goes_on_from_it(
                 raise Killed
             return train(*arguments)
 
-        monkeypatch.setattr(making, "train", killed)
+        monkeypatch.setattr(trainings, "train", killed)
         with pytest.raises(Killed):
             api.run(tiny_recipe, tmp_path / "run")
 
@@ -393,7 +398,7 @@ def test_baselines_get_negatives_as_clean_as_those_of_the_ladder(variant):
     stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
     ladder, baseline = stages["candidates-2"], stages["candidates.proof"]
     assert (ladder.settings, ladder.inputs) == (baseline.settings, baseline.inputs)
-    assert "teacher.ce" in baseline.inputs
+    assert baseline.inputs["teacher"] == "teacher.ce"
 
 
 def test_a_teacher_that_only_stands_beside_a_rung_is_made_too(variant):
@@ -406,8 +411,8 @@ def test_a_teacher_that_only_stands_beside_a_rung_is_made_too(variant):
     stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
     order = list(stages)
     assert order.index("teacher.other.vectors") < order.index("rung-2")
-    assert {"teacher.other.vectors", "teacher.de.vectors"} <= set(stages["rung-2"].inputs)
-    assert "teacher.other.vectors" not in stages["rung-1"].inputs
+    assert {"teacher.other.vectors", "teacher.de.vectors"} <= set(stages["rung-2"].inputs.values())
+    assert "teacher.other.vectors" not in stages["rung-1"].inputs.values()
 
 
 @pytest.fixture
@@ -467,7 +472,7 @@ def test_the_width_of_vectors_is_told_without_opening_the_model(tiny_model, tmp_
     ]
     expected = [width_of(section) for section in sections]
     for opening in ("open_sentence_transformer", "build_student"):
-        monkeypatch.setattr(prices, opening, None)
+        monkeypatch.setattr(shape, opening, None)
     assert [vector_width(section) for section in sections] == expected
 
 
@@ -527,3 +532,10 @@ def test_every_score_of_a_model_is_on_its_own_scale(variant, tmp_path):
 
     assert [of(f"{model}.vectors", "vectors.json")["scale"] for model in ("teacher.de", "start", "rung-1")] == [7, 5, 5]
     assert of("rung-2", "training.json")["parts"]["keep"][0] == pytest.approx(0, abs=1e-4)  # it starts from itself
+
+
+def test_a_stage_can_hold_no_recipe(tiny_recipe):
+    """What runs is a plain function of a module: all that it can read is in its settings, and so in its key."""
+    for stage in stages_of(prepare(load_recipe(tiny_recipe)), to_search=True):
+        assert isinstance(stage.run, FunctionType) and stage.run.__closure__ is None and not stage.run.__defaults__
+        assert vars(import_module(stage.run.__module__))[stage.run.__name__] is stage.run

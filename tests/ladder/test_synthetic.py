@@ -8,7 +8,7 @@ import pytest
 from conftest import write_recipe
 from stepwell import api
 from stepwell.evaluation import Comparison
-from stepwell.ladder.workspace import read_json
+from stepwell.files import read_json
 from stepwell.systems.queries import judged_on
 
 RECIPE = """\

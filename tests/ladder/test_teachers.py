@@ -17,12 +17,13 @@ from stepwell import api
 from stepwell.distil.negatives import Candidates
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
+from stepwell.files import read_json
 from stepwell.jobs.exchange import read_pairs
-from stepwell.ladder import teachers
+from stepwell.ladder import scoring
 from stepwell.ladder.build import stages_of
-from stepwell.ladder.making import build_dense
 from stepwell.ladder.run import prepare
-from stepwell.ladder.workspace import Job, read_json
+from stepwell.ladder.stage import Job, Settings
+from stepwell.ladder.trainings import build_dense
 from stepwell.models.build import build_student, save_model
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
@@ -122,8 +123,8 @@ def test_a_dual_encoder_with_two_towers_teaches_with_both(recipe, towers, tmp_pa
     old = text[text.index("de: {kind: dual-encoder") : text.index("\n  colbert:")]
     (tmp_path / "recipe.yaml").write_text(text.replace(old, f"de: {{kind: dual-encoder, from: {towers}{train}}}"))
     ctx = prepare(load_recipe(tmp_path / "recipe.yaml"))
-    encoder, whole = build_dense(ctx, ctx.teacher("de"), tmp_path), Encoder.open(towers)
-    saved = ctx.encoder(tmp_path)
+    encoder = build_dense(ctx.recipe.teachers["de"], ctx.recipe.tokens.longest, tmp_path)
+    whole, saved = Encoder.open(towers), Encoder.open(tmp_path / "model")
     for side in ("query", "document"):
         expected = whole.encode(whole.tokenise(["the old river"], side), side)
         for made in (encoder, saved):
@@ -133,6 +134,7 @@ def test_a_dual_encoder_with_two_towers_teaches_with_both(recipe, towers, tmp_pa
 def test_a_student_from_two_towers_is_refused_by_the_plan(recipe, towers, tmp_path):
     text = recipe.read_text()
     old = text[text.index("student: {from: ") : text.index(", layers: 1}")]
+    text = text.replace("scores.tsv", str(recipe.parent / "scores.tsv"))
     (tmp_path / "recipe.yaml").write_text(text.replace(old, f"student: {{from: {towers}"))
     with pytest.raises(StepwellError, match=r"two towers.*Name the directory of one tower"):
         api.plan(tmp_path / "recipe.yaml", tmp_path / "run")
@@ -182,11 +184,15 @@ def test_a_headroom_of_scores_is_measured_on_the_queries_that_may_be_asked(run):
         assert read_json(run.place(f"headroom-{number}") / "decision.json")["queries"] in (0, 2)
 
 
+def opened(ctx, stage, run):
+    """Open the teacher behind a stage, as a stage that has it for an input."""
+    names, inputs = {"teacher": stage}, {"teacher": run.place(stage)}
+    return Job("stage", Settings("stage", {}), inputs, run.place(stage), ctx.surroundings, names).teacher()
+
+
 def test_a_dual_encoder_gives_scores_and_vectors_without_running(run, recipe, monkeypatch):
     monkeypatch.setenv("STEPWELL_CACHE", str(run.cache))
-    teacher = teachers.opened(
-        prepare(load_recipe(recipe)), "de", {"teacher.de.vectors": run.place("teacher.de.vectors")}
-    )
+    teacher = opened(prepare(load_recipe(recipe)), "teacher.de.vectors", run)
     queries, passages = np.int32([0, 3]), np.int32([[5, 7], [9, -1]])
     q, p = teacher.embed(queries, "query"), teacher.embed(np.int32([5, 7, 9]), "document")
     expected = 20 * np.array([[q[0] @ p[0], q[0] @ p[1]], [q[1] @ p[2], 0]])
@@ -200,7 +206,7 @@ def test_a_hosted_pair_is_asked_for_once(run, recipe, monkeypatch):
     assert asked > 0
     ctx = prepare(load_recipe(recipe))
     found = Candidates.load(run.place("candidates-7") / "candidates.parquet", ctx.collection)
-    teacher = teachers.opened(ctx, "hosted", {"teacher.hosted": run.place("teacher.hosted")})
+    teacher = opened(ctx, "teacher.hosted", run)
     scores = teacher.score(found.queries, found.passages)
     assert np.isfinite(scores).all() and scores.min() < 0  # the logits of what was below a half
     assert sum(Overlap.asked) == asked
@@ -248,9 +254,10 @@ def ask(tiny_collection, tmp_path, monkeypatch):
         recipe = load_recipe_of(made, "file" if kind == "scores" else "several")
         fake = SimpleNamespace(score=lambda q, c, progress: np.float32(scores))
         both = Several([fake, SimpleNamespace(score=lambda q, c, progress: np.ones(c.shape, np.float32))], True)
-        monkeypatch.setattr(teachers, "opened", lambda *_: fake if kind == "scores" else both)
-        ctx = SimpleNamespace(recipe=recipe, collection=tiny_collection, teacher=recipe.teachers.__getitem__)
-        return teachers.targets(ctx, recipe.ladder[0].teacher, Job(tmp_path, {}), CANDIDATES)
+        monkeypatch.setattr(Job, "teacher", lambda self: fake if kind == "scores" else both)
+        around = SimpleNamespace(collection=tiny_collection, teachers=recipe.teachers)
+        names = {"teacher": f"teacher.{recipe.ladder[0].teacher}"}
+        return scoring.scores_of(Job("scores-1", Settings("scores-1", {}), {}, tmp_path, around, names), CANDIDATES)
 
     return ask
 

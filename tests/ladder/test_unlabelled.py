@@ -8,11 +8,12 @@ import pytest
 from conftest import TOPICS, TRAITS, write_recipe
 from stepwell import api
 from stepwell.errors import StepwellError
-from stepwell.ladder.build import Builder, stages_of
+from stepwell.files import read_json
+from stepwell.ladder.build import stages_of
+from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices
 from stepwell.ladder.proof import straight_rungs
 from stepwell.ladder.run import prepare
-from stepwell.ladder.workspace import read_json
 from stepwell.models.encoder import Encoder
 from stepwell.recipe.yaml_file import load_recipe
 
@@ -90,13 +91,14 @@ def test_a_baseline_taught_in_the_same_way_gets_the_same_texts(tiny_path, tiny_m
     ctx = prepare(load_recipe(write(tmp_path, tiny_path, tiny_model, text)))
     stages = {stage.name: stage for stage in stages_of(ctx)}
     more = {"straight-de-embedding.more-document", "straight-de-embedding.more-query"}
-    assert more <= set(stages["straight-de-embedding"].inputs) and more <= set(stages)
-    assert not [name for name in stages["straight-de-in-batch"].inputs if ".more-" in name]
-    builder = Builder(ctx, prices := Prices.of(ctx))
+    assert more <= set(stages["straight-de-embedding"].inputs.values()) and more <= set(stages)
+    assert not [name for name in stages["straight-de-in-batch"].inputs.values() if ".more-" in name]
+    builder, prices = Builder(ctx), Prices.of(ctx)
     rung, other = straight_rungs(builder)[::-1]
     assert builder.more(rung) == (len(PASSAGES), len(QUERIES)) and builder.more(other) == (0, 0)
-    climbs = [(rung, rung.loss, sum(builder.more(rung)))]
-    assert prices.steps(climbs) == math.ceil((60 + 28 + len(PASSAGES) + len(QUERIES)) / 16)
+    assert prices.climb([(rung, sum(builder.more(rung)))], ctx.recipe.refine) == math.ceil(
+        (60 + 28 + len(PASSAGES) + len(QUERIES)) / 16
+    )
 
 
 def test_a_recipe_without_them_keeps_its_stages(tiny_recipe):

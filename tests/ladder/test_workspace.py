@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from stepwell.errors import StepwellError
-from stepwell.ladder.workspace import Stage, Workspace, damage, read_json
+from stepwell.files import read_json
+from stepwell.ladder.stage import Settings, Stage
+from stepwell.ladder.workspace import Workspace, damage
 from stepwell.models.engines import machine as engine
+from stepwell.recipe import Rung
 
 SHARED = {"collection": "c0ffee", "seed": 13}
 
@@ -25,9 +28,9 @@ class Recorder:
             parts = [(folder / "out.txt").read_text() for folder in job.inputs.values()]
             (job.folder / "out.txt").write_text("+".join([name, *parts]))
             if decision is not None:
-                job.write_json("decision.json", decision)
+                (job.folder / "decision.json").write_text(json.dumps(decision))
 
-        return Stage(name, more.pop("kind", name), name, settings or {}, inputs, run, **more)
+        return Stage(name, more.pop("kind", name), name, settings or {}, {role: role for role in inputs}, run, **more)
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def do(folder, stages, shared=SHARED):
     with Workspace(folder, shared) as workspace:
         for stage in stages:
             if workspace.wanted(stage):
-                workspace.do(stage)
+                workspace.do(stage, None)
     return workspace
 
 
@@ -148,7 +151,7 @@ def test_a_stage_that_fails_leaves_its_half_and_goes_on_from_it(recorder, tmp_pa
     stage = replace(recorder.stage("stage"), run=run)
     with pytest.raises(RuntimeError):
         do(tmp_path, [stage])
-    assert [path.name.endswith(".partial") for path in (tmp_path / "stages").iterdir()] == [True]
+    assert [path.name.endswith(".partial") for path in (tmp_path / "stages").glob("*-*")] == [True]
     do(tmp_path, [stage])
     assert tries == [False, True]
     assert not list((tmp_path / "stages").glob("*.partial"))
@@ -183,7 +186,7 @@ def test_the_manifest_traces_a_stage(recorder, tmp_path):
 def test_a_conditional_stage_waits_for_its_decision_and_optional_inputs_may_be_missing(recorder, tmp_path, go, ran):
     gate = recorder.stage("gate", decision={"go": go})
     gated = recorder.stage("gated", "gate", only_if=("gate",))
-    after = recorder.stage("after", "gate", optional=("gated",))
+    after = recorder.stage("after", "gate", optional={"gated": "gated"})
     workspace = do(tmp_path, [gate, gated, after])
     assert recorder.ran == ran
     assert (workspace.folders["after"] / "out.txt").read_text() == ("after+gate+gated+gate" if go else "after+gate")
@@ -194,12 +197,42 @@ def test_a_stage_behind_a_gate_that_was_never_reached_is_left_out(recorder, tmp_
     assert recorder.ran == []
 
 
+def test_a_stage_can_read_nothing_but_its_settings(tmp_path):
+    def run(job):
+        job.settings["lr"]
+
+    with Workspace(tmp_path, SHARED) as workspace, pytest.raises(KeyError, match=r"greedy reads 'lr'.*not in its key"):
+        workspace.do(Stage("greedy", "greedy", "greedy", {"batch": 8}, {}, run), None)
+
+
+def test_a_section_that_a_stage_reads_has_what_is_in_its_settings_and_no_defaults():
+    rung = Settings("rung-1", {"teacher": "ce", "loss": "candidates", "tau": 2.0, "other": 1}).read(Rung, steps=7)
+    assert (rung.teacher, rung.tau, rung.steps) == ("ce", 2.0, 7)
+    for name in ("alpha", "force", "negatives"):
+        with pytest.raises(AttributeError):
+            getattr(rung, name)
+    assert rung.model_copy(update={"epochs": 2.0}).epochs == 2.0
+
+
+@pytest.mark.parametrize("layout", [None, 3])
+def test_an_earlier_versions_run_is_refused_and_left_as_it_is(recorder, tmp_path, layout):
+    for place in do(tmp_path, chain(recorder)).folders.values():
+        manifest = read_json(place / "manifest.json")
+        del manifest["layout"]  # as versions before 0.1.0 left it
+        manifest |= {} if layout is None else {"layout": layout}
+        (place / "manifest.json").write_text(json.dumps(manifest))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(StepwellError, match=r"another version .*can be used as before.*--out"):
+        do(tmp_path, chain(recorder))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_student_names_follow_the_promotions(recorder, tmp_path):
     workspace = Workspace(tmp_path, SHARED)
     assert workspace.resolve("student@0.dev") == "start.dev"
     assert workspace.resolve("student@2.vectors") == "rung-2.vectors"  # before the decision
     assert workspace.resolve("teacher.de.dev") == "teacher.de.dev"
-    kept = {"go": False, "student": "rung-1"}
+    kept = {"go": False, "student": "rung-1", "measure": "nDCG@10", "before": 0.5}
     workspace = do(tmp_path, [recorder.stage("promote-2", kind="promote", decision=kept)])
     assert workspace.resolve("student@2") == "rung-1"
     assert workspace.resolve("student@2.vectors") == "rung-1.vectors"
@@ -213,7 +246,7 @@ def test_a_stage_is_told_which_stage_is_behind_an_input(recorder, tmp_path):
         seen.update(job.names)
         (job.folder / "out.txt").write_text("")
 
-    kept = {"go": False, "student": "start"}
+    kept = {"go": False, "student": "start", "measure": "nDCG@10", "before": 0.5}
     stages = [recorder.stage("start"), recorder.stage("promote-1", kind="promote", decision=kept)]
     do(tmp_path, [*stages, replace(recorder.stage("test", "student@1"), run=run)])
     assert seen == {"student@1": "start"}

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from stepwell.errors import StepwellError
-from stepwell.ladder.workspace import read_json
+from stepwell.files import read_json
 from stepwell.reports.answers import LONGEST, shortened
 from stepwell.reports.climb import POINTS, thinned
 from stepwell.reports.facts import facts_of

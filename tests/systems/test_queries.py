@@ -11,7 +11,7 @@ from stepwell import api
 from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
-from stepwell.ladder.workspace import read_json
+from stepwell.files import read_json
 from stepwell.systems.queries import judged_on
 
 RECIPE = """\

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from stepwell.ablations.grid import Grid, load_grid, read_grid
-from stepwell.ladder.prices import config_of
+from stepwell.models.shape import config_of
 from stepwell.recipe import Recipe
 
 LADDER = "ladder"

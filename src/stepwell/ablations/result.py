@@ -14,10 +14,10 @@ from stepwell.ablations.rendering import latex, markdown
 from stepwell.display import Cell, Table, duration
 from stepwell.evaluation import Comparison, Evaluation, compare
 from stepwell.evaluation.comparison import Row
-from stepwell.files import write_text
+from stepwell.files import read_json, write_text
 from stepwell.ladder.context import Context
 from stepwell.ladder.judging import measures_of
-from stepwell.ladder.workspace import read_json, versions
+from stepwell.ladder.workspace import versions
 from stepwell.models.engines.machine import machine
 from stepwell.teachers.counts import FILE, read_counts
 
@@ -68,11 +68,9 @@ class Shared:
         alone: dict[str, int] = {}  # folder -> in how many variants
         pairs: dict[str, tuple[int, int]] = {}
         for outcome in outcomes:
-            folders = {folder: name for name, folder in outcome.stages.items()}
-            for folder, name in folders.items():
+            for folder in set(outcome.stages.values()):
                 alone[folder] = alone.get(folder, 0) + 1
-                again = name.startswith("rung-") and name.replace("rung-", "scores-") in outcome.stages
-                pairs[folder] = (0, 0) if again else _pairs(stages / folder)  # a rung reads what was just scored
+                pairs[folder] = _pairs(stages / folder)
         seconds = {folder: float(read_json(stages / folder / "manifest.json")["seconds"]) for folder in alone}
         return cls(
             stages=sum(alone.values()),
@@ -138,7 +136,7 @@ class Ablation:
             reference = grid.reference if grid.reference in evaluations else next(iter(evaluations))
             if reference != grid.reference:
                 notes.append(f"{grid.reference} is not there (yet); the others are compared with {reference}.")
-            comparison = compare(evaluations, reference, measures_of(ctx))
+            comparison = compare(evaluations, reference, measures_of(ctx.recipe.judging.model_dump()))
         notes += [_equal_budget(grid), _climbs(grid), *grid.notes]
         return cls(name, tuple(outcomes), comparison, Shared.of(outcomes, stages), tuple(notes))
 

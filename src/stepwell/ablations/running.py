@@ -16,12 +16,14 @@ from stepwell.ablations.vocabulary import ladder_steps, matched
 from stepwell.display import Cell, Progress, Table, duration, progress, say, warn
 from stepwell.errors import StepwellError
 from stepwell.files import write_text
-from stepwell.ladder.build import Builder
+from stepwell.ladder.build import stages_of_variant
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, Speed, make_plan, probe
 from stepwell.ladder.run import climb, file_name, prepare, shared_facts
-from stepwell.ladder.workspace import Stage, Workspace, read_json
+from stepwell.ladder.stage import Stage
+from stepwell.ladder.workspace import Workspace
 from stepwell.recipe.yaml_file import dump_recipe
+from stepwell.systems.records import Training
 
 
 @dataclass(frozen=True)
@@ -63,28 +65,24 @@ def get_ready(grid: Grid, out: Path) -> list[Ready]:
             sizes = ctx.collection.n_passages, len(ctx.splits.train.query_rows)
             ctx = replace(ctx, recipe=matched(ctx.recipe, updates, *sizes))
         folder = out / "variants" / f"{number:02d}-{file_name(variant.name)}"
-        ready.append(Ready(variant, ctx, stages_of_variant(variant, ctx), folder))
+        ready.append(Ready(variant, ctx, _stages(variant, ctx), folder))
     return ready
 
 
-def stages_of_variant(variant: Variant, ctx: Context) -> list[Stage]:
+def _stages(variant: Variant, ctx: Context) -> list[Stage]:
     """Return a variant's stages: its ladder, refine, and the test of its last student, without other systems.
 
     A forced variant asks no teacher for its headroom and goes through every round of refine.
     """
     try:
-        builder = Builder(ctx)
-        builder.ladder()
-        builder.refinement()
+        stages = stages_of_variant(ctx)
     except StepwellError as error:
         raise StepwellError(f"the variant {variant.name!r}: {error}") from error
-    builder.split("test", f"student@{builder.last}", "the student")
-    stages = list(builder.stages.values())
     if not variant.forced:
         return stages
 
     def gates(stage: Stage) -> tuple[str, ...]:
-        return tuple(gate for gate in stage.only_if if not gate.startswith(("headroom-", "promote-")))
+        return tuple(gate for gate in stage.only_if or () if not gate.startswith(("headroom-", "promote-")))
 
     return [replace(stage, only_if=gates(stage)) for stage in stages if stage.kind != "headroom"]
 
@@ -243,4 +241,4 @@ def _attempt(one: Ready, workspace: Workspace, plan: Plan, bar: Progress, told: 
 def _updates(one: Ready, workspace: Workspace) -> int:
     """Count the optimiser steps of the student's rungs and rounds of refine, warm-up apart."""
     rungs = [workspace.folders.get(f"rung-{number}") for number in range(1, one.last + 1)]
-    return sum(int(read_json(folder / "training.json")["steps"]) for folder in rungs if folder is not None)
+    return sum(Training.load(folder).log.steps for folder in rungs if folder is not None)

@@ -1,10 +1,9 @@
-"""What every stage of a run may look at: the recipe, the collection, its splits, the store of scores."""
+"""What a ladder is made from, and the part of it that running stages may read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +15,26 @@ from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.models.token_store import both_tokens
 from stepwell.models.tokens import Tokens
-from stepwell.recipe import Recipe, Rung
+from stepwell.recipe import Recipe, Rung, TokensSection
 from stepwell.recipe.teachers import AnyTeacher
-from stepwell.teachers.opening import Kind, kind_of
 
 
 @dataclass
-class Context:
-    """The fixed surroundings of a run."""
+class Surroundings:
+    """What every running stage may read beside its settings and inputs: the facts that are in every stage's key.
 
-    recipe: Recipe
+    Texts from elsewhere are found by what is in them, which is what keys hold. The teachers' sections are here for how
+    a teacher is opened (where its file lies, how many requests at a time); what its scores depend on is in the key of
+    the stage ``teacher.NAME``.
+    """
+
     collection: Collection
     splits: Splits
+    seed: int
     store_root: Path
-    _unlabelled: dict[Path, Unlabelled] = field(default_factory=dict)
+    teachers: dict[str, AnyTeacher]
+    tokens: TokensSection
+    texts: dict[str, Unlabelled] = field(default_factory=dict)  # texts from elsewhere, by fingerprint
 
     @property
     def query_rows(self) -> NDArray[np.int32]:
@@ -37,27 +42,44 @@ class Context:
         parts = (self.splits.train, self.splits.dev, self.splits.test)
         return np.unique(np.concatenate([part.query_rows for part in parts]))
 
+    @property
+    def dev(self) -> str:
+        """What dev is called where its figures are shown."""
+        return "synthetic dev" if self.splits.synthetic.get("dev") else "dev"
+
+    def all_tokens(self, model: Encoder | Reranker | LateInteraction) -> tuple[Tokens, Tokens]:
+        """Return the tokens of all queries and of all passages for a model."""
+        return both_tokens(self.collection, model)
+
+
+@dataclass
+class Context:
+    """A recipe with its collection and splits opened, for whoever makes stages of it."""
+
+    recipe: Recipe
+    collection: Collection
+    splits: Splits
+    store_root: Path
+
+    def __post_init__(self) -> None:
+        self.surroundings = Surroundings(
+            self.collection,
+            self.splits,
+            self.recipe.seed,
+            self.store_root,
+            self.recipe.teachers,
+            self.recipe.tokens,
+        )
+
+    @property
+    def query_rows(self) -> NDArray[np.int32]:
+        """All queries that the run uses."""
+        return self.surroundings.query_rows
+
     def more(self, rung: Rung) -> dict[Side, Unlabelled]:
-        """Open the texts from elsewhere that a rung learns from too, by what they are embedded as."""
+        """Open the texts from elsewhere that an embedding rung learns from too, by what they are embedded as."""
         if rung.loss != "embedding":
             return {}
-        for path in rung.more.values():
-            if path not in self._unlabelled:
-                self._unlabelled[path] = open_unlabelled(path)
-        return {side: self._unlabelled[path] for side, path in rung.more.items()}
-
-    def teacher(self, name: str) -> AnyTeacher:
-        """Return the recipe's teacher."""
-        return self.recipe.teachers[name]
-
-    def encoder(self, folder: Path, scale: float | None = None) -> Encoder:
-        """Open the dual encoder that a stage left in ``folder``."""
-        return Encoder.open(folder / "model", scale)
-
-    def kind(self, name: str) -> Kind[Any]:
-        """Return a teacher of the recipe, not open yet."""
-        return kind_of(name, self.recipe.teachers)
-
-    def texts(self, model: Encoder | Reranker | LateInteraction) -> tuple[Tokens, Tokens]:
-        """Return the tokens of all queries and all passages for a model."""
-        return both_tokens(self.collection, model)
+        found = {side: open_unlabelled(path) for side, path in rung.more.items()}
+        self.surroundings.texts |= {texts.fingerprint: texts for texts in found.values()}
+        return found

@@ -1,7 +1,8 @@
-"""Stages that judge: evaluation, the teacher's headroom, and whether a rung is promoted."""
+"""Stages that judge: dev and test figures, the teacher's headroom, and whether a rung is promoted."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,118 +10,102 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell import distributed
-from stepwell.collection import Qrels
-from stepwell.errors import StepwellError
-from stepwell.evaluation import (
-    Evaluation,
-    cutoff_of,
-    cutoff_of_set,
-    evaluate,
-    measure_name,
-    paired_test,
-    reached,
-)
-from stepwell.ladder.context import Context
-from stepwell.ladder.teachers import opened
-from stepwell.ladder.workspace import Job
+from stepwell.evaluation import Evaluation, evaluate, measure_name, paired_test, reached
+from stepwell.ladder.builder import Builder
+from stepwell.ladder.context import Surroundings
+from stepwell.ladder.stage import Job, Settings, Stage, recorded
+from stepwell.recipe import Judging, Rung
 from stepwell.retrieval.bm25 import bm25_of
 from stepwell.retrieval.fusion import reciprocal_rank_fusion
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
-from stepwell.retrieval.vectors import Vectors
+from stepwell.systems.records import Headroom, Promotion
+
+# -- figures on dev and test --------------------------------------------------------------------------------
 
 
-def measures_of(ctx: Context) -> tuple[str, ...]:
-    """Return the measures of all tables, the deciding one among them; of the usual ones those that `depth` reaches."""
-    judging = ctx.recipe.judging
-    others = judging.measures or reached(judging.depth)
-    return tuple(dict.fromkeys(map(measure_name, (judging.measure, *others))))
+def searched(b: Builder, split: str, model: str, title: str) -> str:
+    """Add the search of dev or test with a model's vectors; return the stage."""
+    name, kind, inputs = f"{model}.{split}", f"search-{split}", {"queries": f"{model}.vectors"}
+    if split == "dev":
+        stage = Stage(name, kind, f"dev: {title}", b.judging, inputs, search_dev, say_figures, collective=True)
+    else:
+        stage = Stage(name, kind, f"test: {title}", b.judging, inputs, search_test, collective=True)
+    return b.add(stage)
 
 
-def check_measures(ctx: Context) -> None:
-    """Refuse, before anything runs, measures that can't be had, and a deciding one that reranking can't change.
-
-    Raises
-    ------
-    StepwellError
-        When one is unknown or looks deeper than the lists, or a rung would be left out whatever its teacher knows.
-    """
-    judging, ladder = ctx.recipe.judging, ctx.recipe.ladder
-    measures = measures_of(ctx)
-    if too_deep := sorted(set(measures) - set(reached(judging.depth, measures)), key=measures.index):
-        deepest = cutoff_of(too_deep[0])
-        raise StepwellError(
-            f"judging: {too_deep[0]} looks at the first {deepest} passages, and {judging.depth} are retrieved a query "
-            f"(judging.depth): the figure would be another measure's. Set `depth` to {deepest}, or leave it out."
-        )
-    cutoff = cutoff_of_set(judging.measure)
-    gated = [rung.teacher for rung in ladder if not (rung.force or ctx.teacher(rung.teacher).embeds)]
-    if gated and cutoff is not None and cutoff >= judging.rerank:
-        raise StepwellError(
-            f"judging.measure: {judging.measure} asks what is among the first {cutoff} passages, in any order, and "
-            f"{gated[0]} only reorders the first {judging.rerank} of the student's list (judging.rerank): it could "
-            f"never be ahead, and its rung would always be left out. Set `rerank` above {cutoff}, decide by a measure "
-            "that sees the order (nDCG@10), or give the rung `force: true`."
-        )
+def judged(b: Builder, model: str, title: str) -> None:
+    """Add a student's vectors and its dev figures."""
+    b.vectors(model, title, b.recipe.student, b.recipe.student.loss_scale)
+    searched(b, "dev", model, title)
 
 
-def _keep(ctx: Context, run: Run, qrels: Qrels, folder: Path, trec: bool = False) -> Evaluation:
-    evaluation = evaluate(run, qrels, measures_of(ctx))
-    run.save(folder / "run.parquet", ctx.collection)
-    evaluation.save(folder / "evaluation.parquet", ctx.collection)
-    if trec:
-        run.to_trec(folder / "run.trec", ctx.collection)
-    return evaluation
+def measures_of(settings: Settings | dict[str, Any]) -> tuple[str, ...]:
+    """Return the measures of all tables, the deciding one first; of the usual ones those that `depth` reaches."""
+    others = settings.get("measures") or reached(settings["depth"])
+    return tuple(dict.fromkeys(map(measure_name, (settings["measure"], *others))))
 
 
-def search_split(ctx: Context, split: str, queries: str, passages: str | None, job: Job) -> None:
-    """Search dev or test with vectors, and evaluate; ``passages`` names other vectors for that side (asymmetric).
-
-    Each process takes a share of the queries.
-    """
-    qrels: Qrels = getattr(ctx.splits, split)
-    other = Vectors.open(job.inputs[passages]) if passages is not None else None
-    run = retrieve(Vectors.open(job.inputs[queries]), qrels.query_rows, ctx.recipe.judging.depth, other)
-    if distributed.is_main():
-        _keep(ctx, run, qrels, job.folder, trec=split == "test")
+def search_dev(job: Job) -> None:
+    """Search the dev queries with vectors, and evaluate. Each process takes a share of the queries."""
+    _search(job, "dev")
 
 
-def search_bm25(ctx: Context, split: str, job: Job) -> None:
-    """Search dev or test with BM25, and evaluate. Each process takes a share of the queries."""
-    qrels: Qrels = getattr(ctx.splits, split)
-    run = bm25_of(ctx.collection).run(ctx.collection, qrels.query_rows, ctx.recipe.judging.depth)
-    if distributed.is_main():
-        _keep(ctx, run, qrels, job.folder, trec=split == "test")
+def search_test(job: Job) -> None:
+    """Search the test queries; with a role ``passages`` that side has other vectors (asymmetric)."""
+    _search(job, "test")
 
 
-def fuse(ctx: Context, split: str, sources: tuple[str, ...], job: Job) -> None:
-    """Evaluate the reciprocal rank fusion of other stages' runs."""
-    runs = [Run.load(job.inputs[source] / "run.parquet", ctx.collection) for source in sources]
-    run = reciprocal_rank_fusion(runs, ctx.recipe.judging.depth)
-    _keep(ctx, run, getattr(ctx.splits, split), job.folder, trec=split == "test")
+def _search(job: Job, split: str) -> None:
+    queries = job.vectors("queries")
+    assert queries is not None
+    rows = getattr(job.surroundings.splits, split).query_rows
+    keep(job, split, retrieve(queries, rows, job.settings["depth"], job.vectors("passages")))
 
 
-def rerank(ctx: Context, split: str, source: str, teacher: str, job: Job) -> None:
-    """Evaluate a teacher that reranks the top of another stage's run."""
-    run = Run.load(job.inputs[source] / "run.parquet", ctx.collection)
-    found, _ = reranked(ctx, run, teacher, ctx.recipe.judging.rerank, job)
-    if distributed.is_main():
-        _keep(ctx, found, getattr(ctx.splits, split), job.folder, trec=True)
+def search_bm25(job: Job) -> None:
+    """Search the test queries with BM25, and evaluate. Each process takes a share of the queries."""
+    collection, test = job.surroundings.collection, job.surroundings.splits.test
+    keep(job, "test", bm25_of(collection).run(collection, test.query_rows, job.settings["depth"]))
 
 
-def reranked(ctx: Context, run: Run, teacher: str, depth: int, job: Job) -> tuple[Run, NDArray[np.bool_]]:
+def fuse(job: Job) -> None:
+    """Evaluate the reciprocal rank fusion of two lists of the test queries."""
+    keep(job, "test", reciprocal_rank_fusion([job.run("bm25"), job.run("student")], job.settings["depth"]))
+
+
+def rerank(job: Job) -> None:
+    """Evaluate a teacher that reranks the top of the student's lists of the test queries."""
+    keep(job, "test", reranked(job, job.run("student"), job.settings["rerank"])[0])
+
+
+def keep(job: Job, split: str, run: Run) -> None:
+    """Write lists and their figures, on the main process; those of test also as a TREC run file."""
+    if not distributed.is_main():
+        return
+    collection = job.surroundings.collection
+    evaluation = evaluate(run, getattr(job.surroundings.splits, split), measures_of(job.settings))
+    run.save(job.folder / "run.parquet", collection)
+    evaluation.save(job.folder / "evaluation.parquet", collection)
+    if split == "test":
+        run.to_trec(job.folder / "run.trec", collection)
+
+
+def say_figures(folder: Path, surroundings: Surroundings) -> Iterable[str]:
+    """Say the dev figures of a model."""
+    evaluation = Evaluation.load(folder / "evaluation.parquet", surroundings.collection)
+    figures = ", ".join(f"{measure} {evaluation.mean(measure):.3f}" for measure in evaluation.values)
+    yield f"{surroundings.dev} {figures}"
+
+
+def reranked(job: Job, run: Run, depth: int) -> tuple[Run, NDArray[np.bool_]]:
     """Return ``run`` with its first ``depth`` passages in the teacher's order; what follows stays behind them.
 
     Passages of which the teacher has no score (a file may lack some) come after those that have one, in the run's
-    order.
-
-    Returns
-    -------
-    tuple
-        The run, and of which queries the teacher has any score (Q,).
+    order. Also of which queries the teacher has any score (Q,).
     """
     head = run.top(depth)
-    logits = opened(ctx, teacher, job.inputs).score(head.queries, head.passages, job.progress)
+    logits = job.teacher().score(head.queries, head.passages, job.progress)
     filled = head.passages >= 0
     known: NDArray[np.bool_] = filled & ~np.isnan(logits)
     behind = _lowest(np.where(known, logits, np.inf)) - np.arange(1, head.depth + 1, dtype=np.float32)
@@ -142,75 +127,90 @@ def _lowest(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(np.isfinite(lowest), lowest, 0)
 
 
-def headroom(ctx: Context, teacher: str, student: str, force: bool, job: Job) -> None:
-    """Decide whether a rung can pay: whether the teacher is ahead of the student on dev.
+# -- headroom: can a rung pay? ------------------------------------------------------------------------------
 
-    One that embeds is compared by its own retrieval, any other by reranking the student's list on at most
+
+def headroom(b: Builder, number: int, rung: Rung) -> Stage:
+    """Return the decision whether a rung is climbed: whether its teacher is ahead of the student on dev."""
+    judging = b.recipe.judging
+    theirs = {"teacher": f"teacher.{rung.teacher}.dev"} if b.embeds(rung.teacher) else b.opens(rung.teacher)
+    return Stage(
+        f"headroom-{number}",
+        "headroom",
+        f"headroom of {rung.teacher} over the student",
+        {**b.judging, "teacher": rung.teacher, "force": rung.force},
+        {"student": f"student@{number - 1}.dev", **theirs},
+        run=decide_headroom,
+        says=recorded(Headroom),
+        cost=lambda prices: b.scoring(rung.teacher, prices, min(prices.dev, judging.headroom_queries), judging.rerank),
+        collective=True,
+    )
+
+
+def decide_headroom(job: Job) -> None:
+    """Compare teacher and student on dev, and write ``decision.json``.
+
+    A teacher that embeds is compared by its own retrieval, any other by reranking the student's list on at most
     ``judging.headroom_queries`` queries (the ceiling of what its scores can teach). When a teacher has scores of no
     dev query, nothing can be said, and the rung is climbed.
     """
-    measure = ctx.recipe.judging.measure
-    mine = Evaluation.load(job.inputs[student] / "evaluation.parquet", ctx.collection)
-    theirs: Evaluation | None = None
-    if ctx.teacher(teacher).embeds:
-        theirs = Evaluation.load(job.inputs[f"teacher.{teacher}.dev"] / "evaluation.parquet", ctx.collection)
+    measure = job.settings["measure"]
+    mine, theirs = job.evaluation("student"), None
+    if (job.inputs["teacher"] / "evaluation.parquet").is_file():
+        theirs = job.evaluation("teacher")
     else:
-        run = Run.load(job.inputs[student] / "run.parquet", ctx.collection)
-        rows = run.queries
-        most = ctx.recipe.judging.headroom_queries
+        run = job.run("student")
+        rows, most = run.queries, job.settings["headroom_queries"]
         if len(rows) > most:
-            rows = np.sort(np.random.default_rng(ctx.recipe.seed).permutation(rows)[:most])
-        found, known = reranked(ctx, run.select(rows), teacher, ctx.recipe.judging.rerank, job)
+            rows = np.sort(np.random.default_rng(job.surroundings.seed).permutation(rows)[:most])
+        found, known = reranked(job, run.select(rows), job.settings["rerank"])
         rows = rows[known]
         if len(rows):
-            theirs = evaluate(found.select(rows), ctx.splits.dev.restrict(rows), (measure,))
-    if distributed.is_main():
-        job.write_json("decision.json", _decision(measure, mine, theirs, force))
+            theirs = evaluate(found.select(rows), job.surroundings.splits.dev.restrict(rows), (measure,))
+    job.leave(_headroom(measure, mine, theirs, job.settings["force"]))
 
 
-def _decision(measure: str, mine: Evaluation, theirs: Evaluation | None, force: bool) -> dict[str, Any]:
+def _headroom(measure: str, mine: Evaluation, theirs: Evaluation | None, force: bool) -> Headroom:
     if theirs is None:
-        before, unknown = mine.mean(measure), {"teacher": None, "headroom": None, "queries": 0, "forced": False}
-        return {"go": True, "measure": measure, "student": before, **unknown}
+        return Headroom(True, measure, mine.mean(measure))
     own = np.isin(mine.queries, theirs.queries)
-    before = float(mine.of(measure)[own].mean())
-    after = theirs.mean(measure)
-    return {
-        "go": bool(after > before or force),
-        "measure": measure,
-        "student": before,
-        "teacher": after,
-        "headroom": after - before,
-        "queries": int(own.sum()),
-        "forced": bool(force and after <= before),
-    }
+    before, after = float(mine.of(measure)[own].mean()), theirs.mean(measure)
+    ahead = bool(after > before)
+    return Headroom(ahead or force, measure, before, after, after - before, int(own.sum()), force and not ahead)
 
 
-def promote(ctx: Context, number: int, before: str, job: Job) -> None:
-    """Decide which student goes on: that of the rung, unless dev got significantly worse or it was left out.
+# -- promotion: which student goes on? ----------------------------------------------------------------------
+
+
+def promotion(b: Builder, number: int) -> Stage:
+    """Return the decision which student goes on after rung ``number``."""
+    return Stage(
+        f"promote-{number}",
+        "promote",
+        f"promote the student of rung {number}?",
+        {**b.judging, "number": number},
+        {"before": f"student@{number - 1}.dev"},
+        run=decide_promotion,
+        says=recorded(Promotion),
+        optional={"after": f"rung-{number}.dev"},
+        named=True,
+        only_if=(),
+    )
+
+
+def decide_promotion(job: Job) -> None:
+    """Take the rung's student, unless dev got significantly worse or the rung was left out.
 
     ``decision.json`` names the stage of the student to go on with, and says by ``go`` whether dev got better.
     """
-    measure, level = ctx.recipe.judging.measure, ctx.recipe.judging.level
-    old = Evaluation.load(job.inputs[f"{before}.dev"] / "evaluation.parquet", ctx.collection)
-    keeper = job.names[f"{before}.dev"].removesuffix(".dev")
-    decision = {
-        "go": False,
-        "student": keeper,
-        "measure": measure,
-        "before": old.mean(measure),
-        "after": None,
-        "p": None,
-    }
-    rung = job.inputs.get(f"rung-{number}.dev")
-    if rung is not None:
-        new = Evaluation.load(rung / "evaluation.parquet", ctx.collection)
-        p = paired_test(new.of(measure), old.of(measure))
-        worse = new.mean(measure) < old.mean(measure) and p < level
-        decision |= {
-            "go": new.mean(measure) > old.mean(measure),
-            "student": keeper if worse else f"rung-{number}",
-            "after": new.mean(measure),
-            "p": p,
-        }
-    job.write_json("decision.json", decision)
+    judging = job.settings.read(Judging)
+    measure, old = judging.measure, job.evaluation("before")
+    keeper, before = job.names["before"].removesuffix(".dev"), old.mean(measure)
+    if "after" not in job.inputs:
+        job.leave(Promotion(False, keeper, measure, before))
+        return
+    new = job.evaluation("after")
+    after, p = new.mean(measure), paired_test(new.of(measure), old.of(measure))
+    worse = after < before and p < judging.level
+    student = keeper if worse else job.names["after"].removesuffix(".dev")
+    job.leave(Promotion(after > before, student, measure, before, after, p))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,15 @@ from transformers import AutoModel
 from stepwell import distributed
 from stepwell.display import Cell, Table, duration
 from stepwell.ladder.context import Context
-from stepwell.ladder.prices import BACKWARD, config_of, operations_a_token
-from stepwell.ladder.workspace import Stage, Work, Workspace, damage
+from stepwell.ladder.prices import BACKWARD, Prices, Work
+from stepwell.ladder.stage import Stage
+from stepwell.ladder.workspace import Workspace, damage
 from stepwell.models.build import quiet
 from stepwell.models.engines.attention import for_training
 from stepwell.models.engines.machine import autocast, micro_batch, precision, token_budget
 from stepwell.models.engines.words import sparse_words
-from stepwell.recipe.teachers import ModelTeacher
+from stepwell.models.shape import config_of, operations_a_token
+from stepwell.teachers.opening import kind_of
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Plan:
     """The stages of a run with their estimates; ``done`` are those that are finished, or decided to be left out."""
 
     stages: list[Stage]
+    work: list[Work]
     seconds: list[float]
     done: list[bool]
     memory: float
@@ -98,15 +102,13 @@ class Plan:
     @property
     def disk(self) -> float:
         """Bytes that all stages leave."""
-        return sum(stage.work.disk for stage in self.stages)
+        return sum(work.disk for work in self.work)
 
     def table(self) -> Table:
         """Return the plan as a table."""
         rows: list[list[Cell]] = [
-            [number, stage.title, self._time(stage, seconds, done), _bytes(stage.work.disk)]
-            for number, (stage, seconds, done) in enumerate(
-                zip(self.stages, self.seconds, self.done, strict=True), start=1
-            )
+            [number, stage.title, self._time(stage, seconds, done), _bytes(work.disk)]
+            for number, (stage, work, seconds, done) in enumerate(self._lines(), start=1)
         ]
         kind = "bf16" if precision() is torch.bfloat16 else "fp32"
         notes = (
@@ -130,13 +132,16 @@ class Plan:
                     "name": stage.name,
                     "title": stage.title,
                     "seconds": seconds,
-                    "disk": stage.work.disk,
+                    "disk": work.disk,
                     "done": done,
                     "left_out": stage.name in self.left_out,
                 }
-                for stage, seconds, done in zip(self.stages, self.seconds, self.done, strict=True)
+                for stage, work, seconds, done in self._lines()
             ],
         }
+
+    def _lines(self) -> Iterator[tuple[Stage, Work, float, bool]]:
+        return zip(self.stages, self.work, self.seconds, self.done, strict=True)
 
 
 def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Speed | None = None) -> Plan:
@@ -148,8 +153,7 @@ def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Sp
             left_out.add(stage.name)
             done.append(True)
             continue
-        ready = all(real in workspace.keys for name, real in workspace.inputs(stage).items() if name in stage.inputs)
-        place = workspace.place(stage) if ready else None
+        place = workspace.place(stage) if workspace.ready(stage) else None
         finished = place is not None and (place / "manifest.json").is_file()
         if place is not None and finished and (stage.by_content or (place / "decision.json").is_file()):
             finished = damage(place) is None  # it is read next
@@ -159,23 +163,23 @@ def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Sp
             if finished:
                 workspace.folders[name] = place
         done.append(finished)
-    seconds = [speed.seconds(stage.work) for stage in stages]
-    return Plan(stages, seconds, done, memory_of(ctx), frozenset(left_out))
+    prices = Prices.of(ctx)
+    work = [stage.cost(prices) for stage in stages]
+    return Plan(stages, work, list(map(speed.seconds, work)), done, memory_of(ctx), frozenset(left_out))
 
 
 def _decided_against(stage: Stage, workspace: Workspace, left_out: set[str]) -> bool:
     """Return whether a decision that the stage waits for is taken, and says no."""
-    return any(gate in left_out or workspace.go(gate) is False for gate in stage.only_if)
+    return any(gate in left_out or workspace.go(gate) is False for gate in stage.only_if or ())
 
 
 def memory_of(ctx: Context) -> float:
     """Estimate the largest resident memory of a run, in bytes: libraries, the largest training, texts and tokens."""
     recipe = ctx.recipe
+    kinds = [kind_of(name, recipe.teachers) for name in recipe.teachers]
     most = 0.0
-    for base, layers in [
-        (recipe.student.base, recipe.student.layers),
-        *((t.base, t.layers) for t in recipe.teachers.values() if isinstance(t, ModelTeacher)),
-    ]:
+    for section in [recipe.student, *(kind.section for kind in kinds if kind.model is not None)]:
+        base, layers = section.base, section.layers
         config = config_of(base)
         weights = operations_a_token(base, layers) / 2 + int(config.vocab_size) * int(config.hidden_size)
         depth = min(layers or config.num_hidden_layers, config.num_hidden_layers)

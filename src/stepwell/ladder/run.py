@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -12,20 +11,20 @@ from typing import Any
 
 from stepwell import distributed
 from stepwell.collection import open_collection, resolve_splits
-from stepwell.display import Progress, duration, progress, say, warn
+from stepwell.display import Progress, duration, progress, say, show_aside, warn
 from stepwell.distil.training import checkpoint_seconds
 from stepwell.errors import StepwellError
 from stepwell.files import cache, write_text
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
-from stepwell.ladder.telling import tell
-from stepwell.ladder.workspace import Workspace, read_json, versions
+from stepwell.ladder.stage import Stage
+from stepwell.ladder.workspace import Workspace, versions
 from stepwell.models.engines.machine import machine
 from stepwell.recipe import Recipe
-from stepwell.recipe.teachers import HostedTeacher
 from stepwell.recipe.yaml_file import dump_recipe
 from stepwell.systems.folder import RunFolder
+from stepwell.systems.records import Results, SystemTable
 
 
 def prepare(recipe: Recipe) -> Context:
@@ -103,32 +102,41 @@ def _refuse_another(out: Path, recipe: Recipe) -> None:
 def _look_for_keys(recipe: Recipe) -> None:
     """Say at once which key is missing: the hosted teacher that wants it may come hours later, or need it no more."""
     for name, teacher in recipe.teachers.items():
-        if isinstance(teacher, HostedTeacher) and teacher.key and not os.environ.get(teacher.key):
-            warn(f"the key of the teacher {name} is read from {teacher.key}, which is not set: new scores need it.")
+        key = getattr(teacher, "key", None)
+        if key and not os.environ.get(key):
+            warn(f"the key of the teacher {name} is read from {key}, which is not set: new scores need it.")
 
 
-def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, told: Container[str] = ()) -> None:
-    """Do all stages of a plan that are wanted, and tell what they found.
+def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, said: Container[str] = ()) -> None:
+    """Do all stages of a plan that are wanted, and say what they found.
 
     Parameters
     ----------
     bar
-        Counts the seconds that were estimated.
-    told
-        Keys of stages that nothing is said about, because another run told of them.
+        Advanced by the seconds that were estimated.
+    said
+        Keys of stages that nothing is said about, because another run said it.
     """
     left = [0.0 if done else seconds for seconds, done in zip(estimate.seconds, estimate.done, strict=True)]
     for number, (stage, seconds) in enumerate(zip(estimate.stages, left, strict=True), start=1):
         if workspace.wanted(stage):
-            silent = workspace.key(stage) in told
+            silent = workspace.key(stage) in said
             if not silent:
                 say(f"[{number}/{len(estimate.stages)}] {stage.title}")
             known = set(workspace.keys.values())
-            took = workspace.do(stage, bar.part(seconds))
+            took = workspace.do(stage, ctx.surroundings, bar.part(seconds))
             name = workspace.resolve(stage.name)
-            if not silent and workspace.keys[name] not in known:  # the same work under another name is told once
-                tell(ctx, stage, workspace.folders[name], took)
+            if not silent and workspace.keys[name] not in known:  # the same work under another name is said once
+                _say(stage, workspace.folders[name], ctx, took)
         bar.advance(seconds, stage.title)
+
+
+def _say(stage: Stage, folder: Path, ctx: Context, seconds: float) -> None:
+    """Say what a stage found; stages that only prepare say nothing."""
+    for line in stage.says(folder, ctx.surroundings):
+        say(f"    {line}") if isinstance(line, str) else show_aside(line)
+    if seconds > 5:
+        say(f"    took {duration(seconds)}")
 
 
 def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
@@ -136,34 +144,32 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
     names = {name: str(folder.relative_to(out)) for name, folder in workspace.folders.items()}
     last = len(ctx.recipe.ladder) + ctx.recipe.refine.rounds
     final = workspace.resolve(f"student@{last}")
-    comparison = read_json(workspace.folders["table"] / "comparison.json")
+    comparison = SystemTable.load(workspace.folders["table"]).content
     _replace_tree(workspace.folders[final] / "model", out / "model")
     runs = out / "runs"
     runs.mkdir(exist_ok=True)
     for label, stage in comparison["systems"].items():
         shutil.copyfile(workspace.folders[stage] / "run.trec", runs / f"{file_name(label)}.trec")
-    facts = {
-        "name": ctx.recipe.name,
-        "collection": {
-            "name": ctx.collection.name,
-            "path": ctx.collection.place,
-            "fingerprint": ctx.collection.fingerprint,
-        },
-        "synthetic": bool(ctx.splits.synthetic),
-        "synthetic_queries": dict(ctx.splits.synthetic),
-        "tested": ctx.splits.tested,
-        "final": final,
-        "stages": names,
-        "asymmetric": _asymmetric(ctx, workspace),
-        "versions": versions(),
-        "machine": machine(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "comparison": comparison,
-    }
+    collection = ctx.collection
+    results = Results(
+        name=ctx.recipe.name,
+        collection={"name": collection.name, "path": collection.place, "fingerprint": collection.fingerprint},
+        synthetic=bool(ctx.splits.synthetic),
+        synthetic_queries=dict(ctx.splits.synthetic),
+        tested=ctx.splits.tested,
+        final=final,
+        stages=names,
+        asymmetric=_asymmetric(ctx, workspace),
+        versions=versions(),
+        machine=machine(),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        comparison=comparison,
+    )
     text = (workspace.folders["table"] / "table.txt").read_text(encoding="utf-8")
     write_text(out / "results.txt", text)
-    write_text(out / "results.json", json.dumps(facts, indent=1))
+    results.save(out)
     say(f"The student is {out / 'model'} (sentence-transformers); runs, results.json and results.txt lie beside it.")
+    facts: dict[str, Any] = results.to_json()
     return facts
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -25,116 +23,19 @@ from filelock import FileLock, Timeout
 from stepwell import distributed
 from stepwell.display import SILENT, Progress, warn
 from stepwell.errors import StepwellError
-from stepwell.files import writing
+from stepwell.files import sha256, writing
+from stepwell.ladder.context import Surroundings
+from stepwell.ladder.stage import Job, Settings, Stage
 from stepwell.models.engines.machine import machine
+from stepwell.systems.records import Decision, Manifest, Promotion
 from stepwell.teachers.counts import counting
 
-LAYOUT = 4
+LAYOUT = 5
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
 
 
 WRITTEN = ("recipe.yaml", "model", "runs", "results.json", "results.txt", "variants", "ablation.json")
 """What a run or an ablation writes beside its stages, and replaces without asking."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a stage costs, for the plan: floating point operations and bytes.
-
-    Parameters
-    ----------
-    forward
-        Operations of inference.
-    training
-        Operations of training steps (forward and backward).
-    disk
-        Bytes that stay.
-    seconds
-        Everything that is no matrix product, guessed.
-    """
-
-    forward: float = 0.0
-    training: float = 0.0
-    disk: float = 0.0
-    seconds: float = 0.5
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A pure function of settings and inputs to files in a folder of its own.
-
-    Parameters
-    ----------
-    name
-        Unique in a ladder, for people and for other stages' ``inputs``.
-    kind
-        What is done; part of the folder's name.
-    title
-        One line for the screen.
-    settings
-        All of the recipe that it depends on, as plain JSON values.
-    inputs
-        Names of the stages whose folders it reads.
-    run
-        Does it; writes into ``job.folder`` only.
-    collective
-        Whether all processes take part (training, encoding, scoring) or the main one alone.
-    optional
-        Inputs that may be missing because their stage was left out.
-    named
-        The key also depends on which stages the inputs are, not only on what is in them (for decisions, which
-        name a stage).
-    by_content
-        What is made from it depends on what it wrote alone, and not on how it came to write that.
-    only_if
-        Stages whose decision ``go`` must be true; else this one is left out.
-    work
-        Its cost.
-    """
-
-    name: str
-    kind: str
-    title: str
-    settings: dict[str, Any]
-    inputs: tuple[str, ...]
-    run: Callable[[Job], None]
-    collective: bool = False
-    optional: tuple[str, ...] = ()
-    named: bool = False
-    by_content: bool = False
-    only_if: tuple[str, ...] = ()
-    work: Work = field(default_factory=Work)
-
-
-@dataclass
-class Job:
-    """What a running stage is given.
-
-    Parameters
-    ----------
-    folder
-        Where it writes.
-    inputs
-        The folder of each input.
-    names
-        The stage behind each input (``student@2`` may be ``rung-1``).
-    progress
-        Started with what there is to do, and advanced by it.
-    """
-
-    folder: Path
-    inputs: dict[str, Path]
-    names: dict[str, str] = field(default_factory=dict)
-    progress: Progress = SILENT
-
-    def write_json(self, name: str, content: object) -> None:
-        """Write a JSON file into the folder."""
-        (self.folder / name).write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file that a stage wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 class Workspace:
@@ -165,6 +66,7 @@ class Workspace:
 
     def __enter__(self) -> Workspace:
         self._spare_others()
+        self._check_layout()
         try:
             (self.folder / "stages").mkdir(parents=True, exist_ok=True)
             if distributed.is_main():
@@ -190,6 +92,18 @@ class Workspace:
                 f"{'it' if len(found) == 1 else 'them'}. Choose another folder with --out."
             )
 
+    def _check_layout(self) -> None:
+        """Refuse a folder whose stages an earlier version made: none of them would be found again."""
+        made = (place / Manifest.file for place in (self.folder / "stages").glob("*-*"))
+        first = next((place.parent for place in made if place.is_file()), None)
+        with suppress(ValueError):  # a damaged manifest is found when its stage is
+            if first is not None and Manifest.load(first).layout != LAYOUT:
+                raise StepwellError(
+                    f"{self.folder} holds a run by another version of stepwell; this one can't go on with its stages. "
+                    "Its model and results can be used as before (search, eval, report, export); to run the recipe "
+                    "with this version, name another folder with --out."
+                )
+
     def __exit__(self, *_: object) -> None:
         if self.lock.is_locked:
             self.lock.release()
@@ -204,24 +118,34 @@ class Workspace:
             number = head.partition("@")[2]
             decision = self.folders.get(f"promote-{number}")
             if decision is not None:
-                head = read_json(decision / "decision.json")["student"]
+                head = Promotion.load(decision).student
             else:
                 head = "start" if number == "0" else f"rung-{number}"
         return head + dot + tail
 
     def inputs(self, stage: Stage) -> dict[str, str]:
-        """Return the stage behind each name in the stage's inputs; optional ones only where they are there."""
-        found = {name: self.resolve(name) for name in (*stage.inputs, *stage.optional)}
-        return {name: real for name, real in found.items() if name in stage.inputs or real in self.keys}
+        """Return the stage behind each role; of optional roles only those whose stage is there."""
+        found = {role: self.resolve(name) for role, name in stage.inputs.items()}
+        optional = {role: self.resolve(name) for role, name in stage.optional.items()}
+        return found | {role: real for role, real in optional.items() if real in self.keys}
+
+    def ready(self, stage: Stage) -> bool:
+        """Return whether the keys of all inputs are known."""
+        return all(self.resolve(name) in self.keys for name in stage.inputs.values())
+
+    def _given(self, stage: Stage) -> dict[str, str]:
+        """Return the stage behind each name that an input has, a name once."""
+        names = {**stage.inputs, **stage.optional}
+        return {names[role]: real for role, real in self.inputs(stage).items()}
 
     def wanted(self, stage: Stage) -> bool:
         """Return whether all decisions that the stage waits for say ``go``."""
-        return all(self.go(gate) for gate in stage.only_if)
+        return all(self.go(gate) for gate in stage.only_if or ())
 
     def go(self, gate: str) -> bool | None:
         """Return what a decision says; None when it is not taken."""
         folder = self.folders.get(gate)
-        return None if folder is None else bool(read_json(folder / "decision.json")["go"])
+        return None if folder is None else Decision.load(folder).go
 
     def key(self, stage: Stage) -> str:
         """Return the stage's key; its inputs must have been met before."""
@@ -230,8 +154,8 @@ class Workspace:
             "kind": stage.kind,
             "settings": stage.settings,
             "shared": self.shared,
-            "inputs": [self.keys[real] for real in self.inputs(stage).values()],
-            "names": list(self.inputs(stage).items()) if stage.named else [],
+            "inputs": [self.keys[real] for real in self._given(stage).values()],
+            "names": list(self._given(stage).items()) if stage.named else [],
         }
         return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
@@ -239,7 +163,7 @@ class Workspace:
         """Return what the keys of the stages behind a finished stage are made of: its key, or its files' checksums."""
         if not stage.by_content:
             return self.key(stage)
-        files = read_json(self.place(stage) / "manifest.json")["files"]
+        files = Manifest.load(self.place(stage)).files
         return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     def place(self, stage: Stage) -> Path:
@@ -265,7 +189,7 @@ class Workspace:
         warn(f"{stage.name}: {problem}; doing this stage again (the damaged files are in {aside.name}).")
         return False
 
-    def do(self, stage: Stage, progress: Progress = SILENT) -> float:
+    def do(self, stage: Stage, surroundings: Surroundings, progress: Progress = SILENT) -> float:
         """Finish the stage, or find it finished; return the seconds it took now."""
         began = time.monotonic()
         place = self.place(stage)
@@ -273,11 +197,12 @@ class Workspace:
         if not distributed.any_says(done):
             partial = place.with_name(f"{place.name}.partial")
             names = self.inputs(stage)
-            inputs = {name: self.folders[real] for name, real in names.items()}
+            inputs = {role: self.folders[real] for role, real in names.items()}
+            settings = Settings(stage.name, stage.settings)
             if stage.collective or distributed.is_main():
                 partial.mkdir(exist_ok=True)
                 with writing(partial), counting(partial):
-                    stage.run(Job(partial, inputs, names, progress))
+                    stage.run(Job(stage.name, settings, inputs, partial, surroundings, names, progress))
             distributed.barrier()
             if distributed.is_main():
                 with writing(partial):
@@ -290,29 +215,22 @@ class Workspace:
     def _finish(self, stage: Stage, partial: Path, place: Path, seconds: float) -> None:
         for leftover in ("checkpoint.safetensors", "checkpoint.draft"):
             (partial / leftover).unlink(missing_ok=True)
-        manifest = {
-            "name": stage.name,
-            "kind": stage.kind,
-            "title": stage.title,
-            "key": self.key(stage),
-            "settings": stage.settings,
-            "shared": self.shared,
-            "inputs": {name: self.keys[real] for name, real in self.inputs(stage).items()},
-            "seconds": round(seconds, 2),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": versions(),
-            "machine": machine(),
-            "files": {
-                str(path.relative_to(partial)): sha256(path)
-                for path in sorted(partial.rglob("*"))
-                if path.is_file() and path.name != "manifest.json"
-            },
-        }
-        draft = partial / "manifest.json"
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        files = [path for path in sorted(partial.rglob("*")) if path.is_file() and path.name != Manifest.file]
+        Manifest(
+            name=stage.name,
+            kind=stage.kind,
+            title=stage.title,
+            key=self.key(stage),
+            layout=LAYOUT,
+            settings=stage.settings,
+            shared=self.shared,
+            inputs={name: self.keys[real] for name, real in self._given(stage).items()},
+            seconds=round(seconds, 2),
+            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            versions=versions(),
+            machine=machine(),
+            files={str(path.relative_to(partial)): sha256(path) for path in files},
+        ).save(partial)
         if place.exists():
             shutil.rmtree(place)
         partial.rename(place)
@@ -322,9 +240,8 @@ class Workspace:
 def damage(place: Path) -> str | None:
     """Say in a few words what is wrong with a finished stage's folder; None when all is well."""
     try:
-        manifest = read_json(place / "manifest.json")
-        files = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        files = Manifest.load(place).files
+    except (OSError, ValueError):
         return "its manifest is missing or unreadable"
     for name, checksum in files.items():
         path = place / name
@@ -333,12 +250,6 @@ def damage(place: Path) -> str | None:
         if sha256(path) != checksum:
             return f"{name} is not what was written (its checksum differs)"
     return None
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection, Qrels
+from stepwell.distil.refine import MISSING, first_positive_ranks
 from stepwell.evaluation import Evaluation, wins_and_losses
 from stepwell.evaluation.answers import judge
-from stepwell.ladder.refine import MISSING, first_positive_ranks
 from stepwell.reports.folder import RunFolder
 from stepwell.retrieval.run import Run
 

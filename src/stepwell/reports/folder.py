@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from stepwell.errors import StepwellError
-from stepwell.ladder.workspace import read_json
+from stepwell.files import read_json
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from stepwell.display import Table
 from stepwell.distil.mining_report import MiningReport
+from stepwell.distil.refine import RANK_GROUPS
 from stepwell.distil.training import TrainingLog
 from stepwell.evaluation import Comparison
 from stepwell.files import read_json, write_json, write_text
 from stepwell.teachers.spread import Histogram, Spread
-
-RANK_GROUPS = ("1", "2-3", "4-7", "8-15", "16+", "missing")
-"""The groups of ranks in the funnel of a selection, the best first."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +284,7 @@ class Manifest(Record):
     kind: str
     title: str = ""
     key: str
+    layout: int = 4  # of what stages write and keys are made from; versions before 0.1.0 did not say it
     settings: Mapping[str, Any] = field(default_factory=dict)
     shared: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str]  # keys by the names that the stage has for them

@@ -1,0 +1,194 @@
+"""What all parts of a ladder share while its stages are listed: vectors, runs, candidates, and who needs what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from stepwell import distributed
+from stepwell.ladder.context import Context
+from stepwell.ladder.mining import mine_from, say_mining
+from stepwell.ladder.prices import Prices, Work
+from stepwell.ladder.stage import Job, Stage
+from stepwell.models.files import content_digest
+from stepwell.recipe import Mining, Rung
+from stepwell.retrieval.bm25 import bm25_of
+from stepwell.retrieval.search import retrieve
+from stepwell.retrieval.vectors import write_vectors
+from stepwell.teachers.opening import Kind, kind_of
+
+
+class Builder:
+    """Keeps the stages in order; what another stage has asked for already is not added twice.
+
+    ``student@i`` stands for the student after rung i (0: the start), whichever stage made it: the decision
+    ``promote-i`` says which.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx, self.recipe = ctx, ctx.recipe
+        self.stages: dict[str, Stage] = {}
+        self.rungs = len(self.recipe.ladder)
+        self.last = self.rungs + self.recipe.refine.rounds
+        self._gates: tuple[str, ...] = ()
+
+    def add(self, stage: Stage) -> str:
+        """Add a stage unless it is there; return its name."""
+        if stage.name not in self.stages:
+            self.stages[stage.name] = stage if stage.only_if is not None else replace(stage, only_if=self._gates)
+        return stage.name
+
+    @contextmanager
+    def only_if(self, *gates: str) -> Iterator[None]:
+        """Leave out what is added meanwhile when a decision of the stages ``gates`` is not to go."""
+        before, self._gates = self._gates, gates
+        try:
+            yield
+        finally:
+            self._gates = before
+
+    # -- what several stages read of the recipe ---------------------------------------------------------------
+
+    @property
+    def student(self) -> dict[str, Any]:
+        """The settings that every training of the student depends on."""
+        return {"student": self.recipe.student.model_dump(), "tokens": self.recipe.tokens.longest}
+
+    @property
+    def judging(self) -> dict[str, Any]:
+        """The settings of every comparison."""
+        own = self.recipe.judging.measures
+        return self.recipe.judging.model_dump(exclude=set() if own else {"measures"})
+
+    @staticmethod
+    def content(base: str) -> dict[str, str]:
+        """Return what the stage that opens a local model depends on besides its name: what is in the directory."""
+        digest = content_digest(base)
+        return {} if digest is None else {"content": digest}
+
+    @property
+    def refine_teacher(self) -> str:
+        """The teacher of refine: the recipe's, or the last rung's."""
+        return self.recipe.refine.teacher or self.recipe.ladder[-1].teacher
+
+    # -- teachers ---------------------------------------------------------------------------------------------
+
+    def kind(self, name: str) -> Kind[Any]:
+        """Return a teacher of the recipe, not open yet."""
+        return kind_of(name, self.recipe.teachers)
+
+    def embeds(self, name: str) -> bool:
+        """Return whether a teacher has vectors."""
+        return self.kind(name).embeds
+
+    def opens(self, name: str) -> dict[str, str]:
+        """Return the inputs of a stage that a teacher is opened for; the role ``teacher`` says which."""
+        first, *others = self.kind(name).inputs()
+        return {"teacher": first, **{stage: stage for stage in others}}
+
+    def scoring(self, name: str, prices: Prices, queries: float, k: int) -> Work:
+        """Return what a teacher's scores of K candidates of so many queries cost, when none of them is there yet."""
+        return prices.scoring(self.kind(name).cost(queries, k), queries, k)
+
+    # -- what finds passages ----------------------------------------------------------------------------------
+
+    def bm25(self) -> str:
+        """Add BM25's lists of the training queries, to mine from."""
+        settings = {"depth": self.recipe.mining.depth}
+        return self.add(
+            Stage("bm25", "bm25", "BM25 retrieves", settings, {}, run=search_bm25, collective=True, only_if=())
+        )
+
+    def vectors(self, model: str, title: str, section: Any, scale: float | None = None) -> str:
+        """Add the vectors of all texts under a model, whose logits are similarities times ``scale``."""
+        return self.add(
+            Stage(
+                f"{model}.vectors",
+                "vectors",
+                f"encode with {title}",
+                {"scale": scale},
+                {"model": model},
+                run=encode,
+                cost=lambda prices: prices.encode(section),
+                collective=True,
+            )
+        )
+
+    def training_run(self, model: str, title: str) -> str:
+        """Add the lists of the training queries by a model's vectors."""
+        settings = {"depth": self.recipe.mining.depth}
+        return self.add(
+            Stage(
+                f"{model}.train",
+                "search-train",
+                f"{title} retrieves",
+                settings,
+                {"vectors": f"{model}.vectors"},
+                run=search_train,
+                collective=True,
+            )
+        )
+
+    def candidates(self, name: str, source: str, k: int, teacher: str | None = None, limit: int | None = None) -> str:
+        """Add K candidates a query from the lists of the stage ``source``; of ``limit`` queries only, where given."""
+        mining: Mining = self.recipe.mining
+        denoises = mining.denoise is not None and teacher is not None
+        without = "" if denoises or mining.denoise is None else ", not denoised: no teacher is there to score yet"
+        return self.add(
+            Stage(
+                name,
+                "mine",
+                f"mine {k} candidates a query from {source.removesuffix('.train')}{without}",
+                {**mining.model_dump(exclude=set() if denoises else {"denoise"}), "k": k, "limit": limit},
+                {"run": source, **(self.opens(teacher) if denoises and teacher else {})},
+                run=mine_candidates,
+                says=say_mining,
+                collective=True,
+            )
+        )
+
+    def more(self, rung: Rung) -> tuple[int, int]:
+        """Return how many texts from elsewhere a rung learns from: passages and queries."""
+        texts = self.ctx.more(rung)
+        return len(texts.get("document", ())), len(texts.get("query", ()))
+
+
+def search_bm25(job: Job) -> None:
+    """Retrieve for the training queries with BM25. Each process takes a share of the queries."""
+    collection, queries = job.surroundings.collection, job.surroundings.splits.train.query_rows
+    run = bm25_of(collection).run(collection, queries, job.settings["depth"])
+    if distributed.is_main():
+        run.save(job.folder / "train.parquet", collection)
+
+
+def encode(job: Job) -> None:
+    """Encode all passages, and the queries of all splits."""
+    collection, rows = job.surroundings.collection, job.surroundings.query_rows
+    encoder = job.encoder("model", job.settings["scale"])
+    if job.settings.get("exact"):  # to search in a finished run: in fp32, and passages alone
+        encoder.inference.be_exact()
+        rows = rows[:0]
+    job.progress.start(collection.n_passages + len(rows), "texts")
+    write_vectors(encoder, collection, rows, job.folder, job.progress)
+
+
+def search_train(job: Job) -> None:
+    """Retrieve passages for every training query with vectors. Each process takes a share of the queries."""
+    vectors = job.vectors("vectors")
+    assert vectors is not None
+    run = retrieve(vectors, job.surroundings.splits.train.query_rows, job.settings["depth"])
+    if distributed.is_main():
+        run.save(job.folder / "train.parquet", job.surroundings.collection)
+
+
+def mine_candidates(job: Job) -> None:
+    """Mine K candidates of each training query; with ``limit`` only of so many, spread evenly over them."""
+    run, limit = job.training_run("run"), job.settings["limit"]
+    if limit is not None and limit < len(run.queries):
+        order = np.random.default_rng(job.surroundings.seed).permutation(len(run.queries))[:limit]
+        run = run.select(run.queries[np.sort(order)])
+    mine_from(job, run, job.settings.read(Mining, denoise=job.settings.get("denoise")), job.settings["k"])

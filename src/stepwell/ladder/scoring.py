@@ -1,0 +1,157 @@
+"""The stage in which a teacher scores a training's candidates; the training learns from what it wrote."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepwell import distributed
+from stepwell.display import warn
+from stepwell.distil.negatives import Candidates
+from stepwell.errors import StepwellError
+from stepwell.ladder.builder import Builder
+from stepwell.ladder.prices import Prices, Work
+from stepwell.ladder.stage import Job, Stage, recorded
+from stepwell.recipe import Refine, Rung
+from stepwell.recipe.ladder import teacher_temperature
+from stepwell.systems.records import ScoreFacts
+from stepwell.teachers.spread import check_scores, spread
+
+MISSING = "missing.jsonl"
+"""The file in an unfinished stage's folder that lists the pairs without a score."""
+
+
+def learns_from_scores(b: Builder, teacher: str, settings: Rung | Refine) -> bool:
+    """Return whether a training reads a teacher's logits of its candidates, which a stage of its own asks for."""
+    return not b.embeds(teacher) and bool(settings.beta)
+
+
+def scored(b: Builder, name: str, teacher: str, settings: Rung | Refine, candidates: str) -> str:
+    """Add a teacher's logits of mined candidates, for a training with these settings; return the stage."""
+    # Refine mines without a pool, for the queries that it selects, and most pairs of those are in the store by then.
+    k, share = (max(b.recipe.mining.pool or 0, settings.candidates), 1.0) if isinstance(settings, Rung) else (0, 0.0)
+
+    def cost(prices: Prices) -> Work:
+        return b.scoring(teacher, prices, share * prices.train, k)
+
+    return b.add(
+        Stage(
+            name,
+            "score",
+            f"{teacher} scores the candidates",
+            {"tau": teacher_temperature(settings)},
+            {"candidates": candidates, **b.opens(teacher)},
+            run=score,
+            says=recorded(ScoreFacts),
+            cost=cost,
+            collective=True,
+        )
+    )
+
+
+class Scores(NamedTuple):
+    """What a training learns from a teacher: candidates, their scores, and how many of both had to go.
+
+    ``scores`` has the shape (Q, M), or (T, Q, M) of several teachers of which one counts for each query.
+    """
+
+    candidates: Candidates
+    scores: NDArray[np.float32]
+    missing: int = 0
+    left_out: int = 0
+
+    @property
+    def tables(self) -> NDArray[np.float32]:
+        """The scores of each teacher (T, Q, M), NaN where there is no candidate."""
+        known = np.where(self.candidates.passages >= 0, self.scores, np.nan)
+        return known.reshape(-1, *self.candidates.passages.shape)
+
+    def save(self, job: Job) -> None:
+        """Write both into a stage's folder."""
+        self.candidates.save(job.folder / "candidates.parquet", job.surroundings.collection)
+        np.save(job.folder / "scores.npy", self.scores)
+
+    @classmethod
+    def of(cls, job: Job, role: str = "scores") -> Scores:
+        """Read what the stage of a role wrote."""
+        return cls(job.candidates(role), np.load(job.inputs[role] / "scores.npy", allow_pickle=False))
+
+
+def score(job: Job) -> None:
+    """Have a teacher score all candidates, each pair once, ever; write those with scores, and look at the spread.
+
+    ``tau`` is what the loss divides the scores by, None for a loss without temperature.
+    """
+    tau = job.settings["tau"]
+    found = scores_of(job, job.candidates())
+    if not distributed.is_main():
+        return
+    (job.folder / MISSING).unlink(missing_ok=True)  # of an attempt before the file of scores was complete
+    teacher = job.kind().name
+    if found.missing:
+        warn(
+            f"{teacher} has no score of {found.missing:,} candidates, which are left out, and with them "
+            f"{found.left_out:,} queries; {len(found.candidates):,} queries train."
+        )
+    tables = found.tables
+    found.save(job)
+    warnings = warn_of(teacher, tables, tau)
+    job.leave(ScoreFacts(warnings, spread(tables[0], tau or 1.0), found.missing, found.left_out))
+
+
+def warn_of(teacher: str, scores: NDArray[np.float32], tau: float | None) -> list[str]:
+    """Warn of scores (..., Q, K) that teach nothing at ``tau``, and return the warnings."""
+    warnings = check_scores(scores, tau)
+    for text in warnings:
+        warn(f"{teacher}: {text}")
+    return warnings
+
+
+def scores_of(job: Job, candidates: Candidates) -> Scores:
+    """Return a teacher's logits of candidates, without what it has no scores of.
+
+    A softmax over candidates must not see one whose score is unknown: it is padding. A query whose positives all lack
+    a score, or which has fewer than two scores, teaches nothing and is left out.
+    """
+    kind = job.kind()
+    scores = kind.targets(job.teacher(), candidates.queries, candidates.passages, job.progress)
+    lacking = np.asarray(np.isnan(scores).reshape(-1, *candidates.passages.shape).any(axis=0))  # (Q, M)
+    if not lacking.any():
+        return Scores(candidates, scores)
+    if not kind.missing or "error" in kind.missing:
+        raise _lacking(job, candidates, lacking)
+    passages = np.where(lacking, -1, candidates.passages)
+    grades = np.where(lacking, 0, candidates.grades)
+    kept = ((passages >= 0).sum(axis=1) >= 2) & (grades > 0).any(axis=1)
+    if not kept.any():
+        raise StepwellError(
+            f"the teacher {kind.name!r} has scores of no training query's positive together with another of "
+            "its candidates: there is nothing to learn. Are they of the queries of another split?"
+        )
+    rest = Candidates(candidates.queries[kept], passages[kept], grades[kept])
+    return Scores(rest, np.where(lacking, 0, scores)[..., kept, :], int(lacking.sum()), int((~kept).sum()))
+
+
+def _lacking(job: Job, candidates: Candidates, lacking: NDArray[np.bool_]) -> StepwellError:
+    """List the pairs without a score in a file, and say what to do about them."""
+    row, column = np.nonzero(lacking)
+    collection = job.surroundings.collection
+    pairs = [
+        (collection.query_ids[int(query)], collection.passage_ids[int(passage)])
+        for query, passage in zip(candidates.queries[row], candidates.passages[row, column], strict=True)
+    ]
+    listed = job.folder / MISSING
+    if distributed.is_main():
+        lines = (json.dumps({"query-id": query, "corpus-id": passage}) for query, passage in pairs)
+        listed.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    some = ", ".join(f"{query!r} with {passage!r}" for query, passage in pairs[:3])
+    return StepwellError(
+        f"the teacher {job.kind().name!r} has no score of {len(pairs):,} of the "
+        f"{int((candidates.passages >= 0).sum()):,} candidates of this rung, such as {some}; the student can't be "
+        f"compared with it there. All are listed in {listed} (which `stepwell score` reads): score these too and add "
+        "them to the file, or set `missing` of the teacher to `drop` (leave them out) or `floor` (they get the query's "
+        "lowest score)."
+    )

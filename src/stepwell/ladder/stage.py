@@ -1,0 +1,148 @@
+"""A stage: what is done, from which settings and inputs, what it costs, and what it says when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from stepwell import distributed
+from stepwell.display import SILENT, Progress, Table
+from stepwell.distil.negatives import Candidates
+from stepwell.evaluation import Evaluation
+from stepwell.ladder.context import Surroundings
+from stepwell.ladder.prices import Prices, Work
+from stepwell.models.encoder import Encoder
+from stepwell.retrieval.run import Run
+from stepwell.retrieval.vectors import Vectors
+from stepwell.systems.records import Record
+from stepwell.teachers.opening import Kind, Texts, kind_of, open_teacher
+from stepwell.teachers.protocol import Teacher
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class Settings(Mapping[str, Any]):
+    """The settings of one stage, which its key is made from; anything else of a recipe is out of its reach."""
+
+    def __init__(self, stage: str, values: Mapping[str, Any]) -> None:
+        self._stage, self._values = stage, dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._values:
+            raise KeyError(f"the stage {self._stage} reads {name!r}, which is not in its settings, so not in its key")
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def part(self, name: str) -> Settings:
+        """Return the settings under a name."""
+        return Settings(f"{self._stage} ({name})", self[name])
+
+    def read(self, section: type[S], **changes: Any) -> S:
+        """Return the settings as a section of the recipe; a field of it that they have not can't be read.
+
+        ``changes`` are values that are known only while the stage runs.
+        """
+        own = {name: value for name, value in {**self._values, **changes}.items() if name in section.model_fields}
+        found = section.model_validate(own)
+        for name in section.model_fields.keys() - own.keys():
+            del found.__dict__[name]  # the default would be a setting that no key holds
+        return found
+
+
+@dataclass
+class Job:
+    """What a running stage is given.
+
+    ``inputs`` has the folder of each input by its role, ``names`` the stage behind it (the student may be that of
+    ``start`` or of ``rung-1``).
+    """
+
+    stage: str  # its name
+    settings: Settings
+    inputs: dict[str, Path]
+    folder: Path  # where it writes, and nowhere else
+    surroundings: Surroundings
+    names: dict[str, str] = field(default_factory=dict)
+    progress: Progress = SILENT
+
+    def encoder(self, role: str, scale: float | None = None) -> Encoder:
+        """Open the dual encoder that the stage of a role left."""
+        return Encoder.open(self.inputs[role] / "model", scale)
+
+    def vectors(self, role: str) -> Vectors | None:
+        """Map the vectors that the stage of a role left; None where there is no such input."""
+        return Vectors.open(self.inputs[role]) if role in self.inputs else None
+
+    def candidates(self, role: str = "candidates") -> Candidates:
+        """Read the candidates that the stage of a role mined."""
+        return Candidates.load(self.inputs[role] / "candidates.parquet", self.surroundings.collection)
+
+    def training_run(self, role: str) -> Run:
+        """Read the lists of the training queries that the stage of a role found."""
+        return Run.load(self.inputs[role] / "train.parquet", self.surroundings.collection)
+
+    def run(self, role: str) -> Run:
+        """Read the lists of dev or test that the stage of a role found."""
+        return Run.load(self.inputs[role] / "run.parquet", self.surroundings.collection)
+
+    def evaluation(self, role: str) -> Evaluation:
+        """Read the figures that the stage of a role left."""
+        return Evaluation.load(self.inputs[role] / "evaluation.parquet", self.surroundings.collection)
+
+    def kind(self, role: str = "teacher") -> Kind[Any]:
+        """Return the teacher behind a role, not open yet."""
+        name = self.names[role].removeprefix("teacher.").removesuffix(".vectors")
+        return kind_of(name, self.surroundings.teachers)
+
+    def teacher(self, role: str = "teacher") -> Teacher:
+        """Open the teacher behind a role."""
+        around, folders = self.surroundings, {self.names[role]: folder for role, folder in self.inputs.items()}
+        texts = Texts(around.collection, around.tokens, around.store_root)
+        return open_teacher(self.kind(role).name, around.teachers, texts, folders)
+
+    def leave(self, record: Record) -> None:
+        """Write a record into the folder, on the main process."""
+        if distributed.is_main():
+            record.save(self.folder)
+
+
+Says = Callable[[Path, Surroundings], Iterable[str | Table]]
+"""Gives what is printed when a stage is finished, from its folder."""
+
+
+def recorded(kind: type[Record]) -> Says:
+    """Return what prints the line of a record that a stage leaves, where there is one."""
+
+    def says(folder: Path, surroundings: Surroundings) -> Iterable[str]:
+        line = kind.load(folder).line(surroundings.dev) if (folder / kind.file).is_file() else None
+        return () if line is None else (line,)
+
+    return says
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pure function of settings and inputs to files in a folder of its own."""
+
+    name: str  # unique in a ladder
+    kind: str  # what is done; part of the folder's name
+    title: str  # one line for the screen
+    settings: Mapping[str, Any]  # all of the recipe that it depends on, as plain JSON values
+    inputs: Mapping[str, str]  # the stages whose folders it reads, by role; `student@2` is whichever rung 2 promoted
+    run: Callable[[Job], None]  # a plain function of a module, so that it can't hold a recipe
+    says: Says = lambda folder, surroundings: ()  # what it found, from its folder
+    cost: Callable[[Prices], Work] = lambda prices: Work()
+    collective: bool = False  # all processes take part (training, encoding, scoring), or the main one alone
+    optional: Mapping[str, str] = field(default_factory=dict)  # inputs that may be missing: their stage was left out
+    named: bool = False  # the key also depends on which stages the inputs are: for decisions, which name a stage
+    by_content: bool = False  # what follows depends on what it wrote alone, and not on how it came to write that
+    only_if: tuple[str, ...] | None = None  # stages whose decision `go` must be true; None: those of the part it is in

@@ -1,0 +1,287 @@
+"""Stages that train the student: built and warmed up, distilled, pulled to a teacher's vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepwell import distributed
+from stepwell.distil.embedding import EmbeddingObjective, Imitated
+from stepwell.distil.negatives import Candidates
+from stepwell.distil.objectives import Draw, StudentObjective, Terms
+from stepwell.distil.training import Objective, TrainingLog, train
+from stepwell.errors import StepwellError
+from stepwell.ladder.builder import Builder
+from stepwell.ladder.prices import Prices, Work
+from stepwell.ladder.scoring import Scores, warn_of
+from stepwell.ladder.stage import Job, Stage, recorded
+from stepwell.models.build import build_student, transformer_of
+from stepwell.models.encoder import Encoder
+from stepwell.models.engines.flops import inner_width, layer_peak, operations
+from stepwell.models.engines.machine import precision
+from stepwell.models.late_interaction import LateInteraction
+from stepwell.models.reranker import Reranker
+from stepwell.models.token_store import unlabelled_tokens
+from stepwell.recipe import DenseTraining, Optimiser, Refine, Rung, StudentSection, WarmUp
+from stepwell.recipe.ladder import teacher_temperature
+from stepwell.recipe.teachers import DualEncoderTeacher
+from stepwell.retrieval.vectors import Vectors, write_unlabelled
+from stepwell.systems.records import Manifest, TeacherScores, Training
+from stepwell.teachers.spread import histogram
+
+MORE = "texts.npy"
+"""The file with a teacher's vectors of texts from elsewhere."""
+
+FIRST = 512
+"""Queries whose in-batch scores are looked at before a training."""
+
+# -- the student at the start -------------------------------------------------------------------------------
+
+
+def start(b: Builder, miner: str) -> None:
+    """Add the student at the start: built, and warmed up where the recipe asks for it, at last on ``miner``'s lists."""
+    warmup, student = b.recipe.warmup, b.recipe.student
+    inputs = {}
+    if warmup.trains:
+        inputs = {"candidates": b.candidates("candidates.warmup", b.bm25(), 1 + warmup.negatives)}
+    settings = {**b.student, "warmup": warmup.model_dump(exclude={"further"}) if inputs else None}
+    b.add(
+        Stage(
+            "start" if warmup.further is None else "start.first",
+            "start",
+            "build and warm up the student" if inputs else "build the student",
+            {**settings, **b.content(student.base)},
+            inputs,
+            run=start_student,
+            says=recorded(Training),
+            cost=lambda prices: prices.dense(student, warmup, 1 + warmup.negatives) if inputs else Work(),
+            collective=True,
+        )
+    )
+    if warmup.further is not None:
+        title = f"warm up the student on what {miner.removesuffix('.train')} finds"
+        go_on(b, "start", "start.first", miner, title, warmup, student)
+
+
+def go_on(
+    b: Builder,
+    name: str,
+    first: str,
+    miner: str,
+    title: str,
+    settings: DenseTraining,
+    section: StudentSection | DualEncoderTeacher,
+) -> None:
+    """Add the second contrastive training, behind the stage ``first``, on the lists of the stage ``miner``."""
+    further, k = settings.further, 1 + settings.negatives
+    assert further is not None
+    found = b.candidates(f"candidates.{name}", miner, k)
+    scale = section.loss_scale if isinstance(section, StudentSection) else section.scale
+    b.add(
+        Stage(
+            name,
+            "train-dense",
+            title,
+            {"train": settings.model_dump(), "scale": scale},
+            {"model": first, "candidates": found},
+            run=train_further,
+            says=recorded(Training),
+            cost=lambda prices: prices.dense(section, further, k),
+            collective=True,
+        )
+    )
+
+
+def start_student(job: Job) -> None:
+    """Build the student, and warm it up where there are candidates for that."""
+    section = job.settings.part("student").read(StudentSection)
+    encoder = build_dense(section, job.settings["tokens"], job.folder)
+    if "candidates" in job.inputs:
+        contrast(job, encoder, job.settings.part("warmup").read(WarmUp))
+
+
+def train_further(job: Job) -> None:
+    """Go on with a contrastive training, on other candidates."""
+    settings = job.settings.part("train").read(DenseTraining)
+    assert settings.further is not None
+    encoder = job.encoder("model", job.settings["scale"])
+    contrast(job, encoder, settings.model_copy(update=dict(settings.further)))
+
+
+def build_dense(section: StudentSection | DualEncoderTeacher, max_tokens: int, folder: Path) -> Encoder:
+    """Build a student, or the base of a dual-encoder teacher, and save it."""
+    pick, towers = (section.pick, section.towers) if isinstance(section, StudentSection) else ("first", 1)
+    shape = section.layers, pick, section.pooling, section.similarity, towers, max_tokens
+    encoder = Encoder(build_student(section.base, *shape), section.scale)
+    if distributed.is_main():
+        encoder.save(folder / "model")
+    distributed.barrier()
+    return encoder
+
+
+def contrast(job: Job, encoder: Encoder, settings: DenseTraining) -> None:
+    """Train a dual encoder contrastively on the job's candidates, and save it."""
+    around, draw = job.surroundings, Draw(1 + settings.negatives, job.surroundings.seed)
+    texts, qrels = around.all_tokens(encoder), around.splits.train
+    learn(job, StudentObjective(encoder, *texts, job.candidates(), qrels, Terms(), draw), settings, encoder)
+
+
+def learn(job: Job, objective: Objective, settings: Optimiser, model: Encoder | Reranker | LateInteraction) -> None:
+    """Run a training to its end, save the model and the log."""
+    model.gradient_cache = settings.gradient_cache
+    log = train(objective, settings, job.folder, job.surroundings.seed, job.progress)
+    if distributed.is_main():
+        log.peak = _share_of_peak(model, log)
+        model.save(job.folder / "model")
+        job.leave(Training(log))
+    distributed.barrier()
+
+
+def _share_of_peak(model: Encoder | Reranker | LateInteraction, log: TrainingLog) -> float | None:
+    """Return a training's operations a second over those of bare matrix products; backward counts twice forward."""
+    config = transformer_of(model.model).auto_model.config
+    if not log.seconds or not hasattr(config, "hidden_size"):
+        return None
+    peak = layer_peak(int(config.hidden_size), inner_width(config), precision())
+    return 3 * operations(config, log.tokens, log.squares) / log.seconds / peak
+
+
+# -- distillation -------------------------------------------------------------------------------------------
+
+
+def distil(job: Job) -> None:
+    """Climb a rung, or a round of refine: distil a teacher into the student.
+
+    Roles: ``student``; ``scores`` of candidates, or ``candidates`` and (in-batch) the ``teacher``'s vectors; vectors of
+    the student at the ``start`` of the rung for keep; those of a teacher ``beside``, and those to ``hold`` on to.
+    """
+    distil_with(job, job.settings.read(Rung) if "loss" in job.settings else job.settings.read(Refine))
+
+
+def distil_with(job: Job, rung: Rung | Refine) -> None:
+    """Distil with the settings of a rung."""
+    around = job.surroundings
+    student = job.settings.part("student").read(StudentSection)
+    encoder = job.encoder("student", student.loss_scale)
+    in_batch = isinstance(rung, Rung) and rung.loss == "in-batch"
+    given = Scores.of(job) if "scores" in job.inputs else None
+    candidates = given.candidates if given is not None else job.candidates()
+    if not len(candidates.queries):
+        raise StepwellError(
+            "there are no training queries with candidates for this rung; check the qrels of the training split."
+        )
+    if given is not None:
+        job.leave(TeacherScores(histogram(given.tables)))
+    draw, teacher = Draw(rung.candidates, around.seed), job.vectors("teacher") if in_batch else None
+    if teacher is not None and rung.beta and distributed.is_main():
+        scores = _in_batch_scores(teacher, candidates, draw, rung.batch)
+        warn_of(job.kind().name, scores, teacher_temperature(rung))
+    objective = StudentObjective(
+        encoder,
+        *around.all_tokens(encoder),
+        candidates,
+        around.splits.train,
+        terms_of(rung, "batch" if in_batch else "candidates"),
+        draw,
+        teacher_scores=None if given is None else given.scores,
+        teacher=teacher,
+        start=job.vectors("start"),
+        beside=job.vectors("beside"),
+        hold=job.vectors("hold"),
+    )
+    learn(job, objective, rung, encoder)
+
+
+def _in_batch_scores(teacher: Vectors, candidates: Candidates, draw: Draw, batch: int) -> NDArray[np.float32]:
+    """Return a teacher's scores of all passages in a training's first batches: (Q, P), NaN where one has fewer."""
+    tables = []
+    for begin in range(0, min(FIRST, len(candidates)), batch):
+        examples = np.arange(begin, min(begin + batch, len(candidates)))
+        drawn = np.take_along_axis(candidates.passages[examples], draw.columns(candidates, examples, 0), axis=1)
+        passages = np.unique(drawn[drawn >= 0])
+        queries = teacher.of_queries(candidates.queries[examples][:FIRST])
+        tables.append(queries @ np.asarray(teacher.passages[passages]).T * teacher.scale)
+    width = max(table.shape[1] for table in tables)
+    padded = [np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=np.nan) for table in tables]
+    return np.concatenate(padded).astype(np.float32)
+
+
+def terms_of(rung: Rung | Refine, over: str) -> Terms:
+    """Return the weights of a rung's loss."""
+    beside, hold = (rung.beside_weight if rung.beside else 0.0, rung.hold) if isinstance(rung, Rung) else (0.0, 0.0)
+    return Terms(
+        alpha=rung.alpha,
+        beta=rung.beta,
+        gamma=rung.gamma,
+        tau=rung.tau,
+        over=over,
+        keep_over=rung.keep_over,
+        beside=beside,
+        hold=hold,
+        soft=rung.soft,
+        teacher_tau=rung.teacher_tau,
+        target=rung.target,
+        rest=rung.rest,
+    )
+
+
+# -- the embedding rung -------------------------------------------------------------------------------------
+
+
+def imitate(job: Job) -> None:
+    """Climb an embedding rung: pull the student's vectors to its teacher's."""
+    imitate_with(job, job.settings.read(Rung))
+
+
+def imitate_with(job: Job, rung: Rung) -> None:
+    """Imitate with the settings of a rung; roles: ``student``, the ``teacher``'s vectors, further texts by side."""
+    around, student = job.surroundings, job.settings.part("student").read(StudentSection)
+    encoder, teacher = job.encoder("student", student.loss_scale), job.vectors("teacher")
+    assert teacher is not None
+    rows = around.splits.train.query_rows.astype(np.int64)
+    more = [_imitated(job, role, encoder) for role in job.inputs if role.startswith("more-")]
+    texts = around.all_tokens(encoder)
+    learn(job, EmbeddingObjective(encoder, *texts, teacher, rows, around.seed, more), rung, encoder)
+
+
+def more_vectors(b: Builder, stage: str, rung: Rung) -> dict[str, str]:
+    """Add a teacher's vectors of the texts from elsewhere that an embedding rung learns from; return the inputs."""
+    section = b.recipe.teachers[rung.teacher]
+    found = {}
+    for side, texts in b.ctx.more(rung).items():
+        sizes = (0, len(texts)) if side == "query" else (len(texts), 0)
+        things = "queries" if side == "query" else "passages"
+
+        def cost(prices: Prices, sizes: tuple[int, int] = sizes) -> Work:
+            return prices.encode(section, sizes)
+
+        found[f"more-{side}"] = b.add(
+            Stage(
+                f"{stage}.more-{side}",
+                "more-vectors",
+                f"encode {len(texts):,} further {things} with {rung.teacher}",
+                {"texts": texts.fingerprint, "side": side},
+                {"model": f"teacher.{rung.teacher}"},
+                run=encode_more,
+                cost=cost,
+                collective=True,
+            )
+        )
+    return found
+
+
+def encode_more(job: Job) -> None:
+    """Encode texts from elsewhere that a rung learns from with its teacher."""
+    texts, side = job.surroundings.texts[job.settings["texts"]], job.settings["side"]
+    job.progress.start(len(texts), "texts")
+    write_unlabelled(job.encoder("model"), texts, side, job.folder / MORE, job.progress)
+
+
+def _imitated(job: Job, role: str, encoder: Encoder) -> Imitated:
+    """Return texts from elsewhere with the vectors that the stage of a role made of them."""
+    made = Manifest.load(job.inputs[role]).settings
+    texts, vectors = job.surroundings.texts[made["texts"]], np.load(job.inputs[role] / MORE, mmap_mode="r")
+    own = unlabelled_tokens(texts, encoder, made["side"])
+    return Imitated(made["side"], own, np.arange(len(texts)), vectors.__getitem__)

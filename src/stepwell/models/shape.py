@@ -1,0 +1,78 @@
+"""What a base model's files say of its size: layers, width, operations a token; its weights stay where they are."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import AutoConfig
+
+from stepwell.models.build import (
+    build_student,
+    cannot_open,
+    open_sentence_transformer,
+    quiet,
+    takes_whole,
+    transformer_of,
+)
+from stepwell.models.engines.flops import inner_width
+from stepwell.models.files import locate, modules_of
+from stepwell.recipe import StudentSection
+from stepwell.recipe.teachers import DualEncoderTeacher
+
+
+def config_of(base: str) -> Any:
+    """Return the transformers configuration of a base model without loading its weights where possible."""
+    place = Path(locate(base))
+    with quiet():
+        for folder in (place, place / "0_Transformer"):
+            if (folder / "config.json").is_file():
+                try:
+                    return AutoConfig.from_pretrained(str(folder))
+                except (OSError, ValueError) as error:
+                    raise cannot_open(base, "a model", error) from error
+        return transformer_of(open_sentence_transformer(base)).auto_model.config
+
+
+@lru_cache(maxsize=16)
+def depth_of(base: str) -> int:
+    """Return how many layers a base model has."""
+    return int(config_of(base).num_hidden_layers)
+
+
+def vector_width(section: StudentSection | DualEncoderTeacher) -> int:
+    """Return the width D of the vectors of a student or dual-encoder teacher, by its base's files where they say it.
+
+    Behind a head it is that of the last Dense layer, else that of the transformer, once for each way of pooling.
+    """
+    base, place = section.base, locate(section.base)
+    whole = takes_whole(section.layers, section.pooling, section.similarity)
+    width = hidden = int(config_of(base).hidden_size)
+    try:
+        for kind, folder in modules_of(base):
+            match kind:
+                case "Pooling":
+                    own = Pooling.load(place, subfolder=folder)
+                    if section.pooling not in (None, own.pooling_mode):
+                        return hidden  # the head was trained for the other pooling, and goes with it
+                    width = own.pooling_output_dimension
+                case "Dense":
+                    width = int(Dense.load_config(place, subfolder=folder)["out_features"])
+                case "Transformer" | "Normalize" | "LayerNorm" | "Dropout":
+                    pass
+                case _ if whole:  # another kind of module stays: only the model knows
+                    return int(build_student(base, None, "first", None, None, 1, 8).get_embedding_dimension() or 0)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise cannot_open(base, "encoder", error) from error
+    return width
+
+
+def operations_a_token(base: str, layers: int | None) -> float:
+    """Return the operations of a forward pass per token: two per weight of the layers' matrices."""
+    config = config_of(base)
+    width = int(config.hidden_size)
+    count = min(layers or config.num_hidden_layers, config.num_hidden_layers)
+    return float(2 * count * (4 * width * width + 2 * width * inner_width(config)))
