@@ -45,7 +45,7 @@ def main() -> None:
     say((run / "results.txt").read_text(encoding="utf-8"))
     whole = options.folder / "whole"
     write_whole(docs, real, whole)
-    untrained = run / results["stages"]["start"] / "model"
+    untrained = run / results.stages["start"] / "model"
     systems = {"student": run / "model", "the same layers, untrained": untrained, "all layers of the base": "demo"}
     comparison = api.compare(list(systems.values()), whole).comparison
     names = {str(place): name for name, place in systems.items()}

@@ -295,7 +295,7 @@ def test_what_the_demo_says_to_try_finds_something(stepwell, monkeypatch, tiny_r
     told = ("If you need to open a compressed file as text, use the other function.", "The barge is slow by night.")
     pairs = [Pair(f"pack.thing{n}", f"Return the thing number {n}.", text) for n, text in enumerate(told)]
     monkeypatch.setattr("stepwell.collection.demo.read_installed", lambda: iter(pairs))
-    monkeypatch.setattr("stepwell.api.demo", lambda out: {})
+    monkeypatch.setattr("stepwell.api.demo", lambda out: None)
     status, _, said = stepwell("demo", "--out", tiny_run)
     commands = [shlex.split(line.partition(": stepwell ")[2]) for line in said.splitlines()]
     assert status == 0 and [command[-1] for command in commands] == ["how do I open a compressed file", "demo-full"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stepwell.ablations import Ablation, AblationPlan
     from stepwell.collection import Collection, Problem
     from stepwell.display import Table
-    from stepwell.evaluation import Comparison, Evaluation
+    from stepwell.evaluation import Evaluation
     from stepwell.exports.bench import Bench
     from stepwell.exports.folder import Export
     from stepwell.indexes.measure import Report
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stepwell.server.server import serve as serve
     from stepwell.systems.compare import compare as compare
     from stepwell.systems.compare import evaluate as evaluate
+    from stepwell.systems.records import Results as Results
     from stepwell.systems.searcher import Hit, Mode, Searcher
 
 _ROOMS = {
@@ -114,22 +115,38 @@ def plan(recipe: Recipe | str | Path, out: str | Path | None = None) -> Plan:
     return plan_recipe(opened, _out(opened, out))
 
 
-def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> dict[str, Any]:
-    """Run a recipe to its end, or go on with it; return what ``results.json`` says.
+def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> Results | None:
+    """Run a recipe to its end, or go on with it.
 
-    ``out`` is ``runs/<the recipe's name>`` when it is left out. Of several processes the main one has the results.
+    Parameters
+    ----------
+    recipe
+        What to do.
+    out
+        The run's folder; ``runs/<the recipe's name>`` when None. What is finished there is not done again.
+
+    Returns
+    -------
+    Results | None
+        What ``results.json`` says; None for processes beside the main one.
+
+    Raises
+    ------
+    StepwellError
+        For everything that the user can mend.
     """
     opened = _recipe(recipe)
     from stepwell.ladder.run import run as run_recipe
+    from stepwell.systems.records import Results
 
     folder = _out(opened, out)
-    results = run_recipe(opened, folder)
-    if results:  # only the main process has them
-        _report_at_the_end(folder)
-    return results
+    if not run_recipe(opened, folder):  # only the main process has them
+        return None
+    _report_at_the_end(folder)
+    return Results.load(folder)
 
 
-def demo(out: str | Path = "runs/demo") -> dict[str, Any]:
+def demo(out: str | Path = "runs/demo") -> Results | None:
     """Climb the demo's ladder, or go on with it; see :func:`run`."""
     from stepwell.recipe.yaml_file import demo_recipe
 
@@ -141,13 +158,6 @@ def plan_demo(out: str | Path = "runs/demo") -> Plan:
     from stepwell.recipe.yaml_file import demo_recipe
 
     return plan(demo_recipe(), out)
-
-
-def comparison_of(results: Mapping[str, Any]) -> Comparison:
-    """Return the final comparison of what :func:`run` gave."""
-    from stepwell.evaluation import Comparison
-
-    return Comparison.from_json(results["comparison"])
 
 
 def ablate(

@@ -138,7 +138,7 @@ def test_a_second_run_does_nothing_again(tiny_run, tiny_recipe, monkeypatch):
     monkeypatch.setattr(Encoder, "encode", never)
     before = {path: path.stat().st_mtime_ns for path in (tiny_run / "stages").rglob("*")}
     first = read_json(tiny_run / "results.json")
-    again = api.run(tiny_recipe, tiny_run)
+    again = api.run(tiny_recipe, tiny_run).to_json()
     assert {path: path.stat().st_mtime_ns for path in (tiny_run / "stages").rglob("*")} == before
     assert first["comparison"] == again["comparison"] and first["stages"] == again["stages"]
 
@@ -260,7 +260,7 @@ def test_a_rung_without_headroom_is_left_out_and_the_student_before_it_goes_on(v
         ("refine: {", "refine: {rounds: 0, "),
         ("proof: quick", "proof: none"),
     )
-    facts = api.run(recipe, tmp_path / "run")
+    facts = api.run(recipe, tmp_path / "run").to_json()
     assert "rung-1" not in facts["stages"] and "rung-2" in facts["stages"]
     decision = read_json(tmp_path / "run" / facts["stages"]["promote-1"] / "decision.json")
     assert decision["student"] == "start" and decision["after"] is None
@@ -284,7 +284,7 @@ def test_the_paper_s_ladder_in_two_towers_with_a_dot_product(variant, tmp_path, 
         ("mining: {", "warmup: {epochs: 1, batch: 8}\nmining: {pool: 6, denoise: 0.1, sampling: simans, "),
         ("proof: quick", "proof: none"),
     )
-    facts = api.run(recipe, tmp_path / "run")
+    facts = api.run(recipe, tmp_path / "run").to_json()
     log = read_json(tmp_path / "run" / facts["stages"]["rung-2"] / "training.json")
     assert set(log["parts"]) == {"hard", "soft", "keep", "beside"}
     assert facts["asymmetric"] is None
@@ -525,7 +525,7 @@ def test_every_score_of_a_model_is_on_its_own_scale(variant, tmp_path):
         ("refine: {", "refine: {rounds: 0, "),
         ("proof: quick", "proof: none"),
     )
-    stages = api.run(recipe, tmp_path / "run")["stages"]
+    stages = api.run(recipe, tmp_path / "run").stages
 
     def of(stage, name):
         return read_json(tmp_path / "run" / stages[stage] / name)

@@ -41,7 +41,7 @@ def run(tiny_path, tiny_model, tmp_path, capfd):
             if query["_id"] not in tested:
                 query["metadata"] = {"synthetic": True, "origin": "heading"}
         (home / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
-        facts = api.run(write_recipe(tmp_path / "r.yaml", home, tiny_model, RECIPE), tmp_path / "run")
+        facts = api.run(write_recipe(tmp_path / "r.yaml", home, tiny_model, RECIPE), tmp_path / "run").to_json()
         return facts, capfd.readouterr().err, home
 
     return make

@@ -146,7 +146,7 @@ def run(recipe, tmp_path_factory):
         cache = tmp_path_factory.getbasetemp() / "cache"
         patch.setenv("STEPWELL_CACHE", str(cache))
         folder = tmp_path_factory.mktemp("teachers-run") / "run"
-        facts = api.run(recipe, folder)
+        facts = api.run(recipe, folder).to_json()
     return SimpleNamespace(facts=facts, cache=cache, place=lambda stage: folder / facts["stages"][stage])
 
 

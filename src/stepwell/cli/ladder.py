@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -114,8 +114,7 @@ def ablate(
         raise typer.Exit(1)
 
 
-def _show_results(results: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(results)
-    elif results:  # only the main process has them
-        show(api.comparison_of(results).table())
+def _show_results(results: api.Results | None, as_json: bool) -> None:
+    if results is None:  # not the main process
+        return
+    print_json(results.to_json()) if as_json else show(results.table.comparison.table())
