@@ -33,34 +33,17 @@ def tokens(text: str) -> list[str]:
 
 
 def has_answer(passage: str, answers: Iterable[str]) -> bool:
-    """Tell whether any answer stands in a passage, token by token.
-
-    An answer without any token stands everywhere, by this rule; readers leave such answers out.
+    """Return whether any answer stands in a passage; one without any token stands everywhere (readers leave it out).
 
     >>> has_answer("She sang in São Paulo.", ["Rio", "são paulo"]), has_answer("A sparrow.", ["row"])
     (True, False)
     """
-    row = _row(passage)
-    return any(_row(answer) in row for answer in answers)
-
-
-def _row(text: str) -> str:
-    """Return the tokens with an end before, between and behind them."""
-    return _END + "".join(token + _END for token in tokens(text))
+    row, *wanted = (_END + "".join(token + _END for token in tokens(text)) for text in (passage, *answers))
+    return any(answer in row for answer in wanted)
 
 
 def judge(run: Run, qrels: Qrels) -> Qrels:
-    """Return judgements of what a run found: 1 for a passage with an answer to its query, nothing else.
-
-    Every query of ``qrels`` counts, with or without a passage that has an answer.
-
-    Parameters
-    ----------
-    run
-        Ranked lists; queries that ``qrels`` does not have are passed over.
-    qrels
-        Judgements of a split with ``answers``; its grades are not looked at.
-    """
+    """Return judgements of what a run found for the queries of ``qrels``: 1 for a passage with an answer, no other."""
     known = qrels.answers
     if known is None:
         raise ValueError("these queries have no answers")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepwell.display import Cell, Table
+from stepwell.display import Cell, Table, counted
 from stepwell.errors import StepwellError
 from stepwell.evaluation.measures import Evaluation, measure_name
 from stepwell.evaluation.significance import bootstrap_intervals, holm, paired_test
@@ -21,18 +21,14 @@ MEASURES = ("nDCG@10", "RR@10", "R@5", "R@20", "R@100")
 
 @dataclass(frozen=True)
 class Row:
-    """One system; every mapping is by measure, all values are 0..1.
-
-    ``difference`` is this system minus the reference, paired by query, with its bootstrap interval; ``p`` is
-    the paired t-test's value after Holm's correction over the systems. They are empty for the reference.
-    """
+    """One system; every mapping is by measure, all values are 0..1. The last three are empty for the reference."""
 
     name: str
     values: Mapping[str, float]
     interval: Mapping[str, Interval]
-    difference: Mapping[str, float] = field(default_factory=dict)
+    difference: Mapping[str, float] = field(default_factory=dict)  # this system minus the reference, paired by query
     difference_interval: Mapping[str, Interval] = field(default_factory=dict)
-    p: Mapping[str, float] = field(default_factory=dict)
+    p: Mapping[str, float] = field(default_factory=dict)  # of the paired t-test, Holm-corrected over the systems
 
 
 @dataclass(frozen=True)
@@ -59,10 +55,8 @@ class Comparison:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Comparison:
         """Return what :meth:`to_json` gave, whatever else stands beside it."""
-        rows = tuple(Row(**row) for row in content["rows"])
-        measures = tuple(content["measures"])
-        notes = tuple(content.get("notes", ()))
-        title = content.get("title", "Comparison")
+        rows, measures = tuple(Row(**row) for row in content["rows"]), tuple(content["measures"])
+        notes, title = tuple(content.get("notes", ())), content.get("title", "Comparison")
         return cls(content["reference"], measures, content["queries"], content["level"], rows, notes, title)
 
     def sentence(self, name: str) -> str:
@@ -90,7 +84,7 @@ class Comparison:
         if len(self.rows) > 1:
             notes.append(
                 f"* differs from {self.reference}: p < {1 - self.level:.2g} in the paired t-test, "
-                f"Holm-corrected over {_count(len(self.rows) - 1, 'system')} for each measure."
+                f"Holm-corrected over {counted(len(self.rows) - 1, 'system')} for each measure."
             )
         return Table(title or self.title, columns, rows, [*notes, *self.notes], highlight=at)
 
@@ -136,11 +130,6 @@ def compare(
     level
         Level of the intervals; a difference is marked when its p-value is below 1 - level.
 
-    Returns
-    -------
-    Comparison
-        Rows in the order of ``evaluations``.
-
     Raises
     ------
     StepwellError
@@ -178,22 +167,7 @@ def compare(
 def wins_and_losses(
     a: Evaluation, b: Evaluation, measure: str, n: int
 ) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """Return the queries that ``a`` wins and loses most against ``b``.
-
-    Parameters
-    ----------
-    a, b
-        Evaluations over the same queries.
-    measure
-        An ir-measures name.
-    n
-        At most so many of each.
-
-    Returns
-    -------
-    tuple
-        Wins and losses, the largest first: (query row, value of ``a`` minus value of ``b``).
-    """
+    """Return the n queries that ``a`` wins and loses most against ``b``, as (query row, ``a`` minus ``b``)."""
     _check({"a": a, "b": b}, "a")
     deltas = a.of(measure) - b.of(measure)
     order = np.argsort(-deltas, kind="stable"), np.argsort(deltas, kind="stable")
@@ -215,7 +189,3 @@ def _check(evaluations: Mapping[str, Evaluation], reference: str) -> None:
                 f"{name} and {reference} were evaluated on different queries: {lacking} are in one and not "
                 "in the other, so that no difference can be paired. Evaluate both on the same split."
             )
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

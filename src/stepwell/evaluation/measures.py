@@ -37,13 +37,7 @@ class Evaluation:
     values: Mapping[str, NDArray[np.float64]]
 
     def of(self, measure: str) -> NDArray[np.float64]:
-        """Return the values (Q,) of a measure; aliases work (``MRR@10`` is ``RR@10``).
-
-        Raises
-        ------
-        StepwellError
-            When it was not computed.
-        """
+        """Return the values (Q,) of a measure; aliases work (``MRR@10`` is ``RR@10``)."""
         name = measure_name(measure)
         if name not in self.values:
             raise StepwellError(
@@ -65,13 +59,7 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path, collection: Collection) -> Evaluation:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        StepwellError
-            When it belongs to another collection.
-        """
+        """Read what :meth:`save` wrote; of another collection it is refused."""
         table = read_rows(path, collection, "results")
         names = [name for name in table.column_names if name not in ("query", "query_id")]
         values = {name: table[name].to_numpy().astype(np.float64) for name in names}
@@ -79,15 +67,8 @@ class Evaluation:
 
 
 def measure_name(measure: str) -> str:
-    """Return the one name that ir-measures has for a measure.
+    """Return the one name that ir-measures has for a measure; refuse what nothing installed computes.
 
-    Raises
-    ------
-    StepwellError
-        When there is no such measure, or nothing installed computes it.
-
-    Examples
-    --------
     >>> measure_name("MRR@10"), measure_name("NDCG@10")
     ('RR@10', 'nDCG@10')
     """
@@ -97,8 +78,6 @@ def measure_name(measure: str) -> str:
 def cutoff_of_set(measure: str) -> int | None:
     """Return k where a measure looks at the set of the first k passages and not at their order, else None.
 
-    Examples
-    --------
     >>> cutoff_of_set("R@20"), cutoff_of_set("Success@5"), cutoff_of_set("nDCG@20")
     (20, 5, None)
     """
@@ -108,8 +87,6 @@ def cutoff_of_set(measure: str) -> int | None:
 def cutoff_of(measure: str) -> int | None:
     """Return k where a measure looks at the first k passages alone, else None.
 
-    Examples
-    --------
     >>> cutoff_of("R@1000"), cutoff_of("nDCG@20"), cutoff_of("AP")
     (1000, 20, None)
     """
@@ -120,8 +97,6 @@ def cutoff_of(measure: str) -> int | None:
 def reached(depth: int, measures: Sequence[str] = DEFAULT_MEASURES) -> list[str]:
     """Return the measures that lists of ``depth`` passages are deep enough for; of others the figure would be wrong.
 
-    Examples
-    --------
     >>> reached(20)
     ['RR@10', 'nDCG@10', 'R@5', 'R@20']
     """
@@ -134,27 +109,10 @@ def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES)
     The ranking is the run's own order, also among equal scores: what a searcher sees is what is measured.
     :meth:`Run.to_trec` writes a file in which trec_eval sees that order too.
 
-    Parameters
-    ----------
-    run
-        Ranked lists; queries that ``qrels`` does not have are passed over.
-    qrels
-        Grades; the gain of nDCG is the grade, all other measures count grades from ``qrels.relevant_from`` (mostly
-        1) as relevant. Of a split with answers, passages of the run that hold one are relevant, with grade 1
-        (:mod:`stepwell.evaluation.answers`): R@k is then 1 when one of the first k does and 0 else, as DPR's
-        top-k accuracy is, and nDCG and AP know no other relevant passages than those of the run.
-    measures
-        ir-measures names; ``MRR@10`` is an alias of ``RR@10``.
-
-    Returns
-    -------
-    Evaluation
-        Values per query.
-
-    Raises
-    ------
-    StepwellError
-        When a measure is unknown.
+    The gain of nDCG is the grade; all other measures count grades from ``qrels.relevant_from`` (mostly 1) as relevant.
+    Of a split with answers, passages of the run that hold one are relevant, with grade 1
+    (:mod:`stepwell.evaluation.answers`): R@k is then 1 when one of the first k does and 0 else, as DPR's top-k accuracy
+    is, and nDCG and AP know no other relevant passages than those of the run.
     """
     parsed = [_parse(measure) for measure in measures]
     run = _cut(run, parsed)

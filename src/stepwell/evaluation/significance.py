@@ -12,30 +12,10 @@ _BLOCK = 4_000_000  # draws held in memory at once
 def bootstrap_interval(
     values: NDArray[np.float64], seed: int, level: float = 0.95, samples: int = 10_000
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean: queries are drawn anew, with replacement.
+    """Return the percentile bootstrap interval of the mean of values (Q,): queries are drawn anew, with replacement.
 
-    Parameters
-    ----------
-    values
-        One value a query, shape (Q,); for a paired difference, the differences.
-    seed
-        Seed of the draws: the same seed and the same values give the same interval.
-    level
-        Share of the resampled means inside the interval.
-    samples
-        How many times the queries are drawn.
+    Source: Efron, Bootstrap Methods: Another Look at the Jackknife, Annals of Statistics 1979.
 
-    Returns
-    -------
-    tuple
-        The lower and the upper bound.
-
-    References
-    ----------
-    Efron: Bootstrap Methods: Another Look at the Jackknife, Annals of Statistics 1979.
-
-    Examples
-    --------
     >>> low, high = bootstrap_interval(np.array([0.0, 1.0] * 50), seed=1)
     >>> round(low, 1), round(high, 1)
     (0.4, 0.6)
@@ -47,19 +27,9 @@ def bootstrap_interval(
 def bootstrap_intervals(
     values: NDArray[np.float64], seed: int, level: float = 0.95, samples: int = 10_000
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return :func:`bootstrap_interval` of each column, from one and the same draws of queries.
+    """Return :func:`bootstrap_interval` of each column (Q, C), from the same draws of queries: two arrays (C,).
 
-    Parameters
-    ----------
-    values
-        Shape (Q, C): C systems or measures over Q queries.
-    seed, level, samples
-        As in :func:`bootstrap_interval`.
-
-    Returns
-    -------
-    tuple
-        Lower and upper bounds, shape (C,) each; NaN when there are no queries.
+    ``level`` is the share of the ``samples`` means inside the interval; without queries it is NaN.
     """
     queries, columns = values.shape
     if queries == 0:
@@ -77,31 +47,17 @@ def bootstrap_intervals(
 
 
 def paired_test(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return the two-sided p-value of the paired t-test that two systems have the same mean.
+    """Return the two-sided p-value of the paired t-test that two systems (Q,) have the same mean.
 
     The t-test on per-query differences agrees with the randomisation test on retrieval measures and keeps
     its error rate, while Wilcoxon's and the sign test ask another question than that of the mean.
     Where the differences are all equal t is not defined: then it is 1 when they are zero, else the exact
-    p-value of the randomisation test, 2 ** (1 - Q).
+    p-value of the randomisation test, 2 ** (1 - Q). With fewer than two queries it is 1.
 
-    Parameters
-    ----------
-    a, b
-        Values of the two systems on the same queries, shape (Q,).
-
-    Returns
-    -------
-    float
-        The p-value, in [0, 1]; 1 with fewer than two queries.
-
-    References
-    ----------
-    Smucker, Allan and Carterette: A Comparison of Statistical Significance Tests for Information Retrieval
-    Evaluation, CIKM 2007. Urbano, Lima and Hanjalic: Statistical Significance Testing in Information
+    Sources: Smucker, Allan and Carterette, A Comparison of Statistical Significance Tests for Information Retrieval
+    Evaluation, CIKM 2007. Urbano, Lima and Hanjalic, Statistical Significance Testing in Information
     Retrieval: An Empirical Analysis of Type I, Type II and Type III Errors, SIGIR 2019.
 
-    Examples
-    --------
     >>> paired_test(np.array([0.1, 0.5, 0.9]), np.array([0.1, 0.5, 0.9]))
     1.0
     """
@@ -116,27 +72,13 @@ def paired_test(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Return p-values adjusted by Holm's step-down method, in the order given.
+    """Return p-values (m,) adjusted by Holm's step-down method, in the order given.
 
     Rejecting where the adjusted value is below a level keeps the chance of even one false rejection in the
     whole family below that level, whatever the dependence between the tests.
 
-    Parameters
-    ----------
-    p_values
-        Shape (m,).
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 1979.
 
-    Returns
-    -------
-    ndarray
-        Shape (m,), each at least its own p-value and at most 1.
-
-    References
-    ----------
-    Holm: A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 1979.
-
-    Examples
-    --------
     >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
     [0.03, 0.06, 0.06]
     """
