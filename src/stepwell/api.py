@@ -325,7 +325,7 @@ class Encoded(NamedTuple):
 
 def encode(collection: str | Path, folder: str | Path, model: str | Path, cluster: Cluster | None = None) -> Encoded:
     """Encode all passages and queries of a collection into a folder, or go on with it; here or on a Ray cluster."""
-    from stepwell.jobs.exchange import encode_collection
+    from stepwell.jobs.encoding import encode_collection
     from stepwell.retrieval.vectors import Vectors
 
     facts = encode_collection(str(collection), Path(folder), str(model), cluster)
@@ -355,7 +355,7 @@ def score(
         For cross-encoders.
     """
     from stepwell.files import check_free
-    from stepwell.jobs.exchange import score_pairs
+    from stepwell.jobs.scoring import score_pairs
 
     check_free(Path(target))
     described = Path(recipe) if recipe is not None else None

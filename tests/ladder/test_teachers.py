@@ -18,7 +18,7 @@ from stepwell.distil.negatives import Candidates
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
 from stepwell.files import read_json
-from stepwell.jobs.exchange import read_pairs
+from stepwell.jobs.scoring import read_pairs
 from stepwell.ladder import scoring
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare

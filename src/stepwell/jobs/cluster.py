@@ -42,21 +42,14 @@ Work = Callable[[Item], dict[str, Any]]
 class Cluster:
     """A Ray cluster, and what a worker takes of it.
 
-    Parameters
-    ----------
-    address
-        ``auto`` (the cluster that this machine belongs to), ``local`` (one of this machine alone, for the time of the
-        job), or ``HOST:PORT``.
-    workers
-        How many at a time, at most; as many as there is room for when None.
-    cpus, gpus
-        What a worker takes; a GPU where the cluster has any when ``gpus`` is None, and then no CPU.
+    The address is ``auto`` (the cluster that this machine belongs to), ``local`` (one of this machine alone, for the
+    time of the job), or ``HOST:PORT``.
     """
 
     address: str = "auto"
-    workers: int | None = None
+    workers: int | None = None  # at a time, at most; as many as there is room for when None
     cpus: float = 1.0
-    gpus: float | None = None
+    gpus: float | None = None  # when None, one where the cluster has any, and then no CPU
 
 
 def encode_on(
@@ -64,17 +57,7 @@ def encode_on(
 ) -> None:
     """Encode on a cluster what is missing in ``draft``, as :func:`stepwell.retrieval.vectors.write_vectors` does.
 
-    Parameters
-    ----------
-    model
-        Where workers open the model of ``encoder``: a directory that they can read, or a hub name.
-    progress
-        Advanced by the texts that are done.
-
-    Raises
-    ------
-    StepwellError
-        When there is no Ray or no cluster, or a worker finds another collection or model than this process has.
+    ``model`` is where workers open that of ``encoder``: a directory that they can read, or a hub name.
     """
     todo = []
     for block in draft.blocks():
@@ -120,13 +103,7 @@ def score_on(
     passages: NDArray[np.int32],
     progress: Progress,
 ) -> None:
-    """Score pairs (B,) on a cluster and add them to the store, as :func:`stepwell.teachers.scoring.score_into` does.
-
-    Raises
-    ------
-    StepwellError
-        When there is no Ray or no cluster, or a worker finds another collection or model than this process has.
-    """
+    """Score pairs (B,) on a cluster and add them to the store, as :func:`stepwell.teachers.scoring.score_into` does."""
     source = (collection.place, _absolute(teacher), collection.fingerprint, reranker.fingerprint)
     items = [{"queries": q, "passages": p} for q, p in blocks(queries, passages)]
     with contextlib.closing(_stream(cluster, _open_reranker, (*source, reranker.limit), items)) as stream:

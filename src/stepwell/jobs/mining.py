@@ -1,8 +1,9 @@
-"""Mining without a ladder: candidates of a split's queries, with whatever retrieves."""
+"""Mining without a ladder, and its files: texts as sentence-transformers n-tuples, ids as pairs to score."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +16,7 @@ from stepwell.distil.mining_report import MiningReport
 from stepwell.distil.negatives import Candidates
 from stepwell.distil.negatives import mine as mine_run
 from stepwell.errors import StepwellError
-from stepwell.files import cache, check_free
-from stepwell.jobs.exchange import write_pairs, write_tuples
+from stepwell.files import cache, check_free, whole
 from stepwell.models.reranker import Reranker
 from stepwell.recipe import Mining
 from stepwell.systems.opening import retrieve_with
@@ -99,3 +99,35 @@ def _checked(settings: Mining | Mapping[str, object]) -> Mining:
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise StepwellError(f"the mining options don't fit: {reason}.") from None
+
+
+def write_tuples(candidates: Candidates, collection: Collection, target: Path) -> None:
+    """Write JSONL with query, positive, negative_1, ..., a line a query; ``datasets`` loads it as it is."""
+
+    def lines() -> Iterator[dict[str, str]]:
+        for query, passages in _tuples(candidates):
+            positive, *negatives = collection.passage_texts(passages)
+            numbered = {f"negative_{number}": text for number, text in enumerate(negatives, start=1)}
+            yield {"query": collection.query_texts([query])[0], "positive": positive} | numbered
+
+    _write_lines(target, lines())
+
+
+def write_pairs(candidates: Candidates, collection: Collection, target: Path) -> None:
+    """Write the ids of what :func:`write_tuples` writes, a line a pair in the same order, as JSONL that is scored."""
+    ids = collection.query_ids, collection.passage_ids
+    pairs = ((query, int(passage)) for query, passages in _tuples(candidates) for passage in passages)
+    _write_lines(target, ({"query-id": ids[0][query], "corpus-id": ids[1][passage]} for query, passage in pairs))
+
+
+def _tuples(candidates: Candidates) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """Yield each query with its best positive and, behind it, its negatives (K,): further positives are neither."""
+    for query, passages, grades in zip(candidates.queries, candidates.passages, candidates.grades, strict=True):
+        written = (passages >= 0) & (grades <= 0)
+        written[0] = True
+        yield int(query), passages[written]
+
+
+def _write_lines(target: Path, lines: Iterable[dict[str, str]]) -> None:
+    with whole(target) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -14,7 +14,9 @@ from stepwell.collection import open_collection
 from stepwell.distil.negatives import Candidates
 from stepwell.errors import StepwellError
 from stepwell.jobs.cluster import Cluster
-from stepwell.jobs.exchange import encode_collection, read_pairs, score_pairs, write_pairs, write_tuples
+from stepwell.jobs.encoding import encode_collection
+from stepwell.jobs.mining import write_pairs, write_tuples
+from stepwell.jobs.scoring import read_pairs, score_pairs
 from stepwell.models.build_late import build_multi_vector
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
