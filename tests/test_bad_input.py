@@ -419,13 +419,14 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
 
 
 @pytest.fixture
-def full():
+def full(monkeypatch):
     """Return a function after which a file can be opened and not be written, as on a full disk: the system's refusal.
 
     It names no file, and comes when the content is written, or at the latest when the file is closed.
     """
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr("stepwell.files.remove", lambda path: None)  # else a draft of before would be taken away
 
     def make(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -439,7 +440,7 @@ ADVICE = ("the disk is full at", "make room and run the same command again")
 
 
 def test_no_room_for_the_first_file_of_a_run(refused, full, tiny_recipe, tmp_path):
-    full(tmp_path / "run" / "recipe.yaml.draft")
+    full(tmp_path / "run" / "draft-recipe.yaml")
     refused("run", tiny_recipe, "--out", tmp_path / "run", names=(*ADVICE, tmp_path / "run" / "recipe.yaml"))
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from stepwell.recipe.recipe import Optimiser, Recipe, Rung, Section
+from stepwell.recipe.ladder import Rung
+from stepwell.recipe.recipe import Recipe
+from stepwell.recipe.training import Optimiser, Section
 
 ANY = "*"
 """Stands in a place for any name of a mapping and any number of a list."""
@@ -22,49 +25,7 @@ Place = tuple[str, ...]
 
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
-_INTRO = """\
-# The recipe file
-
-<!-- Written by `python -m stepwell.recipe.page`; change the types in src/stepwell/recipe/*.py instead. -->
-
-A recipe is one YAML file that says everything a run depends on: the collection, the student, the teachers,
-the ladder that the student climbs, and how the result is proved. `stepwell init DIRECTORY` writes a commented
-one for a collection of your own. Only the collection's path, what the student is made from and one rung have
-no default. With a dual encoder as the only teacher refine has to be off, since it needs one that reranks; so this is
-a whole recipe:
-
-<!-- file: recipe.yaml -->
-```yaml
-collection:
-  path: demo
-student:
-  from: demo
-  layers: 2
-teachers:
-  de-6:
-    kind: dual-encoder
-    from: demo
-ladder:
-  - teacher: de-6
-    loss: embedding
-    epochs: 2
-    lr: 5e-4
-    batch: 32
-refine:
-  rounds: 0
-```
-
-- Relative directories and files (`path`, `from`, `file`, `more_passages`, `more_queries`) are looked for beside the recipe first.
-- An unknown key, a key that is given twice, a value of the wrong type or out of range: each is refused before
-  anything runs, with its line, and an unknown key with the nearest one there is.
-- `--set KEY=VALUE` changes one value for one run: `--set student.layers=3`, `--set ladder.1.epochs=1` (rungs
-  count from 1), `--set teachers.de-6.from=./my-model`.
-- `extends: other.yaml` begins with another recipe, a file beside this one, and changes what is said here: keys are
-  merged section by section, a list such as the ladder is replaced as a whole.
-- A run keeps its complete recipe, with every default written out, as `recipe.yaml` in its folder.
-
-The sections follow in the order of the file. *Required* means that there is no default; *empty* is `null`.
-"""
+_INTRO = Path(__file__).with_name("page.md")
 
 
 def fields_of(section: type[Section]) -> dict[str, FieldInfo]:
@@ -195,7 +156,7 @@ def _heading(place: Place, kind: type[Section]) -> str:
 
 def render() -> str:
     """Return ``docs/recipe.md``."""
-    parts = [_INTRO]
+    parts = [_INTRO.read_text(encoding="utf-8")]
     for place, kind in sections():
         story = " ".join((kind.__doc__ or "").split())
         rows = ["| key | type | default | meaning |", "|---|---|---|---|"]

@@ -6,31 +6,15 @@ and naming the line of a mistake is :mod:`stepwell.recipe.yaml_file`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from stepwell.recipe.ladder import Mining, Refine, Rung, Soft, WarmUp
+from stepwell.recipe.ladder import Mining, Refine, Rung, WarmUp
 from stepwell.recipe.teachers import AnyTeacher, ListTeacher, SeveralTeachers
-from stepwell.recipe.training import Count, DenseTraining, Fraction, Optimiser, Positive, RerankTraining, Section
-
-__all__ = [
-    "CollectionSection",
-    "DenseTraining",
-    "Judging",
-    "Mining",
-    "Optimiser",
-    "Recipe",
-    "Refine",
-    "RerankTraining",
-    "Rung",
-    "Section",
-    "Soft",
-    "StudentSection",
-    "TokensSection",
-    "WarmUp",
-]
+from stepwell.recipe.training import Count, Fraction, Positive, Section
 
 Column = Literal[
     "passage.id",
@@ -222,81 +206,68 @@ class Recipe(Section):
         return teachers
 
     @model_validator(mode="after")
-    def _references(self) -> Recipe:
-        for number, rung in enumerate(self.ladder, start=1):
-            self._check_rung(rung, f"rung {number} of the ladder")
-        for name, teacher in self.teachers.items():
-            where = f"teacher {name!r}"
-            others = [self._teacher(other, where) for other in teacher.names]
-            if isinstance(teacher, ListTeacher) and not all(other.embeds for other in others):
-                raise ValueError(f"{where}: `imitate` needs a dual-encoder teacher, and {teacher.imitate!r} is none")
-            if isinstance(teacher, ListTeacher):
-                _check_training(teacher, where)
-            for other, inner in zip(teacher.names, others, strict=True):
-                if isinstance(inner, SeveralTeachers):
-                    raise ValueError(f"{where}: {other!r} is made of teachers itself; name them one by one in `of`")
-        if self.refine.rounds and not (self.refine.alpha or self.refine.beta):
-            raise ValueError("refine: alpha and beta are 0: nothing is left to learn from; set `beta`, or `rounds: 0`")
-        if self.refine.teacher is not None:
-            self._teacher(self.refine.teacher, "refine")
-        if self.mining.denoise is not None:
-            self._check_denoisers()
+    def _sound(self) -> Recipe:
+        for mistake in self._mistakes():
+            raise ValueError(mistake)
         return self
 
-    def _check_denoisers(self) -> None:
-        """Refuse several teachers at once as judges of a single passage: their scores count within a list alone."""
-        names = [rung.teacher for rung in self.ladder] + [self.refine.teacher or self.ladder[-1].teacher]
-        for name in names:
+    def _mistakes(self) -> Iterator[str]:
+        """Yield what makes no sense in the sections together."""
+        for number, rung in enumerate(self.ladder, start=1):
+            yield from (f"rung {number} of the ladder{mistake}" for mistake in self._rung_mistakes(rung))
+        for name, teacher in self.teachers.items():
+            yield from (f"teacher {name!r}{mistake}" for mistake in self._teacher_mistakes(teacher))
+        if self.refine.rounds and not (self.refine.alpha or self.refine.beta):
+            yield "refine: alpha and beta are 0: nothing is left to learn from; set `beta`, or `rounds: 0`"
+        if self.refine.teacher is not None:
+            yield from (f"refine{mistake}" for mistake in self._missing(self.refine.teacher))
+        judges = [*(rung.teacher for rung in self.ladder), self.refine.teacher or self.ladder[-1].teacher]
+        for name in judges if self.mining.denoise is not None else []:
             if isinstance(self.teachers[name], SeveralTeachers):
-                raise ValueError(
-                    f"`mining.denoise` asks {name!r} about one passage at a time, and the scores of several teachers are brought to one scale over whole lists; leave `denoise` out, or take one teacher"
-                )
+                yield f"`mining.denoise` asks {name!r} about one passage at a time, and the scores of several teachers are brought to one scale over whole lists; leave `denoise` out, or take one teacher"
 
-    def _check_rung(self, rung: Rung, where: str) -> None:
-        teacher = self._teacher(rung.teacher, where)
-        if rung.loss in ("embedding", "in-batch") and not teacher.embeds:
-            raise ValueError(
-                f"{where}: the loss `{rung.loss}` needs a dual-encoder teacher, and {rung.teacher!r} is of kind `{teacher.kind}`"
-            )
+    def _rung_mistakes(self, rung: Rung) -> Iterator[str]:
+        named = (rung.teacher, rung.beside, None if rung.negatives in ("auto", "student", "bm25") else rung.negatives)
+        for name in named:
+            if name is not None:
+                yield from self._missing(name)
+        teacher, beside, miner = (self.teachers[name] if name is not None else None for name in named)
+        if teacher is not None and rung.loss in ("embedding", "in-batch") and not teacher.embeds:
+            yield f": the loss `{rung.loss}` needs a dual-encoder teacher, and {rung.teacher!r} is of kind `{teacher.kind}`"
         if rung.more and rung.loss != "embedding":
-            raise ValueError(
-                f"{where}: `more_passages` and `more_queries` are texts without labels, and the loss `{rung.loss}` needs labels; only `embedding` learns from them"
-            )
-        if rung.loss != "embedding" and not (
-            rung.alpha or rung.beta or rung.hold or (rung.beside and rung.beside_weight)
-        ):
-            raise ValueError(
-                f"{where}: alpha and beta are 0, and there is no `beside` and no `hold`: nothing is left to learn from; set `beta`"
-            )
-        if rung.hold and not any(other.loss == "embedding" for other in self.ladder):
-            raise ValueError(f"{where}: `hold` stays near the vectors of an embedding rung, and the ladder has none")
-        if rung.beside is not None and not self._teacher(rung.beside, where).embeds:
-            raise ValueError(f"{where}: `beside` needs a dual-encoder teacher, and {rung.beside!r} is none")
-        if rung.negatives not in ("auto", "student", "bm25") and not self._teacher(rung.negatives, where).embeds:
-            raise ValueError(
-                f"{where}: only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none"
-            )
+            yield f": `more_passages` and `more_queries` are texts without labels, and the loss `{rung.loss}` needs labels; only `embedding` learns from them"
+        learns = rung.alpha or rung.beta or rung.hold or (rung.beside and rung.beside_weight)
+        if rung.loss != "embedding" and not learns:
+            yield ": alpha and beta are 0, and there is no `beside` and no `hold`: nothing is left to learn from; set `beta`"
+        if rung.hold and self.embedding_teacher is None:
+            yield ": `hold` stays near the vectors of an embedding rung, and the ladder has none"
+        if beside is not None and not beside.embeds:
+            yield f": `beside` needs a dual-encoder teacher, and {rung.beside!r} is none"
+        if miner is not None and not miner.embeds:
+            yield f": only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none"
 
-    def _teacher(self, name: str, where: str) -> AnyTeacher:
+    def _teacher_mistakes(self, teacher: AnyTeacher) -> Iterator[str]:
+        for name in teacher.names:
+            yield from self._missing(name)
+        if isinstance(teacher, ListTeacher):
+            if teacher.imitate is not None and not self.teachers[teacher.imitate].embeds:
+                yield f": `imitate` needs a dual-encoder teacher, and {teacher.imitate!r} is none"
+            yield from _idle_keys(teacher)
+        for name in teacher.names:
+            if isinstance(self.teachers[name], SeveralTeachers):
+                yield f": {name!r} is made of teachers itself; name them one by one in `of`"
+
+    def _missing(self, name: str) -> Iterator[str]:
         if name not in self.teachers:
-            raise ValueError(
-                f"{where} names the teacher {name!r}, which is not among the teachers ({', '.join(self.teachers) or 'there are none'})"
-            )
-        return self.teachers[name]
+            yield f" names the teacher {name!r}, which is not among the teachers ({', '.join(self.teachers) or 'there are none'})"
 
 
-def _check_training(teacher: ListTeacher, where: str) -> None:
-    """Refuse what would do nothing, in silence: `imitate` without how long, the reverse, layers without a training."""
+def _idle_keys(teacher: ListTeacher) -> Iterator[str]:
+    """Yield what would do nothing, in silence: `imitate` without how long, the reverse, layers without a training."""
     if teacher.layers is not None and teacher.train is None:
-        raise ValueError(
-            f"{where}: `layers: {teacher.layers}` cuts the model before its training, and it has none; add `train`, or leave `layers` out and take the model as it is"
-        )
+        yield f": `layers: {teacher.layers}` cuts the model before its training, and it has none; add `train`, or leave `layers` out and take the model as it is"
     epochs = teacher.train.imitate_epochs if teacher.train else 0
     if teacher.imitate is not None and not epochs:
-        raise ValueError(
-            f"{where}: `imitate: {teacher.imitate}` does nothing without `train.imitate_epochs`; set it (1 is usual), or leave `imitate` out"
-        )
+        yield f": `imitate: {teacher.imitate}` does nothing without `train.imitate_epochs`; set it (1 is usual), or leave `imitate` out"
     if teacher.imitate is None and epochs:
-        raise ValueError(
-            f"{where}: `train.imitate_epochs` does nothing without `imitate`; name there the dual-encoder teacher to imitate"
-        )
+        yield ": `train.imitate_epochs` does nothing without `imitate`; name there the dual-encoder teacher to imitate"
