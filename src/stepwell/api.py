@@ -70,15 +70,15 @@ def init(
     *,
     test: Path | None = None,
     dry_run: bool = False,
-    **making: object,
+    **synthetic: Any,
 ) -> Start:
     """Look at what is there, make synthetic queries for passages that have none, and write a recipe.
 
-    ``making`` are fields of :class:`stepwell.intake.synthetic.Making`; see :func:`stepwell.intake.start.start`.
+    ``synthetic`` are fields of :class:`stepwell.intake.synthetic.SyntheticOptions`.
     """
-    from stepwell.intake.start import Wishes, start
+    from stepwell.intake.start import Options, start
 
-    return start(directory, target, Wishes(student, layers, None, test, making), dry_run)
+    return start(directory, target, Options(student, layers, None, test, synthetic), dry_run)
 
 
 def load_recipe(

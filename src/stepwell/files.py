@@ -154,7 +154,7 @@ def read_or_make(path: Path, read: Callable[[Path], T | None], make: Callable[[P
 
 
 @contextmanager
-def claimed(folder: Path, source: Mapping[str, Any], what: str) -> Iterator[None]:
+def claimed(folder: Path, source: Mapping[str, Any], what: str, anew: bool = False) -> Iterator[None]:
     """Hold a folder that is for what is made from ``source`` alone, so that work in it can go on after a stop.
 
     Parameters
@@ -165,6 +165,8 @@ def claimed(folder: Path, source: Mapping[str, Any], what: str) -> Iterator[None
         What is made there depends on these; plain JSON values.
     what
         What the folder holds, for the sentences: ``vectors``.
+    anew
+        Throw away what was made from another source, instead of refusing the folder.
 
     Raises
     ------
@@ -180,6 +182,11 @@ def claimed(folder: Path, source: Mapping[str, Any], what: str) -> Iterator[None
                     raise StepwellError(
                         f"{folder} holds files that are no {what} of stepwell's: choose a folder that is empty or new."
                     )
+                write_json(facts, dict(source))
+            elif read_json(facts) != dict(source) and anew:
+                for path in folder.iterdir():
+                    if path.name != ".lock":
+                        remove(path)
                 write_json(facts, dict(source))
             elif read_json(facts) != dict(source):
                 raise StepwellError(

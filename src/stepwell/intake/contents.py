@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from stepwell.collection import demo
 from stepwell.collection.collection import hash_text
@@ -28,8 +28,7 @@ SAMPLE = 200
 Found = Literal["collection", "passages", "pairs"]
 
 
-@dataclass(frozen=True)
-class Guess:
+class Guess(NamedTuple):
     """The column that a role was given, and why; no column when None."""
 
     column: str | None
@@ -37,80 +36,65 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What was seen.
-
-    Parameters
-    ----------
-    found
-        A ``collection`` with judged queries; ``passages`` alone; or ``pairs`` of queries and passages.
-    place
-        What opens it, as a recipe names it.
-    source
-        Its reader; None for a collection that is opened by its place.
-    facts
-        Lines to show: what, how it is, how that is known.
-    """
+class Contents:
+    """What lies in a place."""
 
     found: Found
-    place: str
-    source: Source | None = None
-    facts: list[list[Cell]] = field(default_factory=list)
+    place: str  # what opens it, as a recipe names it
+    source: Source | None = None  # its reader; None for a collection that is opened by its place
+    facts: list[list[Cell]] = field(default_factory=list)  # lines to show: what, how it is, how that is known
 
     def table(self) -> Table:
-        """Return what was seen as a table."""
+        """Return the facts as a table."""
         return Table(f"What is in {self.place}", ["", "is", "because"], self.facts)
 
 
-def look(directory: str | Path) -> Sight:
-    """Say what a place holds, without reading more than it takes to tell.
-
-    Parameters
-    ----------
-    directory
-        A directory, a table, ``irds:NAME``, ``hf:NAME`` or ``demo``.
-
-    Raises
-    ------
-    StepwellError
-        When nothing there can be read as passages, or it could be read in several ways.
-    """
+def look(directory: str | Path) -> Contents:
+    """Say what a directory, a table, ``irds:NAME``, ``hf:NAME`` or ``demo`` holds, and read no more than that takes."""
     home = Path(directory)
     there = home.exists() and (isinstance(directory, Path) or str(directory) not in demo.SIZES)
     if not there or str(directory).startswith((irds.PREFIX, huggingface.PREFIX)):
-        return Sight("collection", str(directory), None, [["collection", str(directory), "it is named as one"]])
+        return Contents("collection", str(directory), None, [["collection", str(directory), "it is named as one"]])
     home = home.resolve()
     if home.is_file():
-        return _look_at_table(home)
+        return _table(home)
     problems: list[Problem] = []
-    loose = _loose_tables(home)
+    tables = named_files(home, lambda problem: None)
+    loose = [file for name, file in tables.items() if name.endswith(ENDINGS) and not _is_known(file)]
     source = find_source(section_of(home), problems.append)
     if isinstance(source, Folder) and loose:
-        return _the_one(loose, home)
+        return _only_table(loose, home)
     errors = [problem for problem in problems if problem.severity == "error"]
     lacking = [problem for problem in errors if problem.code == "file-missing"]
     if not errors:
-        return _look_at_folder(source) if isinstance(source, Folder) else _judged(home, source)
+        return _folder(source) if isinstance(source, Folder) else _collection(home, source)
     if len(lacking) < len(errors):  # the format can't be told
         if loose and not source.splits and errors[0].code == "format":
-            return _the_one(loose, home)
+            return _only_table(loose, home)
         raise StepwellError(str(errors[0]))
-    passages = _table_of_passages(home)
+    names = [f"{stem}.{ending}" for stem in STEMS["passage"] for ending in ENDINGS]
+    passages = next((tables[name] for name in names if name in tables), None)
     if passages is None or source.splits or len(lacking) < 2:
         raise StepwellError(f"{lacking[0]}")
-    return _look_at_table(passages)
+    return _table(passages)
 
 
-def _judged(home: Path, source: Source) -> Sight:
+def _is_known(table: Path) -> bool:
+    """Say whether a table is called as one of a collection."""
+    stem = table.name.partition(".")[0].lower()
+    return stem == "qrels" or any(stem in stems for stems in STEMS.values())
+
+
+def _collection(home: Path, source: Source) -> Contents:
     facts: list[list[Cell]] = [
         ["passages", source.label("passage"), f"read by {type(source).__name__}"],
         ["queries", source.label("query"), None],
         ["judged splits", ", ".join(source.splits), ", ".join(source.splits.values())],
     ]
-    return Sight("collection", str(home), None, facts)
+    return Contents("collection", str(home), None, facts)
 
 
-def _look_at_folder(source: Folder) -> Sight:
+def _folder(source: Folder) -> Contents:
     kinds = Counter(file.suffix.lower() for file in source.files["passage"])
     files = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
     facts: list[list[Cell]] = [
@@ -118,33 +102,20 @@ def _look_at_folder(source: Folder) -> Sight:
         ["titles", "the path of headings", f"of {', '.join(TEXT_ENDINGS[:-1])}"],
         ["queries", "none", "text files hold passages alone"],
     ]
-    return Sight("passages", str(source.home), source, facts)
+    return Contents("passages", str(source.home), source, facts)
 
 
-def _loose_tables(home: Path) -> list[Path]:
-    """Return the tables at the top whose names are not those of a collection."""
-    known = {stem for stems in STEMS.values() for stem in stems} | {"qrels"}
-    tables = [file for name, file in named_files(home, lambda problem: None).items() if name.endswith(ENDINGS)]
-    return [file for file in tables if file.name.partition(".")[0].lower() not in known]
-
-
-def _the_one(loose: list[Path], home: Path) -> Sight:
+def _only_table(loose: list[Path], home: Path) -> Contents:
     if len(loose) > 1:
         names = ", ".join(file.name for file in loose)
         raise StepwellError(
             f"{home} holds several tables ({names}), and which one holds the passages can't be seen: name it "
             f"(stepwell init {loose[0]}), or call it passages.{loose[0].name.partition('.')[2]}."
         )
-    return _look_at_table(loose[0])
+    return _table(loose[0])
 
 
-def _table_of_passages(home: Path) -> Path | None:
-    names = [f"{stem}.{ending}" for stem in STEMS["passage"] for ending in ENDINGS]
-    files = named_files(home, lambda problem: None)
-    return next((files[name] for name in names if name in files), None)
-
-
-def _look_at_table(path: Path) -> Sight:
+def _table(path: Path) -> Contents:
     if path.name.removesuffix(".gz").rpartition(".")[2] not in ENDINGS:
         raise StepwellError(
             f"{path} is no table ({', '.join(ENDINGS)}): name the directory that holds it, or turn it into one."
@@ -152,19 +123,17 @@ def _look_at_table(path: Path) -> Sight:
     sample = [record for _, record in islice(read_table(path, path.name, refuse_here), SAMPLE)]
     if not sample:
         raise StepwellError(f"{path} holds no row that could be a passage.")
-    pairs = {role: _named(sample, TUPLES[role]) for role in ("query.text", "positive")}
-    both = [guess.column for guess in pairs.values()]
-    if None not in both and both[0] != both[1]:
-        found, columns = "pairs", pairs
-    else:
-        found, columns = "passages", _passage_columns(sample, path)
+    columns = {role: _named(sample, TUPLES[role]) for role in ("query.text", "positive")}
+    query, positive = (guess.column for guess in columns.values())
+    are_pairs = query is not None and positive is not None and query != positive
+    if not are_pairs:
+        columns = _passage_columns(sample, path)
     facts: list[list[Cell]] = [["table", path.name, None]]
     facts += [[role, guess.column or "none", guess.reason] for role, guess in columns.items()]
-    names = {role: guess.column for role, guess in columns.items()}
-    source = Loose(path, names)
-    if found == "pairs":
-        return Sight("pairs", str(path), source, facts)
-    return Sight("passages", str(path), source, [*facts, ["queries", "none", "no column and no file is named so"]])
+    source = Loose(path, {role: guess.column for role, guess in columns.items()})
+    if are_pairs:
+        return Contents("pairs", str(path), source, facts)
+    return Contents("passages", str(path), source, [*facts, ["queries", "none", "no column and no file is named so"]])
 
 
 def _named(sample: list[dict[str, Any]], names: tuple[str, ...]) -> Guess:
@@ -188,13 +157,12 @@ def _passage_columns(sample: list[dict[str, Any]], path: Path) -> dict[str, Gues
             )
         longest = max(words, key=words.__getitem__)
         text = Guess(longest, f"it has the longest texts, {words[longest]:.0f} words in the mean")
-    title = _named(sample, COLUMNS["passage.title"])
     id = _named(sample, COLUMNS["passage.id"])
-    if id.column is not None and len({str(record.get(id.column)) for record in sample}) < len(sample):
-        id = Guess(None, f"the values of {id.column} are not unique, so rows are counted")
-    elif id.column is None:
+    if id.column is None:
         id = Guess(None, "rows are counted")
-    return {"passage.id": id, "passage.title": title, "passage.text": text}
+    elif len({str(record.get(id.column)) for record in sample}) < len(sample):
+        id = Guess(None, f"the values of {id.column} are not unique, so rows are counted")
+    return {"passage.id": id, "passage.title": _named(sample, COLUMNS["passage.title"]), "passage.text": text}
 
 
 class Loose(Source):

@@ -12,7 +12,6 @@ import numpy as np
 
 from stepwell.collection import Collection, Splits, open_collection, resolve_splits
 from stepwell.errors import StepwellError
-from stepwell.intake.first_recipe_text import FEW, HEAD, LADDER, MADE, SMALL_LADDER, SYNTHETIC, WHOLE
 from stepwell.recipe import CollectionSection
 from stepwell.recipe.yaml_file import BUNDLED
 
@@ -27,6 +26,22 @@ _EMBEDDED = 30_000  # texts that the embedding rung sees, over all its epochs, w
 _DEMO_LAYERS = 6
 _PLAIN = re.compile(r"[A-Za-z./][A-Za-z0-9_./-]*")
 _SPECIAL = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+_TEMPLATES = Path(__file__).with_name("templates")  # what stands in braces is filled in
+
+_SYNTHETIC = """\
+# The training queries are synthetic: made from the passages, out of which they were taken. They never test; real
+# ones do, as qrels/test.tsv (with their texts in queries.jsonl).
+"""
+_SEARCH_ORIGIN = """\
+# To search your whole texts with the finished model:
+#   stepwell search runs/NAME/model "a question" --collection {origin}
+"""
+_WHY_FEW = """\
+Few queries teach a cross-encoder next to nothing, so the vectors of a dual encoder are what is learned; with
+# thousands of queries, cross-encoders are worth a rung each (docs/how-it-works/ladder.md)."""
+_WHY_SYNTHETIC = """\
+Synthetic queries are no ground for a cross-encoder, so the vectors of a dual encoder are what is learned.
+# A re-ranker that is strong on your texts can be added as a teacher (docs/how-it-works/ladder.md)."""
 
 
 def write_recipe(
@@ -37,52 +52,30 @@ def write_recipe(
     teacher: str | None = None,
     origin: str | None = None,
 ) -> Path:
-    """Write a commented recipe for a collection, sized to it.
+    """Write a commented recipe for a collection, sized to it; return its file.
 
     Its ladder: the vectors of a dual encoder, then a small cross-encoder, then a larger one, these two with
     keep, then refine. With few training queries, or synthetic ones: the vectors of a dual encoder, then its scores.
-
-    Parameters
-    ----------
-    directory
-        A BEIR directory, or ``demo``.
-    target
-        The file to write, or a directory, where it becomes ``recipe.yaml``; nothing is ever overwritten.
-    student
-        What the student is cut from: a hub name, a directory, or ``demo``.
-    layers
-        Layers that the student keeps.
-    teacher
-        What the teachers are made from; the same as the student when None.
-    origin
-        The folder that the passages come from, when the collection was made from them and that can be searched.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    StepwellError
-        When the collection has errors, the model has too few layers, or the file exists or can't be written.
+    ``teacher``, what the teachers are made from, is the student's base when None; ``origin`` is the folder that the
+    passages come from, when the collection was made from one that can be searched.
     """
     target = Path(target)
     target = target / "recipe.yaml" if target.is_dir() else target
     if target.exists() or target.is_symlink():
-        raise _exists(target)
+        raise is_there(target)
     home = target.resolve().parent
     check_layers(student, layers)
-    small = _small_depth(layers, teacher or student)
     is_own = isinstance(directory, Path) and directory.is_dir()  # also one that is called demo
     place = str(Path(directory).resolve()) if is_own else str(directory)
     collection = open_collection(place)
     section = CollectionSection(path=place, train=_train_split(collection))
     splits = resolve_splits(collection, section)
-    trained_on = len(splits.train.query_rows)
-    made = bool(splits.synthetic.get("train"))
-    text = HEAD.format(
-        synthetic=_synthetic(origin) if made else "",
+    trained_on, synthetic = len(splits.train.query_rows), bool(splits.synthetic.get("train"))
+    note = _SYNTHETIC if synthetic else ""
+    if synthetic and origin is not None:
+        note += _SEARCH_ORIGIN.format(origin=_quoted(origin))
+    text = _template("head").format(
+        synthetic=note,
         name=_quoted(collection.name),
         passages=f"{collection.n_passages:,}",
         queries=f"{collection.n_queries:,}",
@@ -93,20 +86,20 @@ def write_recipe(
         layers=layers,
         **_lengths(collection, splits),
     )
-    text += (SMALL_LADDER if made or trained_on < FEW_QUERIES else LADDER).format(
+    text += _template("small_ladder" if synthetic or trained_on < FEW_QUERIES else "ladder").format(
         base=_quoted(_spelled(teacher or student, home)),
-        small=small,
-        rerank_epochs=_epochs(trained_on),
+        small=_small_depth(layers, teacher or student),
+        rerank_epochs=max(1, min(3, round(8000 / trained_on))),  # about 8,000 queries seen, three passes at most
         rounds=3 if trained_on >= 2000 else 1,
-        why=MADE if made else FEW,
+        why=_WHY_SYNTHETIC if synthetic else _WHY_FEW,
         **_embedding(collection.n_passages + trained_on),
     )
-    _write(target, text)
+    _write_new(target, text)
     return target
 
 
-def _synthetic(origin: str | None) -> str:
-    return SYNTHETIC + (WHOLE.format(origin=_quoted(origin)) if origin is not None else "")
+def _template(name: str) -> str:
+    return (_TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _train_split(collection: Collection) -> str:
@@ -137,11 +130,6 @@ def _tokens(texts: list[str]) -> int:
     return 8 * int(np.ceil(_TOKENS_A_WORD * float(words) / 8) + 1)
 
 
-def _epochs(queries: int) -> int:
-    """Return the passes of a cross-encoder's training: about 8,000 queries seen, three passes at most."""
-    return max(1, min(3, round(8000 / queries)))
-
-
 def _embedding(texts: int) -> dict[str, str]:
     """Return epochs, learning rate and batch of the embedding rung: small collections are gone over more often."""
     epochs = max(2, min(30, round(_EMBEDDED / texts)))
@@ -162,13 +150,7 @@ def _depth(base: str) -> int | None:
 
 
 def check_layers(student: str, layers: int) -> None:
-    """Refuse more layers than a student's base has, as far as that can be seen without opening it.
-
-    Raises
-    ------
-    StepwellError
-        When it has fewer.
-    """
+    """Refuse more layers than a student's base has, as far as that can be seen without opening it."""
     total = _depth(student)
     if layers < 1 or (total is not None and layers > total):
         has = f", which has {total}" if total is not None else ""
@@ -197,18 +179,19 @@ def _quoted(text: str) -> str:
     return text if plain else json.dumps(text)
 
 
-def _write(target: Path, text: str) -> None:
+def _write_new(target: Path, text: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         if isinstance(error, FileExistsError) and target.exists():
-            raise _exists(target) from None
+            raise is_there(target) from None
         raise StepwellError(
             f"the recipe {target} can't be written: {error.strerror or error}. Name another file."
         ) from error
 
 
-def _exists(target: Path) -> StepwellError:
+def is_there(target: Path) -> StepwellError:
+    """Return the refusal to write over something."""
     return StepwellError(f"{target} is there already and was left as it is; name another file, or move it away.")

@@ -1,4 +1,4 @@
-"""Queries from a model that was trained, or is told, to ask them: doc2query and its like."""
+"""Queries from a model that was trained, or is instructed, to ask them: doc2query and its like."""
 
 from __future__ import annotations
 
@@ -29,15 +29,11 @@ class Generator(Protocol):
 
 
 class ModelGenerator:
-    """A sequence-to-sequence model (doc2query), or a language model that is told what to do.
+    """A sequence-to-sequence model (doc2query), or a language model that is given a task.
 
     Doc2query is given the passage and nothing else (Nogueira and Lin, From doc2query to docTTTTTquery, 2019): its
-    queries are sampled from the ten likeliest tokens at each place.
-
-    Parameters
-    ----------
-    place
-        A directory, or a name on the Hub; weights in safetensors, and no code of its own.
+    queries are sampled from the ten likeliest tokens at each place. ``place`` is a directory or a name on the Hub, with
+    weights in safetensors and no code of its own.
     """
 
     def __init__(self, place: str) -> None:

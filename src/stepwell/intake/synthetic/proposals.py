@@ -64,32 +64,20 @@ class Headings:
             last = text.title
         return found
 
-    def tells(self, title: str) -> bool:
+    def is_specific(self, title: str) -> bool:
         """Say whether a title belongs to few passages and to no section with others beneath it."""
         hashed = hash_text(title)
         return self.counts[hashed] < SHARED and hashed not in self.above
 
 
 def propose(text: Text, headings: Headings, share: float = 1.0) -> list[Proposal | Refusal]:
-    """Return the queries that a passage proposes by itself.
+    """Return the queries that a passage proposes by itself, of a share of all passages, chosen by hash.
 
-    Parameters
-    ----------
-    text
-        The passage.
-    headings
-        The titles of all passages.
-    share
-        The share of the passages that are asked for a sentence, chosen by hash.
-
-    Returns
-    -------
-    list
-        The heading, where few passages stand beneath it (each with the same query), and the first sentence, where
-        enough is left without it.
+    They are the heading, where few passages stand beneath it (each with the same query), and the first sentence, where
+    enough is left without it.
     """
     found: list[Proposal | Refusal] = []
-    if text.title and headings.tells(text.title) and chosen(text.title, share):
+    if text.title and headings.is_specific(text.title) and chosen(text.title, share):
         parts = text.title.split(BETWEEN)
         query = parts[-1] if length(parts[-1]) >= QUERY_WORDS[0] else " ".join(parts[-2:])
         key = hashlib.sha256(text.title.encode()).hexdigest()[:12]

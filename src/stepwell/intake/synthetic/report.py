@@ -15,32 +15,16 @@ _SHOWN = 120  # characters of a text in an example
 
 @dataclass
 class SyntheticReport:
-    """Counts and examples of one making.
-
-    Parameters
-    ----------
-    passages
-        Passages of the collection.
-    proposed, kept
-        Queries by origin.
-    dropped
-        Queries that were not taken, by reason.
-    examples
-        A few texts for each origin that was kept (``kept: origin``) and for each reason.
-    train, dev, test
-        Queries of the splits; those of the test are real.
-    notes
-        What else a reader should know.
-    """
+    """Counts and examples of the queries of a collection."""
 
     passages: int = 0
-    proposed: Counter[str] = field(default_factory=Counter)
-    kept: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    proposed: Counter[str] = field(default_factory=Counter)  # by origin
+    kept: Counter[str] = field(default_factory=Counter)  # by origin
+    dropped: Counter[str] = field(default_factory=Counter)  # by reason
+    examples: dict[str, list[str]] = field(default_factory=dict)  # of each `kept: origin` and each reason
     train: int = 0
     dev: int = 0
-    test: int = 0
+    test: int = 0  # real ones
     notes: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, text: str) -> None:

@@ -7,8 +7,7 @@ import pytest
 from stepwell.collection import check_directory, open_collection, resolve_splits
 from stepwell.collection.readers.folder import Folder
 from stepwell.errors import StepwellError
-from stepwell.intake.synthetic import Making, make_collection
-from stepwell.intake.synthetic.real import Real
+from stepwell.intake.synthetic import RealQueries, SyntheticOptions, make_collection
 from stepwell.recipe import CollectionSection
 
 THINGS = ("violin", "glacier", "engine", "harvest", "comet", "castle", "enzyme", "market", "sail", "river")
@@ -99,7 +98,7 @@ def test_real_queries_test_and_nothing_else(docs, tmp_path):
         "query,passage\nwhere to put my engine,engine.md\nis rain bad,sail.md#1\nIs rain  bad,comet.md#1\n"
         "nobody should leave a castle out in the rain.,castle.md#1\n"
     )
-    report = make_collection(docs, tmp_path / "made", real=Real(file))
+    report = make_collection(docs, tmp_path / "made", real=RealQueries(file))
     assert judged(tmp_path / "made", "test") == [
         ("real:1", "engine.md#1", "1"),
         ("real:2", "sail.md#1", "1"),
@@ -124,13 +123,13 @@ def test_real_queries_test_and_nothing_else(docs, tmp_path):
 def test_a_bad_file_of_real_queries_is_told_and_nothing_is_made(docs, tmp_path, content, match):
     (tmp_path / "real.csv").write_text(content)
     with pytest.raises(StepwellError, match=match):
-        make_collection(docs, tmp_path / "made", real=Real(tmp_path / "real.csv"))
+        make_collection(docs, tmp_path / "made", real=RealQueries(tmp_path / "real.csv"))
     assert not (tmp_path / "made").exists()
 
 
 def test_a_generator_asks_and_goes_on_where_it_was_stopped(docs, tmp_path, monkeypatch):
-    monkeypatch.setattr("stepwell.intake.synthetic.making.BATCH", 4)
-    making = Making(generator="asks", per_passage=1)
+    monkeypatch.setattr("stepwell.intake.synthetic.collection.BATCH", 4)
+    making = SyntheticOptions(generator="asks", per_passage=1)
     with pytest.raises(KeyboardInterrupt):
         make_collection(docs, tmp_path / "made", making, model=Asks(until=2))
     assert not (tmp_path / "made").exists()
@@ -148,17 +147,21 @@ def test_a_generator_asks_and_goes_on_where_it_was_stopped(docs, tmp_path, monke
 
 
 def test_other_settings_ask_anew(docs, tmp_path, monkeypatch):
-    monkeypatch.setattr("stepwell.intake.synthetic.making.BATCH", 4)
+    monkeypatch.setattr("stepwell.intake.synthetic.collection.BATCH", 4)
     with pytest.raises(KeyboardInterrupt):
-        make_collection(docs, tmp_path / "made", Making(generator="asks"), model=Asks(until=2))
+        make_collection(docs, tmp_path / "made", SyntheticOptions(generator="asks"), model=Asks(until=2))
     asks = Asks()
-    make_collection(docs, tmp_path / "made", Making(generator="asks", seed=14), model=asks)
+    make_collection(docs, tmp_path / "made", SyntheticOptions(generator="asks", seed=14), model=asks)
     assert asks.calls == 3
 
 
 def test_the_encoder_may_judge_too(docs, tmp_path, tiny_model):
     kept = {
-        by: sum(make_collection(docs, tmp_path / by, Making(by=by, encoder=str(tiny_model), depth=3)).kept.values())
+        by: sum(
+            make_collection(
+                docs, tmp_path / by, SyntheticOptions(by=by, encoder=str(tiny_model), depth=3)
+            ).kept.values()
+        )
         for by in ("bm25", "encoder", "either", "both")
     }
     assert 0 < kept["both"] <= kept["encoder"] < kept["bm25"] <= kept["either"]
@@ -185,6 +188,6 @@ def test_too_little_to_ask_is_said_with_the_reasons(tmp_path):
 
 
 def test_of_many_passages_a_share_is_asked(docs, tmp_path):
-    report = make_collection(docs, tmp_path / "made", Making(asked=5))
+    report = make_collection(docs, tmp_path / "made", SyntheticOptions(asked=5))
     assert 4 <= sum(report.proposed.values()) < 20
     assert "chosen by hash" in report.notes[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,24 +16,15 @@ QUERY = ("query", "question", "text", "anchor")
 PASSAGE = ("passage", "corpus_id", "passage_id", "pid", "docid", "doc_id", "file", "id", "_id")
 
 
-class Real:
-    """Queries and the passages that answer them: a passage's id, or a file of a folder for all passages of it.
+class RealQueries:
+    """A table of queries and the passages that answer them: a passage's id, or a file for all passages of it.
 
-    Parameters
-    ----------
-    path
-        A table (JSONL, TSV, CSV or Parquet) with a column of queries and one of passages, see ``QUERY`` and
-        ``PASSAGE``; a query with several answers has several rows.
-
-    Raises
-    ------
-    StepwellError
-        When it can't be read or has no such columns.
+    Its columns are found by their names, ``QUERY`` and ``PASSAGE``; a query with several answers has several rows.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows: list[tuple[int, str, str]] = []
+        self._rows: list[tuple[int, str, str]] = []  # (line, query, name of passages)
         if not path.is_file() or path.name.removesuffix(".gz").rpartition(".")[2] not in ENDINGS:
             raise StepwellError(
                 f"{path} is no file with one of the endings {', '.join(ENDINGS)}: real queries are a table with the "
@@ -51,37 +42,29 @@ class Real:
         if not self._rows:
             raise StepwellError(f"{path} holds no query.")
         self.texts = list(dict.fromkeys(query for _, query, _ in self._rows))
-        self._names = {normal(text): f"real:{at}" for at, text in reversed(list(enumerate(self.texts, start=1)))}
-        self._wanted = {passage for _, _, passage in self._rows}
+        self._ids = {normal(text): f"real:{at}" for at, text in reversed(list(enumerate(self.texts, start=1)))}
+        self._names = {passage for _, _, passage in self._rows}
 
-    def places_of(self, passage: str) -> Iterator[str]:
-        """Yield the names in the file that mean a passage."""
-        for name in dict.fromkeys((passage, passage.rpartition("#")[0])):
-            if name in self._wanted:
-                yield name
-
-    def named(self) -> Iterator[tuple[str, str]]:
+    def with_ids(self) -> Iterator[tuple[str, str]]:
         """Yield (id, text) of each query."""
         for at, text in enumerate(self.texts, start=1):
-            if self._names[normal(text)] == f"real:{at}":
+            if self._ids[normal(text)] == f"real:{at}":
                 yield f"real:{at}", text
 
-    def judge(self, matched: dict[str, list[str]]) -> list[tuple[str, str]]:
-        """Return (query id, passage id), given the passages that each name means.
-
-        Raises
-        ------
-        StepwellError
-            When a name means none.
-        """
+    def judge(self, passages: Iterable[str]) -> list[tuple[str, str]]:
+        """Return (query id, passage id), given the ids of all passages; StepwellError when a name means none."""
+        meant: dict[str, list[str]] = defaultdict(list)
+        for passage in passages:
+            for name in {passage, passage.rpartition("#")[0]} & self._names:
+                meant[name].append(passage)
         pairs: dict[str, dict[str, None]] = defaultdict(dict)
         for number, query, name in self._rows:
-            if name not in matched:
+            if name not in meant:
                 raise StepwellError(
                     f"{self.path}:{number}: there is no passage {name!r}. Passages are named by their id; those of a "
                     "folder by file and number (guide.md#3), or by the file for all of it (guide.md)."
                 )
-            pairs[self._names[normal(query)]] |= dict.fromkeys(matched[name])
+            pairs[self._ids[normal(query)]] |= dict.fromkeys(meant[name])
         return [(query, passage) for query, found in pairs.items() for passage in found]
 
 

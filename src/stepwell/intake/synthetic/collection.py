@@ -1,0 +1,307 @@
+"""From passages without queries to a collection with synthetic ones: propose, filter by round trip, write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepwell.collection import Collection
+from stepwell.collection.collection import hash_text, normal
+from stepwell.collection.readers.beir import BeirWriter
+from stepwell.collection.source import Source, Text
+from stepwell.collection.store import open_collection, refuse
+from stepwell.display import progress
+from stepwell.errors import StepwellError
+from stepwell.files import claimed, remove, whole
+from stepwell.intake.synthetic.generator import Generator, ModelGenerator
+from stepwell.intake.synthetic.proposals import (
+    GENERATED,
+    HEADING,
+    SENTENCE,
+    Headings,
+    Proposal,
+    Refusal,
+    chosen,
+    propose,
+    refusal,
+    without,
+)
+from stepwell.intake.synthetic.real_queries import RealQueries
+from stepwell.intake.synthetic.report import SyntheticReport
+from stepwell.models.encoder import Encoder
+from stepwell.retrieval.bm25 import BM25Index
+from stepwell.retrieval.run import Run
+from stepwell.retrieval.search import retrieve
+from stepwell.retrieval.vectors import Vectors, write_vectors
+
+BATCH = 16  # passages that a generator is given at once
+FEWEST = 4
+"""Queries without which there is nothing to train and steer with."""
+
+DEV_SHARE, DEV_LEAST = 0.1, 20
+_GENERATED = "generated.jsonl"  # a line for each passage; what took time is never thrown away
+
+
+@dataclass(frozen=True)
+class SyntheticOptions:
+    """How synthetic queries are made."""
+
+    generator: str | None = None  # a query-generation model, a directory or a name on the Hub
+    per_passage: int = 2  # queries that it makes of each passage
+    depth: int = 10  # ranks within which a passage must come back for its query
+    by: Literal["bm25", "encoder", "either", "both"] = "bm25"  # who must find it
+    encoder: str = "demo"  # a directory or a name on the Hub
+    asked: int = 20_000  # passages that queries are made from, at most; chosen by hash
+    seed: int = 13  # decides what a generator samples
+
+
+def make_collection(
+    source: Source,
+    target: Path,
+    options: SyntheticOptions | None = None,
+    real: RealQueries | None = None,
+    model: Generator | None = None,
+) -> SyntheticReport:
+    """Write a BEIR directory of a source's passages with queries made from them.
+
+    A query is taken out of the passage that answers it: the first sentence of its text, the last heading of its
+    title. Each query must find its passage again. The queries carry their origin and are marked as synthetic; they
+    make ``train`` and ``dev``, never a test. Stopped, it goes on with what a generator has made so far. ``model`` is
+    the generator, where it is not to be opened from ``options.generator``.
+    """
+    options = options or SyntheticOptions()
+    if target.exists() or target.is_symlink():
+        raise StepwellError(f"{target} is there already and was left as it is; name another place, or move it away.")
+    settings = {"making": asdict(options), "source": str(source.home), "stamp": source.stamp()}
+    workplace = target.with_name(f"{target.name}.part")
+    with _held(workplace, json.loads(json.dumps(settings))):
+        headings = Headings.of(source.texts("passage", refuse))
+        test = [] if real is None else real.judge(text.id for text in source.texts("passage", refuse))
+        report = SyntheticReport(headings.passages)
+        share = options.asked / max(options.asked, headings.passages)
+        if share < 1:
+            some = f"Of {headings.passages:,} passages about {options.asked:,} were asked, chosen by hash."
+            report.notes.append(some)
+        generator = model or (ModelGenerator(options.generator) if options.generator else None)
+        made = None if generator is None else _generate(generator, source, options, share, workplace / _GENERATED)
+        real_texts = [] if real is None else real.texts
+        trial = _Draft(workplace / "trial", real_texts)
+        for text, found in _proposals(source, headings, share, made):
+            trial.add(text, _taken(found, trial, report))
+        trial.close({"train": trial.pairs()})
+        kept = _that_come_back(trial, options, report, workplace)
+        with whole(target) as folder:
+            draft = _Draft(folder, real_texts, options.generator)
+            for text, found in _proposals(source, headings, share, made):
+                draft.add(text, [one for one in found if isinstance(one, Proposal) and one.id in kept])
+            _write_splits(draft, real, test, report)
+        remove(workplace)
+    return report
+
+
+class _Draft:
+    """A BEIR directory that passages are written to as they come, and which query belongs to which."""
+
+    def __init__(self, folder: Path, real: list[str], generator: str | None = None) -> None:
+        self.folder, self.writer, self._generator = folder, BeirWriter(folder), generator
+        self.origins: dict[str, str] = {}
+        self.refused: set[str] = set()
+        self._answers: dict[str, list[str]] = {}  # query -> passages
+        self._texts: dict[int, str] = {}  # hash of the text -> query
+        self._real = {hash_text(normal(text)) for text in real}  # those of the test are not repeated
+
+    def repeats(self, proposal: Proposal) -> str | None:
+        """Return why a query is left out beside the others, None when it is not."""
+        hashed = hash_text(normal(proposal.text))
+        if hashed in self._real:
+            return "a real query of the test"
+        return "asked of another passage too" if self._texts.get(hashed, proposal.id) != proposal.id else None
+
+    def remember(self, proposal: Proposal) -> None:
+        """Let later queries be compared with this one."""
+        self.origins[proposal.id] = proposal.origin
+        self._texts[hash_text(normal(proposal.text))] = proposal.id
+
+    def add(self, text: Text, proposals: list[Proposal]) -> None:
+        """Write a passage, without what its queries take out of it, and the queries."""
+        origins = {proposal.origin for proposal in proposals}
+        passage = without(text, HEADING in origins, SENTENCE in origins)
+        self.writer.passage(passage.id, passage.title, passage.text)
+        for proposal in proposals:
+            if proposal.id not in self._answers:
+                metadata: dict[str, Any] = {"synthetic": True, "origin": proposal.origin}
+                if proposal.origin == GENERATED and self._generator:
+                    metadata["generator"] = self._generator
+                self.writer.query(proposal.id, proposal.text, metadata)
+            self._answers.setdefault(proposal.id, []).append(text.id)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return (query, passage) of all synthetic queries."""
+        return [(query, passage) for query, found in self._answers.items() for passage in found]
+
+    def dev(self) -> set[str]:
+        """Return the queries that steer: all of some passages, which are chosen by hash."""
+        wanted = min(max(round(DEV_SHARE * len(self._answers)), DEV_LEAST), len(self._answers) // 2)
+        order = sorted(self._answers.items(), key=lambda item: hash_text(f"dev {item[1][0]}"))
+        return {query for query, _ in order[:wanted]}
+
+    def close(self, splits: Mapping[str, list[tuple[str, str]]]) -> None:
+        """Write the judgements of each split, and close the files."""
+        for split, pairs in splits.items():
+            self.writer.judge(split, pairs)
+        self.writer.close()
+
+
+def _write_splits(
+    draft: _Draft, real: RealQueries | None, test: list[tuple[str, str]], report: SyntheticReport
+) -> None:
+    """Write train, dev and, of real queries, test; and the report beside them."""
+    dev, pairs = draft.dev(), draft.pairs()
+    splits = {
+        "train": [pair for pair in pairs if pair[0] not in dev],
+        "dev": [pair for pair in pairs if pair[0] in dev],
+    }
+    if real is not None:
+        for name, query in real.with_ids():
+            draft.writer.query(name, query)
+        splits["test"] = test
+    draft.close(splits)
+    report.train, report.dev, report.test = (
+        len({query for query, _ in splits.get(split, [])}) for split in ("train", "dev", "test")
+    )
+    text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
+    (draft.folder / "synthetic.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _proposals(
+    source: Source, headings: Headings, share: float, made: Path | None
+) -> Iterator[tuple[Text, list[Proposal | Refusal]]]:
+    """Yield each passage with all that is proposed for it, always the same."""
+    generated = iter(()) if made is None else _read_lines(made)
+    for text in source.texts("passage", refuse):
+        found = propose(text, headings, share)
+        if made is not None and chosen(text.id, share):
+            for number, query in enumerate(next(generated), start=1):
+                name, reason = f"generated:{text.id}:{number}", refusal(query, text.joined)
+                refused = Refusal(name, GENERATED, reason, query) if reason is not None else None
+                found.append(refused or Proposal(name, GENERATED, query))
+        yield text, found
+
+
+def _taken(found: list[Proposal | Refusal], trial: _Draft, report: SyntheticReport) -> list[Proposal]:
+    """Return what goes into the trial, and count the rest."""
+    taken = []
+    for one in found:
+        new = isinstance(one, Refusal) or one.id not in trial.origins
+        report.proposed[one.origin] += new  # a heading is one query for all that stands beneath it
+        reason = one.reason if isinstance(one, Refusal) else trial.repeats(one)
+        if reason is not None:
+            trial.refused.add(one.id)
+            report.drop(reason, one.text)
+        elif isinstance(one, Proposal):
+            taken.append(one)
+            trial.remember(one)
+    return taken
+
+
+def _that_come_back(trial: _Draft, options: SyntheticOptions, report: SyntheticReport, workplace: Path) -> set[str]:
+    """Return the ids of the queries whose passage comes back."""
+    if not trial.origins:
+        raise _too_few(0, report)
+    collection = open_collection(trial.folder, workplace / "cache")
+    rows, kept = collection.qrels("train").query_rows, set[str]()
+    found = _round_trip(collection, options, workplace / "vectors")
+    for row, text, back in zip(rows.tolist(), collection.query_texts(rows), found.tolist(), strict=True):
+        name = collection.query_ids[row]
+        if name in trial.refused:
+            report.drop("another passage beneath the heading can't be asked for it", text)
+        elif back:
+            kept.add(name)
+            report.keep(trial.origins[name], text)
+        else:
+            report.drop(f"the passage does not come back in the first {options.depth}", text)
+    if len(kept) < FEWEST:
+        raise _too_few(len(kept), report)
+    return kept
+
+
+def _round_trip(collection: Collection, options: SyntheticOptions, folder: Path) -> NDArray[np.bool_]:
+    """Say for each training query whether a passage of its own is in the first ranks, (Q,).
+
+    The filter of arXiv 1906.05416 and 2209.11755; the encoder's vectors go to ``folder``.
+    """
+    qrels = collection.qrels("train")
+    rows = qrels.query_rows
+    runs: list[Run] = []
+    if options.by != "encoder":
+        runs.append(BM25Index.build(collection).run(collection, rows, options.depth))
+    if options.by != "bm25":
+        folder.mkdir(parents=True, exist_ok=True)
+        with progress(collection.n_passages + len(rows), "encoding for the round trip") as bar:
+            write_vectors(Encoder.open(options.encoder), collection, rows, folder, bar)
+        runs.append(retrieve(Vectors.open(folder), rows, options.depth))
+    hits = np.stack([qrels.is_positive(rows[:, None], run.passages).any(axis=1) for run in runs])  # (R, Q)
+    return np.asarray(hits.all(axis=0) if options.by == "both" else hits.any(axis=0))
+
+
+def _too_few(kept: int, report: SyntheticReport) -> StepwellError:
+    reasons = ", ".join(f"{count:,}: {reason}" for reason, count in report.dropped.items())
+    return StepwellError(
+        f"of {report.passages:,} passages only {kept} queries could be made ({reasons or 'nothing was proposed'}), and "
+        f"at least {FEWEST} are needed. Passages need headings or two sentences and more; or name a model that asks, "
+        "with --generator."
+    )
+
+
+def _generate(generator: Generator, source: Source, options: SyntheticOptions, share: float, path: Path) -> Path:
+    """Make queries of all chosen passages, a batch after the other; what is on disk is not made again."""
+    done = len(list(_read_lines(path))) // BATCH * BATCH
+    if path.exists():
+        lines = list(islice(_read_lines(path), done))
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    passages = (text.joined for text in source.texts("passage", refuse) if chosen(text.id, share))
+    texts = islice(passages, done, None)
+    with progress(None, "asking about passages", done) as bar, path.open("a", encoding="utf-8") as file:
+        while batch := list(islice(texts, BATCH)):
+            made = generator.ask(batch, options.per_passage, options.seed)
+            file.writelines(json.dumps(queries) + "\n" for queries in made)
+            file.flush()
+            bar.advance(len(batch))
+    return path
+
+
+def _read_lines(path: Path) -> Iterator[list[str]]:
+    """Yield the whole lines of a file that may have been cut off."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            with suppress(ValueError):
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+
+@contextmanager
+def _held(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Hold the folder for what is half done; what other settings or passages left there is thrown away."""
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    if found - {".lock", "draft-source.json"} and "source.json" not in found:
+        raise StepwellError(f"{folder} holds files that are not stepwell's: move them away, or name another target.")
+    with claimed(folder, settings, "synthetic queries", anew=True):
+        for path in folder.iterdir():
+            if path.name not in (".lock", "source.json", _GENERATED):
+                remove(path)
+        try:
+            yield
+        except StepwellError:
+            if not (folder / _GENERATED).exists():  # which took time
+                remove(folder)
+            raise
