@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.ablations import vocabulary
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError
 from stepwell.recipe import Recipe
 from stepwell.recipe.mistakes import nearest
 from stepwell.recipe.places import Document, Mistake, read_yaml
@@ -54,12 +54,12 @@ def load_grid(path: str | Path, recipe: Recipe) -> Grid:
 
     Raises
     ------
-    StepwellError
+    RecipeError
         When there is no such file, or with every mistake in it, by line.
     """
     path = Path(path)
     if not path.exists():
-        raise StepwellError(
+        raise RecipeError(
             f"there is no grid {path}: give a YAML file of variants (docs/ablations.md), or `--grid paper` for those "
             "that the paper compares."
         )
@@ -82,7 +82,7 @@ def read_grid(text: str | None, name: str, recipe: Recipe, home: Path) -> Grid:
 
     Raises
     ------
-    StepwellError
+    RecipeError
         With every mistake, by line.
     """
     root, mistakes = read_yaml(name, text)
@@ -253,11 +253,9 @@ def _no_such(given: str, known: list[str], what: str) -> str:
     return f"there is no such {what}{'; ' if meant else ': '}{hint}"
 
 
-def _refusal(name: str, mistakes: list[Mistake]) -> StepwellError:
+def _refusal(name: str, mistakes: list[Mistake]) -> RecipeError:
     ordered = sorted(mistakes, key=lambda mistake: mistake.place.line)
     end = "Nothing was run; docs/ablations.md lists what a grid may say."
     if len(ordered) == 1:
-        return StepwellError(f"{ordered[0]}{'' if ordered[0].text.endswith('?') else '.'} {end}")
-    return StepwellError(
-        "\n".join([f"The grid {name} has {len(ordered)} mistakes:", *(f"  {m}" for m in ordered), end])
-    )
+        return RecipeError(f"{ordered[0]}{'' if ordered[0].text.endswith('?') else '.'} {end}")
+    return RecipeError("\n".join([f"The grid {name} has {len(ordered)} mistakes:", *(f"  {m}" for m in ordered), end]))

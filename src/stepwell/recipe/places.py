@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError
 
 LARGEST = 1_000_000
 """Bytes; a longer file is no recipe but, say, a corpus given by mistake."""
@@ -150,7 +150,7 @@ def read_yaml(name: str, text: str | None = None) -> tuple[Document, list[Mistak
         loader = Loader(text)
         root = loader.get_single_node()
         if root is None:
-            raise StepwellError(
+            raise RecipeError(
                 f"{name} is empty: a recipe needs at least `collection`, `student` and `ladder`. "
                 "`stepwell init` writes one."
             )
@@ -197,7 +197,7 @@ class _Survey:
         for key, value in node.value:
             place = self._place(key, value)
             if not isinstance(key, ScalarNode):
-                raise StepwellError(f"{place}: a list or a mapping can't be a key; put text before the `:`.")
+                raise RecipeError(f"{place}: a list or a mapping can't be a key; put text before the `:`.")
             if key.tag == _MERGE:
                 self._visit(value, (*keys, key.value))
             elif key.value in first:
@@ -212,26 +212,26 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except FileNotFoundError:
-        raise StepwellError(
+        raise RecipeError(
             f"there is no recipe {path}: give the YAML file of a run; "
             "`stepwell init DIRECTORY` writes one for a collection."
         ) from None
     except IsADirectoryError:
         inside = sorted(file.name for pattern in ("*.yaml", "*.yml") for file in path.glob(pattern))
         hint = f"give a file in it ({', '.join(inside[:5])})" if inside else "`stepwell init` writes one"
-        raise StepwellError(f"{path} is a directory, and a recipe is a YAML file: {hint}.") from None
+        raise RecipeError(f"{path} is a directory, and a recipe is a YAML file: {hint}.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StepwellError(f"the recipe {path} can't be read: {reason}.") from error
+        raise RecipeError(f"the recipe {path} can't be read: {reason}.") from error
     if len(content) > LARGEST:
-        raise StepwellError(
+        raise RecipeError(
             f"{path} is longer than {LARGEST:,} bytes, which no recipe is; is it the file that you meant?"
         )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise StepwellError(
+        raise RecipeError(
             f"{path}:{line}: the byte 0x{content[error.start]:02x} is not UTF-8, which recipes are "
             "written in. Save the file as UTF-8."
         ) from None
@@ -245,18 +245,16 @@ def plain_words(name: str, text: str = "") -> Iterator[None]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(name, mark.line + 1 if mark else 0)
-        raise StepwellError(
-            f"{place}: this is not the YAML of a recipe: {reason_of(error)}. Nothing was run."
-        ) from None
+        raise RecipeError(f"{place}: this is not the YAML of a recipe: {reason_of(error)}. Nothing was run.") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise StepwellError(
+        raise RecipeError(
             f"{name}:{line}: the character U+{error.character:04X} is not allowed in YAML; take it out."
         ) from None
     except RecursionError:
-        raise StepwellError(f"{name} is nested too deep, or contains itself, and is no recipe.") from None
+        raise RecipeError(f"{name} is nested too deep, or contains itself, and is no recipe.") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise StepwellError(f"{name}: a value can't be read: {' '.join(str(error).split())}.") from None
+        raise RecipeError(f"{name}: a value can't be read: {' '.join(str(error).split())}.") from None
 
 
 def reason_of(error: Exception) -> str:

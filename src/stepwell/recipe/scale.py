@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError
 from stepwell.recipe.recipe import Recipe
 from stepwell.recipe.training import Optimiser
 
@@ -74,7 +74,7 @@ def _factor(scale: str | float) -> float | None:
     except ValueError:
         factor = math.nan
     if not 0 < factor <= 1:
-        raise StepwellError(f"--scale takes `tiny` or a number above 0 and at most 1, and was given {scale!r}.")
+        raise RecipeError(f"--scale takes `tiny` or a number above 0 and at most 1, and was given {scale!r}.")
     return factor
 
 

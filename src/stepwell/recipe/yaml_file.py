@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError
 from stepwell.recipe.ladder import MORE
 from stepwell.recipe.mistakes import explain
 from stepwell.recipe.places import Document, Dumper, Loader, Mistake, Place, plain_words, read_yaml, reason_of
@@ -41,7 +41,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
     Raises
     ------
-    StepwellError
+    RecipeError
         When the file can't be read, or with every mistake in it, by line.
     """
     files, document, mistakes = _with_extended(Path(path))
@@ -67,11 +67,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise StepwellError(f"--set takes KEY=VALUE, as in --set student.layers=2, and was given {text!r}.")
+        raise RecipeError(f"--set takes KEY=VALUE, as in --set student.layers=2, and was given {text!r}.")
     try:
         return key.strip(), yaml.load(value, Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise StepwellError(f"the value in --set {text} can't be read as YAML: {reason_of(error)}.") from None
+        raise RecipeError(f"the value in --set {text} can't be read as YAML: {reason_of(error)}.") from None
 
 
 def parse_collection(text: str) -> CollectionSection:
@@ -80,10 +80,10 @@ def parse_collection(text: str) -> CollectionSection:
         document, mistakes = read_yaml(text, f"collection: {text}")
         mistakes += _made(document, (), [])[1]
         why = [f"{mistake.path}: {mistake.text}" for mistake in mistakes if mistake.path.startswith("collection")]
-    except StepwellError:
+    except RecipeError:
         why = ["it is no YAML"]
     if why:
-        raise StepwellError(
+        raise RecipeError(
             f"{text} is no `collection` section of a recipe: {'; '.join(why).removesuffix('.')}. Write it as "
             "{path: DIRECTORY, format: tables}, or give the directory alone."
         )
@@ -119,7 +119,7 @@ def _with_extended(path: Path) -> tuple[list[Path], Document, list[Mistake]]:
     while base is not None:
         document, found = read_yaml(str(base))
         if not isinstance(document.content, dict):
-            raise StepwellError(
+            raise RecipeError(
                 f"{document.place()}: a recipe is made of keys with values (`collection:`, `student:`, "
                 "`ladder:`), and this is none."
             )
@@ -137,12 +137,12 @@ def _extended(path: Path, document: Document, files: list[Path]) -> Path | None:
         return None
     place, value = document.place((EXTENDS,)), document.content[EXTENDS]
     if not isinstance(value, str):
-        raise StepwellError(f"{place}: `extends` names one other recipe, a file beside this one.")
+        raise RecipeError(f"{place}: `extends` names one other recipe, a file beside this one.")
     base = path.parent / value
     if not base.is_file():
-        raise StepwellError(f"{place}: the recipe that this one extends, {base}, does not exist.")
+        raise RecipeError(f"{place}: the recipe that this one extends, {base}, does not exist.")
     if base.resolve() in files:
-        raise StepwellError(f"{place}: the recipe extends itself{' by way of others' * (len(files) > 1)}.")
+        raise RecipeError(f"{place}: the recipe extends itself{' by way of others' * (len(files) > 1)}.")
     return base
 
 
@@ -162,15 +162,15 @@ def _made(
         return None, mistakes + explain(error, document)
 
 
-def _refusal(path: Path, mistakes: list[Mistake]) -> StepwellError:
+def _refusal(path: Path, mistakes: list[Mistake]) -> RecipeError:
     end = "Nothing was run; docs/recipe.md lists all keys."
     if len(mistakes) == 1:
         stop = "" if mistakes[0].text.endswith((".", "?")) else "."
-        return StepwellError(f"{mistakes[0]}{stop} {end}")
+        return RecipeError(f"{mistakes[0]}{stop} {end}")
     lines = [f"  {mistake}" for mistake in mistakes[:_SHOWN]]
     if len(mistakes) > _SHOWN:
         lines.append(f"  (and {len(mistakes) - _SHOWN} more)")
-    return StepwellError("\n".join([f"The recipe {path} has {len(mistakes)} mistakes:", *lines, end]))
+    return RecipeError("\n".join([f"The recipe {path} has {len(mistakes)} mistakes:", *lines, end]))
 
 
 def _located(recipe: Recipe, homes: list[Path]) -> Recipe:

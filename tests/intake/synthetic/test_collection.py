@@ -156,14 +156,11 @@ def test_other_settings_ask_anew(docs, tmp_path, monkeypatch):
 
 
 def test_the_encoder_may_judge_too(docs, tmp_path, tiny_model):
-    kept = {
-        by: sum(
-            make_collection(
-                docs, tmp_path / by, SyntheticOptions(by=by, encoder=str(tiny_model), depth=3)
-            ).kept.values()
-        )
-        for by in ("bm25", "encoder", "either", "both")
-    }
+    def kept_by(by):
+        options = SyntheticOptions(by=by, encoder=str(tiny_model), depth=3)
+        return sum(make_collection(docs, tmp_path / by, options).kept.values())
+
+    kept = {by: kept_by(by) for by in ("bm25", "encoder", "either", "both")}
     assert 0 < kept["both"] <= kept["encoder"] < kept["bm25"] <= kept["either"]
     assert kept["both"] + kept["either"] == kept["bm25"] + kept["encoder"]
 
