@@ -54,20 +54,7 @@ def plan(recipe: Recipe, out: Path) -> Plan:
 
 
 def run(recipe: Recipe, out: Path) -> dict[str, Any]:
-    """Run a recipe to its end, or go on with it; return the final comparison (as in ``results.json``).
-
-    Parameters
-    ----------
-    recipe
-        What to do.
-    out
-        The run's folder. What is finished there is not done again; what was half done goes on.
-
-    Raises
-    ------
-    StepwellError
-        For everything that the user can mend.
-    """
+    """Run a recipe to its end, or go on with what is in the folder ``out``; return what ``results.json`` says."""
     _refuse_another(out, recipe)
     ctx = prepare(recipe)
     with Workspace(out, shared_facts(ctx)) as workspace:
@@ -108,14 +95,9 @@ def _look_for_keys(recipe: Recipe) -> None:
 
 
 def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, said: Container[str] = ()) -> None:
-    """Do all stages of a plan that are wanted, and say what they found.
+    """Do all stages of a plan that are wanted, and say what they found; ``bar`` counts the estimated seconds.
 
-    Parameters
-    ----------
-    bar
-        Advanced by the seconds that were estimated.
-    said
-        Keys of stages that nothing is said about, because another run said it.
+    Nothing is said about stages whose keys are in ``said``, because another run said it.
     """
     left = [0.0 if done else seconds for seconds, done in zip(estimate.seconds, estimate.done, strict=True)]
     for number, (stage, seconds) in enumerate(zip(estimate.stages, left, strict=True), start=1):

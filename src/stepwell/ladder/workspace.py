@@ -39,22 +39,10 @@ WRITTEN = ("recipe.yaml", "model", "runs", "results.json", "results.txt", "varia
 
 
 class Workspace:
-    """The folder of a run, locked while it is open.
+    """The folder of a run, locked while it is open; ``shared`` are the facts that every stage's key includes.
 
-    Parameters
-    ----------
-    folder
-        Made when it is missing.
-    shared
-        Facts that every stage's key includes.
-    checked
-        Folders whose files are known to be whole; several recipes in one folder hand it on, and read files once.
-
-    Raises
-    ------
-    StepwellError
-        When the folder can't be written, another process works in it, or it holds files of the user's that a run
-        would replace.
+    ``checked`` are folders whose files are known to be whole: several recipes in one folder hand it on, and files are
+    read once.
     """
 
     def __init__(self, folder: Path, shared: dict[str, Any], checked: set[Path] | None = None) -> None:
