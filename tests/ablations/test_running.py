@@ -100,7 +100,7 @@ def read_rows(path):
 
 
 def test_what_was_shared_is_counted_over_variants(tmp_path):
-    for folder, seconds, pairs in (("a-1", 2.0, [[10, 10]]), ("b-2", 3.0, [[10, 0], [5, 5]]), ("c-3", 4.0, None)):
+    for folder, seconds, pairs in (("a-1", 2.0, [[10, 10]]), ("b-2", 3.0, None), ("c-3", 4.0, None)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "manifest.json").write_text(json.dumps({"seconds": seconds}))
         if pairs:
@@ -109,7 +109,7 @@ def test_what_was_shared_is_counted_over_variants(tmp_path):
         Outcome("one", 1, {"scores-1": "a-1", "rung-1": "b-2", "x": "c-3", "the same as x": "c-3"}),
         Outcome("two", 1, {"scores-1": "a-1", "x": "c-3"}),
     ]
-    # The rung asks for what its scores stage has just scored: it is not counted again.
+    # A rung asks for nothing: its scores are an input.
     assert Shared.of(outcomes, tmp_path) == Shared(5, 3, asked=20, scored=10, seconds_alone=15.0, seconds=9.0)
 
 

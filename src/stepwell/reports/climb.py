@@ -192,7 +192,7 @@ def scores(run: RunFolder, collection: Collection | None) -> list[Scores]:
         if kept.kind != "distil" or loss == "embedding":
             continue
         inputs = run.inputs(kept)
-        mined = next((s for name, s in inputs.items() if name.startswith(("candidates", "select-"))), None)
+        mined = next((s for name, s in inputs.items() if name.startswith(("candidates", "select-", "scores"))), None)
         teacher = str(kept.manifest["settings"]["teacher"])
         kept_scores = kept.json("teacher_scores.json")
         theirs = (
