@@ -45,6 +45,30 @@ def test_importing_the_package_and_its_verbs_loads_no_library():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
+def test_a_mistake_in_a_recipe_is_a_recipe_error(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: x\nladders: []\n")
+    with pytest.raises(stepwell.RecipeError, match="ladders"):
+        stepwell.plan(tmp_path / "recipe.yaml")
+
+
+def test_a_collection_that_cannot_be_read_is_a_collection_error(tmp_path):
+    with pytest.raises(stepwell.CollectionError, match=str(tmp_path)):
+        stepwell.open_collection(tmp_path)
+
+
+def test_a_folder_without_a_finished_run_is_a_run_error(tmp_path):
+    (tmp_path / "stages").mkdir()
+    with pytest.raises(stepwell.RunError, match="is not finished"):
+        stepwell.search(tmp_path, "river")
+
+
+def test_an_extra_that_is_not_installed_is_a_missing_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(stepwell.MissingPackage, match=r"pip install 'stepwell\[serve\]'") as caught:
+        stepwell.serve(tmp_path)
+    assert (caught.value.package, caught.value.extra) == ("uvicorn", "serve")
+
+
 def test_a_missing_package_says_what_to_install_also_as_a_copy():
     error = stepwell.MissingPackage("a sentence", "onnx", "onnx")
     assert isinstance(error, stepwell.StepwellError)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepwell.display import say
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -208,7 +208,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     from stepwell.reports.page import write
 
     if not runs:
-        raise StepwellError("a report needs the folder of a run, or of several.")
+        raise RunError("a report needs the folder of a run, or of several.")
     need_matplotlib()
     target = Path(out) if out is not None else (Path(runs[0]) if len(runs) == 1 else Path()) / "report.html"
     write([facts_of(run) for run in runs], target)
@@ -373,9 +373,7 @@ def _report_at_the_end(folder: Path) -> None:
 def _vectors_of(source: str | Path, collection: str | None) -> tuple[Collection, Encoder, NDArray[np.float32]]:
     opened = open_searcher(source, collection=collection)
     if opened.encoder is None or opened.vectors is None:
-        raise StepwellError(
-            f"{source} is an index already, and what it lost can't come back: build from the run or model."
-        )
+        raise RunError(f"{source} is an index already, and what it lost can't come back: build from the run or model.")
     return opened.collection, opened.encoder, opened.vectors.passages
 
 

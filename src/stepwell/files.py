@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from stepwell.errors import DISK_FULL, StepwellError
+from stepwell.errors import DISK_FULL, RunError, StepwellError
 
 T = TypeVar("T")
 
@@ -179,7 +179,7 @@ def claimed(folder: Path, source: Mapping[str, Any], what: str, anew: bool = Fal
         with FileLock(folder / ".lock", timeout=0):
             if not facts.is_file():
                 if {path.name for path in folder.iterdir()} - {".lock", f"draft-{facts.name}"}:
-                    raise StepwellError(
+                    raise RunError(
                         f"{folder} holds files that are no {what} of stepwell's: choose a folder that is empty or new."
                     )
                 write_json(facts, dict(source))
@@ -189,13 +189,13 @@ def claimed(folder: Path, source: Mapping[str, Any], what: str, anew: bool = Fal
                         remove(path)
                 write_json(facts, dict(source))
             elif read_json(facts) != dict(source):
-                raise StepwellError(
+                raise RunError(
                     f"{folder} holds {what} of another model or another collection, which would be mixed with these: "
                     "choose another folder, or delete that one."
                 )
             yield
     except Timeout:
-        raise StepwellError(
+        raise RunError(
             f"another stepwell is at work in {folder}: wait for it, stop it, or choose another folder."
         ) from None
 

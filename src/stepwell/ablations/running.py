@@ -14,7 +14,7 @@ from stepwell.ablations.grid import Grid, Variant
 from stepwell.ablations.result import Ablation, Outcome
 from stepwell.ablations.vocabulary import ladder_steps, matched
 from stepwell.display import Cell, Progress, Table, duration, progress, say, warn
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError, RunError, StepwellError
 from stepwell.files import write_text
 from stepwell.ladder.build import stages_of_variant
 from stepwell.ladder.context import Context
@@ -77,7 +77,7 @@ def _stages(variant: Variant, ctx: Context) -> list[Stage]:
     try:
         stages = stages_of_variant(ctx)
     except StepwellError as error:
-        raise StepwellError(f"the variant {variant.name!r}: {error}") from error
+        raise RecipeError(f"the variant {variant.name!r}: {error}") from error
     if not variant.forced:
         return stages
 
@@ -90,7 +90,7 @@ def _stages(variant: Variant, ctx: Context) -> list[Stage]:
 def _same_test(variant: Variant, reference: str, ctx: Context, home: Context) -> None:
     same = np.array_equal(ctx.splits.test.query_rows, home.splits.test.query_rows)
     if not same or ctx.collection.fingerprint != home.collection.fingerprint:
-        raise StepwellError(
+        raise RecipeError(
             f"the variants {variant.name!r} and {reference!r} are tested on different queries or passages, so that no "
             "difference could be paired. Leave `collection.path` and the test split as they are in all variants."
         )
@@ -208,7 +208,7 @@ def run_ablation(name: str, grid: Grid, out: Path) -> Ablation:
                     result.write(out)
     if result.comparison is None:
         reasons = "; ".join(f"{outcome.name}: {outcome.failed}" for outcome in done)
-        raise StepwellError(f"no variant of {name} came to its end. {reasons}")
+        raise RunError(f"no variant of {name} came to its end. {reasons}")
     say(f"The table is {out / 'ablation.md'}; ablation.tex, ablation.json and the variants' runs lie beside it.")
     return result
 

@@ -11,7 +11,7 @@ from stepwell.collection import demo
 from stepwell.collection.readers.formats import Place, find_source, section_of
 from stepwell.collection.scan import scan
 from stepwell.collection.source import Problem
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError
 from stepwell.files import cache
 
 SHOWN = 20
@@ -41,7 +41,7 @@ def check_directory(path: Place, shown: int = SHOWN) -> list[Problem]:
         with tempfile.TemporaryDirectory(prefix="stepwell-check-") as folder:
             scan(source, Path(folder), report)
     except OSError as error:
-        raise StepwellError(
+        raise CollectionError(
             f"{section.path} can't be checked: {error.strerror or error}. Checking takes room for about the size of "
             f"the texts in {tempfile.gettempdir()}; the environment variable TMPDIR names another place."
         ) from error

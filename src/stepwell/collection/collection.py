@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stepwell.collection.qrels import Given, Qrels
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError
 
 Rows = Sequence[int] | NDArray[np.integer]
 
@@ -152,7 +152,7 @@ class IdIndex:
             hint = (
                 f"The nearest ids are {', '.join(map(repr, near))}." if near else f"Its ids look like {self.ids[0]!r}."
             )
-            raise StepwellError(f"The collection {collection} has no {kind} with the id {name!r}. {hint}")
+            raise CollectionError(f"The collection {collection} has no {kind} with the id {name!r}. {hint}")
         return row
 
 
@@ -286,13 +286,13 @@ class Collection:
         """
         if split not in self._qrels:
             if not self._qrels:
-                raise StepwellError(
+                raise CollectionError(
                     f"The collection {self.name} has passages and no judged queries, so there is no split {split!r}: "
                     f"`stepwell init {self.path}` makes synthetic ones from the passages."
                 )
             files = self.path / "qrels"
             more = f", or add qrels/{split}.tsv" if files.is_dir() else ""
-            raise StepwellError(
+            raise CollectionError(
                 f"The collection {self.name} has no split {split!r}: {files if more else self.path} holds "
                 f"{', '.join(self.splits) or 'none'}. Name one of these{more}."
             )

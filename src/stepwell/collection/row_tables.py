@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stepwell.collection.collection import Collection
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError
 
 
 def write_rows(path: Path, columns: Mapping[str, Any], collection: Collection, **facts: int) -> None:
@@ -26,7 +26,7 @@ def read_rows(path: Path, collection: Collection, what: str) -> pa.Table:
     """Read a table of :func:`write_rows`, ``what`` it holds in words; one of another collection is refused."""
     table = pq.read_table(path)
     if (table.schema.metadata or {}).get(b"stepwell.collection", b"").decode() != collection.fingerprint:
-        raise StepwellError(
+        raise CollectionError(
             f"{path} holds {what} over another collection than {collection.name}: its row numbers would name other "
             "texts. Make it again from this collection."
         )

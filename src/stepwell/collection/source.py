@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError
 from stepwell.recipe import CollectionSection
 
 Kind = Literal["passage", "query"]
@@ -103,7 +103,7 @@ class Join:
         try:
             return template.format_map(fields)
         except KeyError as error:
-            raise StepwellError(
+            raise CollectionError(
                 f"{text.file}:{text.line}: the recipe's `collection.template` names {{{error.args[0]}}}, and a "
                 f"passage of this collection has {', '.join(fields)}. Name one of these."
             ) from None

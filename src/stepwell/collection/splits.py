@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stepwell.collection.collection import Collection, normal
 from stepwell.collection.qrels import Qrels
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError
 from stepwell.recipe import CollectionSection
 
 CARVED_SHARE = 0.1
@@ -120,7 +120,7 @@ def _names(collection: Collection, section: CollectionSection) -> dict[str, str 
     for role, name in names.items():
         other = next((other for other, same in names.items() if same == name and other != role), None)
         if name is not None and other is not None:
-            raise StepwellError(
+            raise CollectionError(
                 f"The recipe takes the split {name!r} for {role} and for {other}: what is tuned on a split can't be "
                 "proved on it. Name another, or write `auto` to carve one off training."
             )
@@ -142,7 +142,7 @@ def _real(collection: Collection, rows: Rows, name: str, notes: list[str]) -> Ro
     """Return the queries of the test that somebody asked."""
     made = collection.is_synthetic(rows)
     if len(rows) and made.all():
-        raise StepwellError(
+        raise CollectionError(
             f"The split {name!r} of the collection {collection.name} holds synthetic queries only, and those never "
             "test: what is made from a passage finds it again too easily. Name a split of queries that people asked, "
             "or write `test: auto`."
@@ -196,7 +196,7 @@ def _limit(
             notes.append(f"{role}: {limit:,} of {len(queries[role]):,} queries, chosen by hash")
             queries[role] = hash_order(collection, queries[role])[:limit]
         if not len(queries[role]):
-            raise StepwellError(
+            raise CollectionError(
                 f"The collection {collection.name} has no query with a relevant passage left for {role} (it is "
                 f"{names[role] or f'carved off {section.train!r}'}); a run needs some in train, dev and test each. "
                 "Add judgements, or name other splits under `collection` in the recipe."

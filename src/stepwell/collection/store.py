@@ -16,7 +16,7 @@ from stepwell.collection.qrels import Given, Qrels
 from stepwell.collection.readers.formats import Place, find_source, place_of, section_of
 from stepwell.collection.scan import scan
 from stepwell.collection.source import Problem, Source
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError
 from stepwell.files import cache as default_cache
 from stepwell.files import read_json, read_or_make
 from stepwell.recipe import CollectionSection
@@ -51,7 +51,7 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
             return _open(section.model_copy(update={"path": home}), cache, place=section.path)
         return _open(section, cache)
     except OSError as error:
-        raise StepwellError(
+        raise CollectionError(
             f"The collection {section.path} can't be opened: {error.strerror or error}"
             f"{f' ({error.filename})' if error.filename else ''}. Its Arrow files go to {cache}, which must be "
             "writable and have room for about the size of the texts; the environment variable STEPWELL_CACHE names "
@@ -62,7 +62,9 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
 def refuse(problem: Problem) -> None:
     """Raise the first error of a collection as StepwellError; warnings pass."""
     if problem.severity == "error":
-        raise StepwellError(f"{problem} Run `stepwell check` on the directory to see everything that is wrong with it.")
+        raise CollectionError(
+            f"{problem} Run `stepwell check` on the directory to see everything that is wrong with it."
+        )
 
 
 def _open(section: CollectionSection, cache: Path, place: str | None = None) -> Collection:
@@ -75,7 +77,7 @@ def _open(section: CollectionSection, cache: Path, place: str | None = None) -> 
         folder, partial(_map, source, stamp, place or key), lambda draft: _parse(source, draft, section, stamp)
     )
     if opened is None:
-        raise StepwellError(
+        raise CollectionError(
             f"The Arrow files of {source.home} can't be read back from {folder}: the disk may be failing or full."
         )
     return opened
@@ -94,7 +96,7 @@ def _parse(source: Source, folder: Path, section: CollectionSection, stamp: dict
     folder.mkdir()
     scanned = scan(source, folder, refuse)
     if _stamp(section, find_source(section, refuse)) != stamp:
-        raise StepwellError(
+        raise CollectionError(
             f"The files of {source.home} changed while they were read. Open it again when they are complete."
         )
     meta = {

@@ -12,7 +12,7 @@ import pyarrow as pa
 from stepwell.collection.collection import Mapped, Strings, hash_text
 from stepwell.collection.readers.lines import parsed, read_field, read_lines, read_record
 from stepwell.collection.source import Problem
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError
 from stepwell.files import cache, read_or_make, sha256
 
 BLOCK = 2_048
@@ -46,7 +46,7 @@ def open_unlabelled(path: Path) -> Unlabelled:
     try:
         content = sha256(path)
     except OSError as error:
-        raise StepwellError(
+        raise CollectionError(
             f"the file of unlabelled texts {path} can't be read ({error.strerror or error}): give the right path in "
             "`more_passages` or `more_queries` of the rung; a relative one counts from the recipe."
         ) from error
@@ -84,7 +84,7 @@ def _write(path: Path, objects: bool, target: Path) -> None:
         if block:
             writer.write_batch(pa.record_batch([block], schema=_SCHEMA))
     if not seen:
-        raise StepwellError(
+        raise CollectionError(
             f"{path} holds no text: a file of unlabelled texts has one a line, or in a .jsonl file one object a line "
             'as {"text": "..."}.'
         )
@@ -93,7 +93,7 @@ def _write(path: Path, objects: bool, target: Path) -> None:
 def _texts(path: Path, objects: bool) -> Iterator[str]:
     def report(problem: Problem) -> None:
         line = f":{problem.line}" if problem.line else ""
-        raise StepwellError(f"{path}{line}: {problem.message}")
+        raise CollectionError(f"{path}{line}: {problem.message}")
 
     lines = read_lines(path, path.name, report)
     for text in parsed(lines, path.name, report, _titled) if objects else (line for _, line in lines):

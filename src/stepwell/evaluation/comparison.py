@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell.display import Cell, Table, counted
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 from stepwell.evaluation.measures import Evaluation, measure_name
 from stepwell.evaluation.significance import bootstrap_intervals, holm, paired_test
 
@@ -185,7 +185,7 @@ def _check(evaluations: Mapping[str, Evaluation], reference: str) -> None:
     for name, evaluation in evaluations.items():
         lacking = len(np.setxor1d(home, evaluation.queries))
         if lacking:
-            raise StepwellError(
+            raise RunError(
                 f"{name} and {reference} were evaluated on different queries: {lacking} are in one and not "
                 "in the other, so that no difference can be paired. Evaluate both on the same split."
             )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from stepwell.display import Table, say, warn
-from stepwell.errors import StepwellError
+from stepwell.errors import MissingPackage, RunError, StepwellError
 from stepwell.exports.card import make_card
 from stepwell.exports.graph import (
     KINDS,
@@ -57,7 +57,7 @@ def ground_of(system: System, collection: str | None) -> Ground | None:
     if run is not None and run.is_over(opened):
         return Ground.of(opened, run)
     if run is not None and collection is None:
-        raise StepwellError(
+        raise RunError(
             f"the collection {opened.place} is not the one that the run in {run.place} was made from (its content has "
             "changed): a loss measured on it would say nothing of this run. Name another with --collection."
         )
@@ -178,7 +178,7 @@ def export(
     _check_target(target)
     ground = ground_of(subject, collection) if int8 or collection is not None else None
     if int8 and ground is None:
-        raise StepwellError(
+        raise RunError(
             f"int8 is measured before it is written, and {system} is no finished run, so on what is not known: name a "
             "collection with dev queries (--collection)."
         )
@@ -207,7 +207,7 @@ def export(
 
 def _check_target(target: Path) -> None:
     if target.exists() or target.is_symlink():
-        raise StepwellError(f"{target} is there already and would be overwritten: choose another name (--out).")
+        raise RunError(f"{target} is there already and would be overwritten: choose another name (--out).")
 
 
 def _kinds(formats: Sequence[str], int8: bool) -> list[Kind]:
@@ -221,9 +221,11 @@ def _kinds(formats: Sequence[str], int8: bool) -> list[Kind]:
         raise StepwellError("int8 is for graphs: give --to onnx or --to openvino with --int8.")
     for kind in kinds:
         if package := missing(kind.way):
-            raise StepwellError(
+            raise MissingPackage(
                 f"exporting to {kind.way.replace('-', ' in ')} needs the package {package}, which is not installed: "
-                f"pip install 'stepwell[{extra_of(kind.way)}]'."
+                f"pip install 'stepwell[{extra_of(kind.way)}]'.",
+                package,
+                extra_of(kind.way),
             )
     return kinds
 
@@ -233,7 +235,7 @@ def _write_model(encoder: Encoder, folder: Path, weights: bool, graphs: bool) ->
     encoder.save(folder)
     path, tokenizer = folder / "tokenizer.json", encoder.tokenizer
     if graphs and not path.is_file():
-        raise StepwellError(
+        raise RunError(
             "this model has no tokenizer.json (its tokenizer is written in Python), so a graph of it could be fed by "
             "nobody: export it with --to safetensors."
         )
@@ -283,7 +285,7 @@ def _judge(graphs: Sequence[Exported], max_loss: float, force: bool) -> None:
     """
     for graph in graphs:
         if graph.kind.number == "fp32" and not graph.far <= PARITY:
-            raise StepwellError(
+            raise RunError(
                 f"{graph.kind.file} gives vectors that differ from torch's by {graph.far:.1g}, where {PARITY:.0e} is "
                 "allowed: it is not the same model. Nothing was written; export it with --to safetensors, or to the "
                 "other engine."

@@ -11,7 +11,7 @@ import numpy as np
 from sentence_transformers.base.modules import Router
 from torch import Tensor, nn
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.exports.quantise import quantise_onnx
 from stepwell.models.build import quiet
 from stepwell.models.encoder import Encoder
@@ -66,12 +66,12 @@ def check_towers(encoder: Encoder) -> None:
         When it has a tower for each side, or prompts that it leaves out of the pooling.
     """
     if encoder.unpooled:
-        raise StepwellError(
+        raise RunError(
             "this model leaves its prompts out of the pooling (`include_prompt` is false), and a graph can't be told "
             "where a prompt ends: its vectors would be others. Export it with --to safetensors."
         )
     if any(isinstance(module, Router) for module in encoder.model.modules()):
-        raise StepwellError(
+        raise RunError(
             "this model has two towers, one for queries and one for passages, and a graph is one: no program that "
             "loads a single graph would know which to take. Export it with --to safetensors, which "
             "sentence-transformers loads with both."

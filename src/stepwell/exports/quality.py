@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stepwell.collection import Collection, Qrels, resolve_splits
 from stepwell.collection.splits import hash_order
 from stepwell.display import progress
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 from stepwell.evaluation import evaluate
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import LONG, SHORT, Runner, open_way
@@ -185,7 +185,7 @@ def refused(encoder: Encoder, what: str, error: Exception) -> StepwellError:
     """Return what a user is told when an engine can't take a model."""
     kind = type(encoder.model[0]).__name__
     reason = " ".join(str(error).split())[:200]
-    return StepwellError(
+    return RunError(
         f"{what} can't take this model ({kind}): {type(error).__name__}: {reason}. Nothing was written. Export it with "
         "--to safetensors, or to the other engine."
     )

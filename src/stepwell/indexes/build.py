@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from stepwell.collection import Collection
 from stepwell.display import progress, say
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError, RunError, StepwellError
 from stepwell.files import cache, writing
 from stepwell.indexes.folder import (
     FORMAT,
@@ -76,7 +76,7 @@ def build(
     """
     out, settings = out.absolute(), settings.resolve(passages.shape[1])
     if not len(passages):
-        raise StepwellError(f"the collection {collection.name} has no passages: there is nothing to index.")
+        raise CollectionError(f"the collection {collection.name} has no passages: there is nothing to index.")
     made_from = {
         "settings": asdict(settings),
         "model": {
@@ -192,7 +192,7 @@ def _is_there(out: Path, key: str) -> bool:
     if is_index(out) and read_manifest(out)["key"] == key:
         return True
     what = "an index with other settings or of another model or collection" if is_index(out) else "no index"
-    raise StepwellError(
+    raise RunError(
         f"{out} is there already and holds {what}: nothing is overwritten. Choose another folder with --out, or move "
         "it away."
     )
@@ -203,7 +203,7 @@ def _draft(out: Path, key: str) -> Iterator[Path]:
     """Give the folder that an index is made in, locked, with what an interrupted build left; named at the end."""
     part = out.with_name(f"{out.name}.part")
     if part.exists() and not (part / DRAFT).is_file() and (not part.is_dir() or any(part.iterdir())):
-        raise StepwellError(
+        raise RunError(
             f"{part}, where the index would be made, holds something else: nothing is overwritten. Choose another "
             "folder with --out, or move it away."
         )
@@ -214,7 +214,7 @@ def _draft(out: Path, key: str) -> Iterator[Path]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise StepwellError(f"another stepwell is at work in {part}: wait for it, or stop it.") from None
+        raise RunError(f"another stepwell is at work in {part}: wait for it, or stop it.") from None
     try:
         if (part / DRAFT).read_text(encoding="utf-8") != json.dumps(key):  # a build with other settings began it
             shutil.rmtree(part / VECTORS, ignore_errors=True)

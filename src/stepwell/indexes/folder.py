@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from stepwell.collection import Collection
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.indexes.milvus import FILE
 from stepwell.indexes.passages import open_passages
 from stepwell.indexes.settings import IndexSettings
@@ -64,7 +64,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if facts["format"] != FORMAT:
             raise ValueError(f"its format is {facts['format']!r}")
         if facts["version"] > VERSION:
-            raise StepwellError(
+            raise RunError(
                 f"the index in {folder} was made by a later stepwell (version {facts['version']} of the format, and "
                 f"this one reads {VERSION}): update stepwell, or build it again."
             )
@@ -122,7 +122,7 @@ def _damage(folder: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise StepwellError(
+        raise RunError(
             f"{folder} holds no whole index of stepwell ({reason.rstrip('.')}): copy it again, or build it again with "
             "`stepwell index` into another folder."
         ) from error

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell.display import SILENT, Progress
-from stepwell.errors import StepwellError
+from stepwell.errors import MissingPackage, RunError, StepwellError
 from stepwell.indexes.packages import Found
 from stepwell.indexes.settings import IndexSettings
 
@@ -86,7 +86,7 @@ class MilvusIndex:
                 found = self._count(0, count) if self._count(0, None) == count else self._count(0, None)
         if found != count:
             has = f"holds {found:,} vectors" if found >= 0 else "is not there"
-            raise StepwellError(
+            raise RunError(
                 f"the Milvus collection {self.name} at {self._place} {has}, where the index has {count:,} passages: it "
                 "was deleted, changed by something else, or not filled. Build the index again, into a new folder."
             )
@@ -183,7 +183,9 @@ def _package(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise StepwellError(
+        raise MissingPackage(
             f"this index needs the package {module.partition('.')[0]}, which can't be imported here ({error}): "
-            "pip install 'stepwell[milvus]'. Exact search needs nothing."
+            "pip install 'stepwell[milvus]'. Exact search needs nothing.",
+            module.partition(".")[0],
+            "milvus",
         ) from error

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stepwell.errors import StepwellError
+from stepwell.errors import MissingPackage, StepwellError
 
 Kind = Literal["usearch", "faiss-hnsw", "faiss-ivfpq"]
 Storage = Literal["f32", "bf16", "f16", "i8", "b1"]
@@ -100,9 +100,11 @@ def _package(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise StepwellError(
+        raise MissingPackage(
             f"this index needs the package {extra}, which can't be imported here ({error}): "
-            f"pip install 'stepwell[{extra}]'. Exact search needs nothing."
+            f"pip install 'stepwell[{extra}]'. Exact search needs nothing.",
+            extra,
+            extra,
         ) from error
 
 

@@ -20,7 +20,7 @@ from stepwell.collection.readers.lines import named_files
 from stepwell.collection.readers.tables import COLUMNS, ENDINGS, STEMS, read_table
 from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, stamp_files
 from stepwell.display import Cell, Table
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError
 
 SAMPLE = 200
 """Rows of a table that are looked at."""
@@ -71,11 +71,11 @@ def look(directory: str | Path) -> Contents:
     if len(lacking) < len(errors):  # the format can't be told
         if loose and not source.splits and errors[0].code == "format":
             return _only_table(loose, home)
-        raise StepwellError(str(errors[0]))
+        raise CollectionError(str(errors[0]))
     names = [f"{stem}.{ending}" for stem in STEMS["passage"] for ending in ENDINGS]
     passages = next((tables[name] for name in names if name in tables), None)
     if passages is None or source.splits or len(lacking) < 2:
-        raise StepwellError(f"{lacking[0]}")
+        raise CollectionError(f"{lacking[0]}")
     return _table(passages)
 
 
@@ -108,7 +108,7 @@ def _folder(source: Folder) -> Contents:
 def _only_table(loose: list[Path], home: Path) -> Contents:
     if len(loose) > 1:
         names = ", ".join(file.name for file in loose)
-        raise StepwellError(
+        raise CollectionError(
             f"{home} holds several tables ({names}), and which one holds the passages can't be seen: name it "
             f"(stepwell init {loose[0]}), or call it passages.{loose[0].name.partition('.')[2]}."
         )
@@ -117,12 +117,12 @@ def _only_table(loose: list[Path], home: Path) -> Contents:
 
 def _table(path: Path) -> Contents:
     if path.name.removesuffix(".gz").rpartition(".")[2] not in ENDINGS:
-        raise StepwellError(
+        raise CollectionError(
             f"{path} is no table ({', '.join(ENDINGS)}): name the directory that holds it, or turn it into one."
         )
     sample = [record for _, record in islice(read_table(path, path.name, refuse_here), SAMPLE)]
     if not sample:
-        raise StepwellError(f"{path} holds no row that could be a passage.")
+        raise CollectionError(f"{path} holds no row that could be a passage.")
     columns = {role: _named(sample, TUPLES[role]) for role in ("query.text", "positive")}
     query, positive = (guess.column for guess in columns.values())
     are_pairs = query is not None and positive is not None and query != positive
@@ -151,7 +151,7 @@ def _passage_columns(sample: list[dict[str, Any]], path: Path) -> dict[str, Gues
             if all(isinstance(record.get(column), str) for record in sample)
         }
         if not words or max(words.values()) < 3:
-            raise StepwellError(
+            raise CollectionError(
                 f"{path.name} has no column of texts (there are {', '.join(sample[0])}), so nothing in it can be a "
                 "passage. Call the column `text`."
             )
@@ -221,4 +221,4 @@ def _id(text: str) -> str:
 def refuse_here(problem: Problem) -> None:
     """Raise an error as StepwellError; warnings pass."""
     if problem.severity == "error":
-        raise StepwellError(str(problem))
+        raise CollectionError(str(problem))

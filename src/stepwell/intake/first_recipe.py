@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stepwell.collection import Collection, Splits, open_collection, resolve_splits
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError, StepwellError
 from stepwell.recipe import CollectionSection
 from stepwell.recipe.yaml_file import BUNDLED
 
@@ -154,9 +154,7 @@ def check_layers(student: str, layers: int) -> None:
     total = _depth(student)
     if layers < 1 or (total is not None and layers > total):
         has = f", which has {total}" if total is not None else ""
-        raise StepwellError(
-            f"a student can't have {layers} layers of {student}{has}: take 1 to {total or 'its depth'}."
-        )
+        raise RecipeError(f"a student can't have {layers} layers of {student}{has}: take 1 to {total or 'its depth'}.")
 
 
 def _small_depth(layers: int, teacher: str) -> int:

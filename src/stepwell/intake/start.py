@@ -11,7 +11,7 @@ from stepwell.collection.readers.folder import Folder
 from stepwell.collection.source import Source
 from stepwell.collection.store import refuse
 from stepwell.display import say, show_aside
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError, StepwellError
 from stepwell.files import whole, writing
 from stepwell.intake.contents import Contents, look
 from stepwell.intake.first_recipe import check_layers, is_there, write_recipe
@@ -71,7 +71,7 @@ def start(
         raise is_there(target)
     made = _beside(contents, target)
     if options.test is not None and contents.found != "passages":
-        raise StepwellError(
+        raise CollectionError(
             f"{contents.place} has judged queries of its own, so real queries for the test belong to its qrels, as "
             "test.tsv; --test is for passages without queries."
         )

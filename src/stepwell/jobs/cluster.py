@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.collection import Collection, open_collection
 from stepwell.display import SILENT, Progress
-from stepwell.errors import StepwellError
+from stepwell.errors import MissingPackage, StepwellError
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.reranker import Reranker
 from stepwell.retrieval.vectors import Block, Draft, block_encoder
@@ -190,8 +190,10 @@ def _connected(cluster: Cluster) -> Iterator[tuple[Any, Any]]:
     try:
         ray, data = importlib.import_module("ray"), importlib.import_module("ray.data")
     except ImportError as error:
-        raise StepwellError(
-            f"the engine `ray` needs Ray Data, which can't be imported ({error}): pip install 'stepwell[ray]'."
+        raise MissingPackage(
+            f"the engine `ray` needs Ray Data, which can't be imported ({error}): pip install 'stepwell[ray]'.",
+            "ray",
+            "ray",
         ) from error
     if distributed.world_size() > 1:
         raise StepwellError("the engine `ray` starts its workers itself: run it without `accelerate launch`.")

@@ -15,7 +15,7 @@ from stepwell.collection import Collection, open_collection
 from stepwell.distil.mining_report import MiningReport
 from stepwell.distil.negatives import Candidates
 from stepwell.distil.negatives import mine as mine_run
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError, StepwellError
 from stepwell.files import cache, check_free, whole
 from stepwell.models.reranker import Reranker
 from stepwell.recipe import Mining
@@ -98,7 +98,7 @@ def _checked(settings: Mining | Mapping[str, object]) -> Mining:
         return Mining.model_validate(settings)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise StepwellError(f"the mining options don't fit: {reason}.") from None
+        raise RecipeError(f"the mining options don't fit: {reason}.") from None
 
 
 def write_tuples(candidates: Candidates, collection: Collection, target: Path) -> None:

@@ -15,7 +15,7 @@ from stepwell import distributed
 from stepwell.collection import Collection, open_collection
 from stepwell.collection.readers.trec import own_id
 from stepwell.display import Cell, Table, progress
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError, RunError, StepwellError
 from stepwell.files import cache, whole
 from stepwell.jobs.cluster import Cluster, score_on
 from stepwell.models.reranker import Reranker
@@ -85,7 +85,7 @@ def _opened(teacher: str, tokens: int, recipe: Path | None, collection: Collecti
         return model.kind, Stored.of(root, model, collection), False
     described = load_recipe(recipe)
     if teacher not in described.teachers:
-        raise StepwellError(f"{recipe} has no teacher {teacher!r}: it has {', '.join(described.teachers)}.")
+        raise RecipeError(f"{recipe} has no teacher {teacher!r}: it has {', '.join(described.teachers)}.")
     kind = kind_of(teacher, described.teachers)
     return kind.section.kind, kind.stored(Texts(collection, described.tokens, root)), kind.probabilities
 
@@ -104,11 +104,11 @@ def read_pairs(path: Path, collection: Collection) -> tuple[Rows, Rows]:
                 if line.strip():
                     rows.append(_pair(line, path, number, collection))
     except UnicodeDecodeError as error:
-        raise StepwellError(
+        raise RunError(
             f"{path} is not UTF-8 ({error.reason} at byte {error.start}): write it again as UTF-8."
         ) from None
     if not rows:
-        raise StepwellError(f"{path} has no pairs: there is nothing to score.")
+        raise RunError(f"{path} has no pairs: there is nothing to score.")
     pairs = np.array(rows, dtype=np.int32)
     return pairs[:, 0], pairs[:, 1]
 
@@ -119,12 +119,10 @@ def _pair(line: str, path: Path, number: int, collection: Collection) -> tuple[i
             record = json.loads(line)
             query, passage = str(record["query-id"]), str(record["corpus-id"])
         except (ValueError, KeyError) as error:
-            raise StepwellError(f'{path}:{number}: a pair needs "query-id" and "corpus-id" ({error}).') from None
+            raise RunError(f'{path}:{number}: a pair needs "query-id" and "corpus-id" ({error}).') from None
     else:
         fields = line.split()
         if len(fields) < 3:
-            raise StepwellError(
-                f"{path}:{number}: neither JSON nor a line of a TREC run (query Q0 passage rank score tag)."
-            )
+            raise RunError(f"{path}:{number}: neither JSON nor a line of a TREC run (query Q0 passage rank score tag).")
         query, passage = own_id(fields[0], collection.find_query), own_id(fields[2], collection.find_passage)
     return collection.query_row(query), collection.passage_row(passage)

@@ -13,7 +13,7 @@ from stepwell import distributed
 from stepwell.collection import open_collection, resolve_splits
 from stepwell.display import Progress, duration, progress, say, show_aside, warn
 from stepwell.distil.training import checkpoint_seconds
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 from stepwell.files import cache, write_text
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
@@ -80,7 +80,7 @@ def _refuse_another(out: Path, recipe: Recipe) -> None:
     except StepwellError:  # none, or damaged: nothing to lose
         return
     if name != recipe.name:
-        raise StepwellError(
+        raise RunError(
             f"{out} holds the finished run {name!r}, whose model and results {recipe.name!r} would replace: name "
             "another folder with --out, or give the recipe that name to go on from it."
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.display import warn
 from stepwell.distil.negatives import Candidates
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.stage import Job, Stage, recorded
@@ -127,7 +127,7 @@ def scores_of(job: Job, candidates: Candidates) -> Scores:
     grades = np.where(lacking, 0, candidates.grades)
     kept = ((passages >= 0).sum(axis=1) >= 2) & (grades > 0).any(axis=1)
     if not kept.any():
-        raise StepwellError(
+        raise RunError(
             f"the teacher {kind.name!r} has scores of no training query's positive together with another of "
             "its candidates: there is nothing to learn. Are they of the queries of another split?"
         )
@@ -148,7 +148,7 @@ def _lacking(job: Job, candidates: Candidates, lacking: NDArray[np.bool_]) -> St
         lines = (json.dumps({"query-id": query, "corpus-id": passage}) for query, passage in pairs)
         listed.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     some = ", ".join(f"{query!r} with {passage!r}" for query, passage in pairs[:3])
-    return StepwellError(
+    return RunError(
         f"the teacher {job.kind().name!r} has no score of {len(pairs):,} of the "
         f"{int((candidates.passages >= 0).sum()):,} candidates of this rung, such as {some}; the student can't be "
         f"compared with it there. All are listed in {listed} (which `stepwell score` reads): score these too and add "

@@ -12,7 +12,7 @@ from stepwell.distil.embedding import EmbeddingObjective, Imitated
 from stepwell.distil.negatives import Candidates
 from stepwell.distil.objectives import Draw, StudentObjective, Terms
 from stepwell.distil.training import Objective, TrainingLog, train
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.scoring import Scores, warn_of
@@ -169,7 +169,7 @@ def distil_with(job: Job, rung: Rung | Refine) -> None:
     given = Scores.of(job) if "scores" in job.inputs else None
     candidates = given.candidates if given is not None else job.candidates()
     if not len(candidates.queries):
-        raise StepwellError(
+        raise CollectionError(
             "there are no training queries with candidates for this rung; check the qrels of the training split."
         )
     if given is not None:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from stepwell import distributed
 from stepwell.display import SILENT, Progress, warn
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.files import sha256, writing
 from stepwell.ladder.context import Surroundings
 from stepwell.ladder.stage import Job, Settings, Stage
@@ -60,12 +60,12 @@ class Workspace:
             if distributed.is_main():
                 self.lock.acquire(timeout=0)
         except Timeout:
-            raise StepwellError(
+            raise RunError(
                 f"another stepwell is at work in {self.folder}: two runs in one folder would write over each other. "
                 "Wait for it, stop it, or choose another folder with --out."
             ) from None
         except OSError as error:
-            raise StepwellError(
+            raise RunError(
                 f"can't write to {self.folder} ({error.strerror or error}): a run keeps its stages there. Choose a "
                 "folder of your own with --out."
             ) from error
@@ -75,7 +75,7 @@ class Workspace:
         """Refuse a folder that is no run's and holds what a run would replace."""
         found = [name for name in WRITTEN if (self.folder / name).exists()]
         if found and not (self.folder / "stages").is_dir():
-            raise StepwellError(
+            raise RunError(
                 f"{self.folder} holds {', '.join(found)} and no stages of a run: a run there would replace "
                 f"{'it' if len(found) == 1 else 'them'}. Choose another folder with --out."
             )
@@ -86,7 +86,7 @@ class Workspace:
         first = next((place.parent for place in made if place.is_file()), None)
         with suppress(ValueError):  # a damaged manifest is found when its stage is
             if first is not None and Manifest.load(first).layout != LAYOUT:
-                raise StepwellError(
+                raise RunError(
                     f"{self.folder} holds a run by another version of stepwell; this one can't go on with its stages. "
                     "Its model and results can be used as before (search, eval, report, export); to run the recipe "
                     "with this version, name another folder with --out."

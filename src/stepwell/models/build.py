@@ -17,7 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError, RunError, StepwellError
 from stepwell.models.files import facts_of, locate
 from stepwell.models.tokens import tokenizer_fingerprint
 
@@ -43,7 +43,7 @@ def _check_routes(model: SentenceTransformer, base: str) -> None:
     tokenizers: list[Any] = [route[0].tokenizer for route in routes if isinstance(route[0], Transformer)]
     alike = len(tokenizers) == len(routes) and all(t.get_vocab() == tokenizers[0].get_vocab() for t in tokenizers)
     if not alike or any(set(router.sub_modules) != {"query", "document"} for router in _routers(model)):
-        raise StepwellError(
+        raise RunError(
             f"can't use {base}: it sends texts different ways, and stepwell only knows the ways `query` and `document` "
             "that both begin with a transformer and the same tokenizer; other vectors would mean nothing. Take a model "
             "with such towers, or with one."
@@ -60,7 +60,7 @@ def open_one_tower(base: str) -> SentenceTransformer:
     """
     model = open_sentence_transformer(base)
     if _routers(model):
-        raise StepwellError(
+        raise RecipeError(
             f"{base} has two towers, one for queries and one for passages, and what is cut or built here starts from "
             "one: the other would be lost. Name the directory of one tower in `from` (query_0_Transformer or "
             "document_0_Transformer in it), or take the whole as a dual-encoder teacher without `layers`, `pooling` "
@@ -84,13 +84,13 @@ def open_cross_encoder(base: str) -> CrossEncoder:
     model = _with_any_head(base)
     kinds = getattr(transformer_of(model).auto_model.config, "architectures", None)
     if len(model) == 1 and not _scores(kinds):  # the head is a random one
-        raise StepwellError(
+        raise RunError(
             f"{base} is no cross-encoder: its config.json names {' and '.join(kinds or ['no architecture'])}, where a "
             "re-ranker's names one for sequence classification. It has no scoring head, so its scores would be random. "
             "Choose a re-ranker, or give it `train` so that it gets a head of its own."
         )
     if model.num_labels != 1:
-        raise StepwellError(
+        raise RunError(
             f"the cross-encoder {base} gives {model.num_labels} scores a pair and a ranking needs one: it was trained "
             "to classify. Choose a re-ranker, or give it `train` so that it gets a head of its own."
         )
@@ -112,7 +112,7 @@ def _scores(architectures: list[str] | None) -> bool:
 def cannot_open(base: str, what: str, error: Exception) -> StepwellError:
     """Return what a user is told when a model can't be opened."""
     reason = " ".join(str(error).split())[:400].rstrip(".")
-    return StepwellError(
+    return RunError(
         f"can't open {base} as {what}: {reason}. Give a directory with a sentence-transformers or transformers "
         "model in safetensors, or a hub name (and a connection, the first time)."
     )
@@ -156,14 +156,14 @@ def pick_layers(total: int, layers: int | None, pick: str | list[int]) -> list[i
     if isinstance(pick, list):
         wrong = [layer for layer in pick if not 0 <= layer < total]
         if wrong or not pick or len(set(pick)) < len(pick) or (layers is not None and layers != len(pick)):
-            raise StepwellError(
+            raise RecipeError(
                 f"can't pick the layers {pick} (layers: {layers}) of a model with {total}: give numbers from 0 to "
                 f"{total - 1}, each once, as many as `layers` says."
             )
         return sorted(pick)
     count = total if layers is None else layers
     if count > total:
-        raise StepwellError(f"can't keep {count} layers: the base model has {total}. Lower `layers`.")
+        raise RecipeError(f"can't keep {count} layers: the base model has {total}. Lower `layers`.")
     if pick == "first":
         return list(range(count))
     if pick == "last":
@@ -188,7 +188,7 @@ def cut_layers(model: nn.Module, layers: int | None, pick: str | list[int] = "fi
         if isinstance(stack, nn.ModuleList) and len(stack) == total
     ]
     if len(stacks) != 1:
-        raise StepwellError(
+        raise RecipeError(
             f"can't tell where the {total} layers of a {type(model).__name__} are ({len(stacks)} candidates): leave "
             "`layers` empty for this model."
         )
@@ -205,7 +205,7 @@ def transformer_of(model: nn.Module) -> Transformer:
     found: Transformer | None = next((module for module in model.modules() if isinstance(module, Transformer)), None)
     if found is not None:
         return found
-    raise StepwellError(f"a {type(model).__name__} without a transformer can be neither student nor teacher here.")
+    raise RunError(f"a {type(model).__name__} without a transformer can be neither student nor teacher here.")
 
 
 def build_student(

@@ -10,7 +10,7 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from torch import nn
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError, RunError
 from stepwell.models.build import (
     WEIGHTS,
     cut_layers,
@@ -49,7 +49,7 @@ def model_kind(base: str) -> Kind:
 def open_multi_vector(base: str) -> MultiVectorEncoder:
     """Open a late-interaction model on the CPU, in fp32, with a StepwellError that says what failed."""
     if facts_of(base, "config.json") and not is_multi_vector(base):
-        raise StepwellError(
+        raise RunError(
             f"{base} is no late-interaction model, and its token vectors were never trained to be compared. Choose a "
             "ColBERT model, or give the teacher `train` so that it becomes one."
         )
@@ -77,7 +77,7 @@ def build_multi_vector(
     """
     if is_multi_vector(base):
         if width is not None:
-            raise StepwellError(
+            raise RecipeError(
                 f"{base} is a late-interaction model with a projection of its own: leave `width` empty for it."
             )
         model = open_multi_vector(base)

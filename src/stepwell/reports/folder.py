@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.files import read_json
 
 
@@ -59,7 +59,7 @@ class RunFolder:
     def __init__(self, place: Path) -> None:
         self.place = place
         if not (place / "stages").is_dir():
-            raise StepwellError(
+            raise RunError(
                 f"{place} is no run's folder (it has no stages): a report is made of what `stepwell run` leaves. Name "
                 "the folder that the run was given with --out, or runs/NAME."
             )

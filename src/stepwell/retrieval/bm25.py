@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stepwell.collection import Collection
 from stepwell.display import say
 from stepwell.distributed import in_shares
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError, RunError
 from stepwell.files import cache
 from stepwell.retrieval.run import Run
 
@@ -65,7 +65,7 @@ class BM25Index:
                 ids = [vocabulary.setdefault(word, len(vocabulary)) for word in words_of(text)]
                 passages.append(np.array(ids, dtype=np.int32))
         if not vocabulary:
-            raise StepwellError(
+            raise CollectionError(
                 f"No passage of {collection.name} has a word in it: BM25 finds nothing and gives no first "
                 "negatives. Look at the texts in its corpus file."
             )
@@ -89,7 +89,7 @@ class BM25Index:
         try:
             return cls(bm25s.BM25.load(directory, mmap=True, allow_pickle=False, show_progress=False))
         except (OSError, ValueError, TypeError, EOFError) as error:
-            raise StepwellError(
+            raise RunError(
                 f"{directory} holds no whole BM25 index ({error}). Delete it: it is built again when needed."
             ) from error
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.retrieval.run import Run
 
 
@@ -54,7 +54,7 @@ def reciprocal_rank_fusion(runs: Sequence[Run], depth: int, k: int = 60) -> Run:
     for other in runs[1:]:
         if not np.array_equal(np.sort(first.queries), np.sort(other.queries)):
             lacking = len(np.setxor1d(first.queries, other.queries))
-            raise StepwellError(
+            raise RunError(
                 f"Runs over different queries cannot be fused: {lacking} queries are in one and not in "
                 "the other, and would be ranked by half of the evidence. Retrieve all for the same queries."
             )

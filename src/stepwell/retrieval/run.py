@@ -16,7 +16,7 @@ from stepwell.collection import Collection
 from stepwell.collection.readers.lines import open_bytes
 from stepwell.collection.readers.trec import own_id, run_id
 from stepwell.collection.row_tables import read_lists, read_rows, write_rows
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError, RunError, StepwellError
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ class Run:
                         owners.append(known[query])
                         scores.append(score)
         except (ValueError, StepwellError) as error:
-            raise StepwellError(f"{path}:{number}: {error}") from None
+            raise RunError(f"{path}:{number}: {error}") from None
         except (EOFError, zlib.error) as error:
-            raise StepwellError(f"{path} is cut off or damaged after line {number} ({error}): copy it again.") from None
+            raise RunError(f"{path} is cut off or damaged after line {number} ({error}): copy it again.") from None
         run = cls._of_entries(np.asarray(queries, dtype=np.int32), *map(np.array, (owners, passages, scores)))
         run._refuse_twins(path, collection)
         return run
@@ -147,7 +147,7 @@ class Run:
             row, column = twins[0].tolist()
             query = collection.query_ids[int(self.queries[row])]
             passage = collection.passage_ids[int(ordered[row, column])]
-            raise StepwellError(
+            raise RunError(
                 f"{path} names the passage {passage!r} twice for the query {query!r}, and a list holds each once: "
                 "leave one of the lines out."
             )
@@ -163,7 +163,7 @@ class Run:
         """
         found = collection.given(split)
         if found is None:
-            raise StepwellError(
+            raise CollectionError(
                 f"No negatives came with the split {split!r} of {collection.name}: only files of DPR and tuples have "
                 "some. Mine them, with `bm25` or an encoder."
             )

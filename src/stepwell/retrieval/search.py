@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from stepwell import distributed
 from stepwell.display import SILENT, Progress
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.models.engines import machine as engine
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.vectors import Vectors
@@ -281,7 +281,7 @@ def _reaching(scores: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
 
 def _check(largest: Tensor) -> None:
     if largest.isnan().any():
-        raise StepwellError(
+        raise RunError(
             "some vectors hold values that are no numbers, so nothing can be ranked by them: the model that made them "
             "is broken, or ran in a number type with too small a range. Encode again, with STEPWELL_PRECISION=fp32."
         )

@@ -16,7 +16,7 @@ from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.collection.unlabelled import Unlabelled
 from stepwell.display import SILENT, Progress
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.files import writing
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.token_store import side_tokens, unlabelled_tokens
@@ -62,7 +62,7 @@ class Vectors:
             load = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("passages", "queries")]
             return cls(load[0], load[1], np.load(folder / "query_rows.npy"), float(facts["scale"]))
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise StepwellError(
+            raise RunError(
                 f"the vectors in {folder} are missing or damaged ({error}). For a run, the same `stepwell run` makes "
                 "them again; in the cache, delete the folder."
             ) from error

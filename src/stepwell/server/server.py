@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.display import say
-from stepwell.errors import StepwellError
+from stepwell.errors import MissingPackage, StepwellError
 from stepwell.server.limits import Limits
 
 TOKEN = "STEPWELL_TOKEN"
@@ -125,8 +125,10 @@ def serve(
         from stepwell.server.app import make_app
         from stepwell.server.protocol import guarded
     except ImportError as error:
-        raise StepwellError(
-            f"serving needs the package {error.name}, which is not installed: pip install 'stepwell[serve]'."
+        raise MissingPackage(
+            f"serving needs the package {error.name}, which is not installed: pip install 'stepwell[serve]'.",
+            str(error.name),
+            "serve",
         ) from error
     import torch
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from stepwell.collection import Collection
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.retrieval.bm25 import BM25Index, bm25_of
@@ -94,15 +94,13 @@ def open_systems(place: Path, collection: str | None = None, only: Sequence[str]
     """
     student = Searcher.open(place, "student", collection)
     if student.encoder is None:
-        raise StepwellError(f"{place} has no model to embed queries with, so it can't be served.")
+        raise RunError(f"{place} has no model to embed queries with, so it can't be served.")
     bm25 = cache(partial(bm25_of, student.collection))
     run = open_system(place, "serve").run
     found = _of_run(run, student, bm25) if run else _of_others(student, bm25)
     names = [system.name for system in found]
     if unknown := sorted(set(only) - set(names)):
-        raise StepwellError(
-            f"{place} has no system {', '.join(unknown)}. It has {', '.join(names)}: choose among these."
-        )
+        raise RunError(f"{place} has no system {', '.join(unknown)}. It has {', '.join(names)}: choose among these.")
     chosen = {system.name: system for system in found if not only or system.name in {STUDENT, *only}}
     measures = run.results.comparison["measures"] if run else ()
     return Systems(student.collection, student.encoder, chosen, str(measures[0]) if measures else None)

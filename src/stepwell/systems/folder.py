@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from stepwell.collection import Collection, open_collection
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 from stepwell.recipe import Recipe
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.vectors import Vectors
@@ -72,7 +72,7 @@ class RunFolder:
         """Return the finished run in a folder, None where there is none; ``then``: what to do once it is finished."""
         if not (place / Results.file).is_file():
             if (place / "stages").is_dir():
-                raise StepwellError(f"the run in {place} is not finished: go on with `stepwell run`, then {then}.")
+                raise RunError(f"the run in {place} is not finished: go on with `stepwell run`, then {then}.")
             return None
         run = cls(place)
         _ = run.results  # a damaged file is said now
@@ -84,7 +84,7 @@ class RunFolder:
         try:
             return Results.load(self.place)
         except (OSError, ValueError) as error:
-            raise StepwellError(
+            raise RunError(
                 f"can't read {self.place / Results.file} ({error}): run `stepwell run` again, it repairs it."
             ) from error
 
@@ -123,7 +123,7 @@ class RunFolder:
         """Open the collection that the finished run was made from."""
         place = self.results.collection["path"]
         if Path(place).is_absolute() and not Path(place).exists():
-            raise StepwellError(
+            raise RunError(
                 f"the collection that the run was made from is not at {place} any more: say where it is now with "
                 "--collection."
             )

@@ -14,7 +14,7 @@ from stepwell import distributed
 from stepwell.collection import Collection, Qrels, open_collection
 from stepwell.collection.readers.formats import Place
 from stepwell.display import progress, warn
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 from stepwell.files import cache, locked
 from stepwell.indexes.folder import is_index
 from stepwell.models.encoder import Encoder
@@ -90,7 +90,7 @@ def _read_run(file: str, collection: Collection, rows: NDArray[np.int32]) -> Run
     run = Run.from_trec(Path(file), collection, rows)
     missing = int((run.passages[:, 0] < 0).sum())
     if missing and missing == len(rows):
-        raise StepwellError(
+        raise RunError(
             f"{file} has none of the {len(rows):,} queries that are asked for: it is a run over another split or "
             "another collection. Name the split with --split."
         )

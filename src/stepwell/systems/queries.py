@@ -11,7 +11,7 @@ from stepwell.collection import Collection, Qrels, open_collection, resolve_spli
 from stepwell.collection.readers.formats import Place
 from stepwell.collection.splits import NO_TEST
 from stepwell.display import say, warn
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 from stepwell.evaluation import Evaluation, evaluate, reached
 from stepwell.recipe import Recipe
 from stepwell.systems.folder import RunFolder
@@ -54,9 +54,7 @@ def judged_on(systems: Sequence[str], collection: Place | None = None, split: st
     opened = [open_system(system, "judge it") for system in systems]
     runs = {system.name: system.run for system in opened if system.run is not None}
     if collection is None and not runs:
-        raise StepwellError(
-            f"{systems[0]} is no finished run, so its collection is not known: name it with --collection."
-        )
+        raise RunError(f"{systems[0]} is no finished run, so its collection is not known: name it with --collection.")
     searched = open_collection(collection) if collection is not None else next(iter(runs.values())).open_collection()
     if split is not None:
         return _of_split(searched, split)
@@ -89,7 +87,7 @@ def _of_tables(runs: Mapping[str, RunFolder], collection: Collection) -> Judged:
     for name, its in zip(runs, splits, strict=True):
         if not _same(test, its.test):
             sizes = (f"{len(qrels.query_rows):,}" for qrels in (test, its.test))
-            raise StepwellError(
+            raise RunError(
                 f"the final tables of {first} and {name} are over different queries or judgements "
                 f"({' and '.join(sizes)} queries), so no difference could be paired. Name a split to judge both on "
                 f"with --split: {collection.name} has {', '.join(collection.splits)}."
@@ -106,7 +104,7 @@ def _recipe_of(run: RunFolder) -> Recipe:
     try:
         return run.load_recipe()
     except StepwellError as error:
-        raise StepwellError(
+        raise RunError(
             f"the recipe in {run.place} can't be read, so which queries its table is over is not known: it was "
             "changed, or another version of stepwell made the run. Name a split to judge on with --split, or run it "
             f"again. ({error})"
@@ -121,7 +119,7 @@ def _check_table(run: RunFolder, test: Qrels, collection: Collection) -> None:
         return
     table, now = Evaluation.load(kept, collection).queries, test.query_rows
     if not np.array_equal(table, now):
-        raise StepwellError(
+        raise RunError(
             f"the recipe in {run.place} was changed after its final table, which is over other queries ({len(table):,})"
             f" than the recipe names now ({len(now):,}): its student may have been trained on these. Run it to its end "
             "again, or name a split to judge on with --split."
@@ -138,12 +136,12 @@ def _of_another(runs: Mapping[str, RunFolder], collection: Collection) -> Stepwe
     first, *_ = runs
     name, run = next((name, run) for name, run in runs.items() if not run.is_over(collection))
     if name == first:
-        return StepwellError(
+        return RunError(
             f"the collection {collection.place} is not the one that the run in {name} was made from (its content has "
             "changed), so which queries its table is over is not known. Run again, or name a split to judge on with "
             "--split."
         )
-    return StepwellError(
+    return RunError(
         f"the runs in {first} and {name} were made from different collections ({collection.place} and "
         f"{run.results.collection['path']}, as it was then), so no difference could be paired. Name the collection to "
         "judge both on with --collection, and one of its splits with --split."

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 from stepwell.indexes.folder import open_index
 from stepwell.indexes.packages import Found
 from stepwell.indexes.vector_index import VectorIndex
@@ -84,11 +84,11 @@ class Searcher:
             return cls._open_index(Path(run), mode, collection)
         searched = system.open_collection(collection)
         if searched is None:
-            raise StepwellError(
+            raise RunError(
                 f"{run} is no finished run, so what to search is not known: name the collection with --collection."
             )
         if system.run is not None and not system.run.is_over(searched):
-            raise StepwellError(
+            raise RunError(
                 f"the collection {searched.place} is not the one that the run in {run} was made from (its content has "
                 "changed): its vectors would name other passages. Run again, or search with the model: stepwell search "
                 f"{system.model} --collection {searched.place}."
@@ -100,13 +100,13 @@ class Searcher:
             return cls(searched, *_encoder_and_vectors(system.run, mode), bm25)
         encoder = Encoder.open(system.model)
         if mode == "asymmetric":
-            raise StepwellError(f"{run} is a model; the asymmetric mode needs a finished run with a teacher's vectors.")
+            raise RunError(f"{run} is a model; the asymmetric mode needs a finished run with a teacher's vectors.")
         return cls(searched, encoder, vectors_of(encoder, searched), bm25)
 
     @classmethod
     def _open_index(cls, folder: Path, mode: Mode, collection: str | None) -> Searcher:
         if mode == "asymmetric" or collection is not None:
-            raise StepwellError(
+            raise RunError(
                 f"{folder} is an index, which has its model and its passages: it can't be searched with "
                 f"{'--collection' if collection else 'the mode asymmetric'}. Leave that out."
             )
@@ -181,7 +181,7 @@ def _encoder_and_vectors(run: RunFolder, mode: Mode) -> tuple[Encoder, Vectors]:
     own = SEARCHED if SEARCHED in facts.stages else f"{facts.final}.vectors"
     stage = facts.asymmetric if mode == "asymmetric" else own
     if stage is None:
-        raise StepwellError(
+        raise RunError(
             f"the run in {run.place} has no asymmetric retriever: its ladder has no embedding rung, or teacher and "
             "student differ in width. Search with --mode student."
         )

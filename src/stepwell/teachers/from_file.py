@@ -16,7 +16,7 @@ from stepwell.collection.readers.lines import read_lines
 from stepwell.collection.readers.trec import own_id
 from stepwell.collection.source import Problem
 from stepwell.display import SILENT, Progress
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.teachers.store import ScoreStore
 
 BLOCK = 1 << 18  # lines that are read at a time
@@ -45,7 +45,7 @@ def content_fingerprint(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise StepwellError(
+        raise RunError(
             f"the file of scores {path} can't be read ({error.strerror or error}): give the right path in `file` of "
             "the teacher; a relative one counts from the recipe."
         ) from error
@@ -71,14 +71,14 @@ def import_scores(path: Path, store: ScoreStore, collection: Collection) -> tupl
         wrong = np.flatnonzero(~np.isfinite(scores))
         if len(wrong):
             where = f"{path}:{line + int(wrong[0])}" if line else f"{path}, row {pairs + int(wrong[0]) + 1}"
-            raise StepwellError(f"{where}: the score is {scores[wrong[0]]}, and a teacher's score is a finite number.")
+            raise RunError(f"{where}: the score is {scores[wrong[0]]}, and a teacher's score is a finite number.")
         query_rows, passage_rows = _rows(queries, collection.find_query), _rows(passages, collection.find_passage)
         both = (query_rows >= 0) & (passage_rows >= 0)
         store.add(query_rows[both], passage_rows[both], scores[both])
         np.minimum.at(floors, query_rows[both], scores[both].astype(np.float32))
         pairs, unknown = pairs + len(both), unknown + int((~both).sum())
     if pairs == unknown:
-        raise StepwellError(
+        raise RunError(
             f"{path} has {pairs:,} scores and none of a pair of the collection {collection.name}: its ids are others. "
             f"The collection's look like {collection.query_ids[0]!r} and {collection.passage_ids[0]!r}."
         )
@@ -112,7 +112,7 @@ def _blocks(path: Path) -> Iterator[Block]:
 def _lines(path: Path) -> Iterator[tuple[int, str, str, float]]:
     def report(problem: Problem) -> None:
         line = f":{problem.line}" if problem.line else ""
-        raise StepwellError(f"{path}{line}: {problem.message}")
+        raise RunError(f"{path}{line}: {problem.message}")
 
     for number, line in read_lines(path, path.name, report):
         fields = line.split("\t") if "\t" in line else line.split()
@@ -124,7 +124,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str, str, float]]:
         except ValueError:
             if number == 1 and len(fields) == 3 and fields[2].strip().lower() in NAMES[2]:
                 continue
-            raise StepwellError(
+            raise RunError(
                 f"{path}:{number}: neither query-id, corpus-id and score with tabs between, nor a line of a TREC run "
                 f"(query Q0 passage rank score tag): {line[:80]!r}."
             ) from None
@@ -136,7 +136,7 @@ def _parquet(path: Path) -> Iterator[Block]:
             there = file.schema_arrow.names
             columns = [next((name for name in names if name in there), "") for names in NAMES]
             if not all(columns):
-                raise StepwellError(
+                raise RunError(
                     f"{path} has the columns {', '.join(there)}, and scores need query-id, corpus-id and score."
                 )
             for batch in file.iter_batches(BLOCK, columns=columns):
@@ -144,7 +144,7 @@ def _parquet(path: Path) -> Iterator[Block]:
                 scores = batch.column(columns[2]).cast(pa.float64()).to_numpy(zero_copy_only=False)
                 yield [str(id_) for id_ in ids[0]], [str(id_) for id_ in ids[1]], scores, 0
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise StepwellError(f"{path} can't be read as a Parquet file of scores ({error}).") from error
+        raise RunError(f"{path} can't be read as a Parquet file of scores ({error}).") from error
 
 
 class FileTeacher:

@@ -15,7 +15,7 @@ import numpy as np
 
 from stepwell.collection import Collection
 from stepwell.display import SILENT, Progress
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError
 from stepwell.files import read_json, write_json
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.build_late import build_multi_vector
@@ -137,7 +137,7 @@ class Kind(Generic[Section]):
         StepwellError
             When it can't, or the ladder has to train it first.
         """
-        raise StepwellError(
+        raise RecipeError(
             f"the teacher {self.name!r} is of the kind {self.section.kind}, which scores no pair by itself: "
             "`score` needs a model or a server. Score with each of the teachers that it is made of instead."
         )
@@ -240,7 +240,7 @@ AnyModel = TypeVar("AnyModel", bound=DualEncoderTeacher | CrossEncoderTeacher | 
 def _taken(name: str, section: AnyModel) -> AnyModel:
     """Return the section of a model that is taken as it is; refuse one that a ladder trains."""
     if section.train is not None:
-        raise StepwellError(
+        raise RecipeError(
             f"the teacher {name!r} is trained by the ladder, so the recipe alone does not give its weights: run the "
             f"recipe, and name the model that results.json of the run lists as the stage teacher.{name}, without a "
             "recipe."

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stepwell.display import SILENT, Progress
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError
 from stepwell.models.encoder import Side
 from stepwell.models.tokens import Tokens
 
@@ -162,7 +162,7 @@ class LogOdds:
         there = candidates >= 0
         if ((scores < 0) | (scores > 1)).any():
             low, high = np.nanmin(scores[there]), np.nanmax(scores[there])
-            raise StepwellError(
+            raise RecipeError(
                 f"the teacher {self.name!r} has `logit: true`, and its scores lie in {low:.3g} to {high:.3g}: they are "
                 "no probabilities. Take `logit` out."
             )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.display import SILENT, Progress
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.models.build_late import model_kind
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
@@ -193,7 +193,5 @@ class Stored:
         out = np.zeros(candidates.shape, dtype=np.float32)
         out[filled] = self.store().lookup(query_rows[filled], candidates[filled])
         if np.isnan(out).any():
-            raise StepwellError(
-                "scores that were just written are not in the store; another program may have removed them."
-            )
+            raise RunError("scores that were just written are not in the store; another program may have removed them.")
         return out

@@ -19,7 +19,7 @@ import filelock
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 from stepwell.teachers.segments import DamagedError, Owner, Segment, sync_directory, write_segment
 
 FAN = 4  # so many segments of about one size become one
@@ -178,7 +178,7 @@ class ScoreStore:
             self._set_aside(path, "can't be read")
             return None
         if segment.owner != self.owner:
-            raise StepwellError(
+            raise RunError(
                 f"{path} holds scores of the teacher {segment.owner.teacher!r} on the collection "
                 f"{segment.owner.collection!r}, and not of {self.owner.teacher!r} on "
                 f"{self.owner.collection!r}: they would be taken for each other. Move the folder away, or "

@@ -18,7 +18,7 @@ from stepwell.collection.collection import hash_text
 from stepwell.collection.readers.lines import BadLineError
 from stepwell.collection.readers.tables import read_judgements, read_texts
 from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore, once, stamp_files
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError, MissingPackage, StepwellError
 from stepwell.recipe import CollectionSection
 
 PREFIX = "hf:"
@@ -77,9 +77,11 @@ class HuggingFace(Source):
         try:
             return import_module("datasets")
         except ImportError as error:
-            raise StepwellError(
+            raise MissingPackage(
                 f"{self.home} is read through Hugging Face's datasets, which can't be imported ({error}): "
-                "pip install 'stepwell[datasets]'."
+                "pip install 'stepwell[datasets]'.",
+                "datasets",
+                "datasets",
             ) from error
 
     @cached_property
@@ -106,7 +108,7 @@ class HuggingFace(Source):
             raise
         except Exception as error:  # of many kinds: no such data set, no network, no access, bad files
             reason = " ".join(str(error).split())[:400]
-            raise StepwellError(
+            raise CollectionError(
                 f"{self.home} can't be read as a data set of Hugging Face ({type(error).__name__}: {reason}). Mind the "
                 "name, and whether it needs a configuration (NAME/CONFIGURATION) or a login."
             ) from error
@@ -119,14 +121,14 @@ class HuggingFace(Source):
         else:
             wanted = list(self._parts)
         if len(wanted) > 1 and not self._beir:
-            raise StepwellError(
+            raise CollectionError(
                 f"{self.home} has several configurations ({', '.join(wanted)}): name one, as in "
                 f"{self.home}/{wanted[0]}."
             )
         opened = {part: _as_splits(self._ask(self._parts[part])) for part in wanted}
         if self._beir and not set(_QRELS) & set(opened):
             if self._local is not None:
-                raise StepwellError(f"{self.home} has corpus and queries, and no qrels (nor default) beside them.")
+                raise CollectionError(f"{self.home} has corpus and queries, and no qrels (nor default) beside them.")
             opened["qrels"] = _as_splits(self._ask(self._load, f"{self._where}-qrels", None))
         return opened
 
@@ -198,7 +200,7 @@ class HuggingFace(Source):
             names = (self.column_names[role],) if role in self.column_names else TUPLES[role]
             column = next((name for name in names if name in there), None)
             if column is None:
-                raise StepwellError(
+                raise CollectionError(
                     f"{file} is neither of BEIR's shape (configurations corpus and queries) nor of tuples: it has no "
                     f"column for {role} (there are {', '.join(there)}; looked for was {', '.join(names)}). Name it in "
                     f"the recipe: `collection: {{columns: {{{role}: ...}}}}`."

@@ -17,7 +17,7 @@ from typing import Any
 
 from stepwell.collection.readers.lines import checked_id, parsed
 from stepwell.collection.source import Judgement, Kind, Report, Source, Text, ignore, once
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError, MissingPackage, StepwellError
 from stepwell.recipe import CollectionSection
 
 PREFIX = "irds:"
@@ -110,14 +110,16 @@ class IrDatasets(Source):
         try:
             library: Any = import_module("ir_datasets")
         except ImportError as error:
-            raise StepwellError(
+            raise MissingPackage(
                 f"{self.home} is read through ir-datasets, which can't be imported ({error}): "
-                "pip install 'stepwell[ir-datasets]'."
+                "pip install 'stepwell[ir-datasets]'.",
+                "ir-datasets",
+                "ir-datasets",
             ) from error
         try:
             return library.load(name)
         except KeyError:
-            raise StepwellError(
+            raise CollectionError(
                 f"ir-datasets {library.__version__} knows no collection {name!r}; `ir_datasets list` prints those "
                 "it knows."
             ) from None
@@ -131,7 +133,7 @@ class IrDatasets(Source):
             raise
         except Exception as error:  # of many kinds: network, disk, format, packages that it wants for some formats
             reason = " ".join(str(error).split())[:400]
-            raise StepwellError(
+            raise CollectionError(
                 f"ir-datasets can't read {name} ({type(error).__name__}: {reason}). See its own documentation of that "
                 "collection: some need an agreement, files put in place by hand or further packages."
             ) from error

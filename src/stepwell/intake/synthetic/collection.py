@@ -19,7 +19,7 @@ from stepwell.collection.readers.beir import BeirWriter
 from stepwell.collection.source import Source, Text
 from stepwell.collection.store import open_collection, refuse
 from stepwell.display import progress
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError, StepwellError
 from stepwell.files import claimed, remove, whole
 from stepwell.intake.synthetic.generator import Generator, ModelGenerator
 from stepwell.intake.synthetic.proposals import (
@@ -254,7 +254,7 @@ def _round_trip(collection: Collection, options: SyntheticOptions, folder: Path)
 
 def _too_few(kept: int, report: SyntheticReport) -> StepwellError:
     reasons = ", ".join(f"{count:,}: {reason}" for reason, count in report.dropped.items())
-    return StepwellError(
+    return CollectionError(
         f"of {report.passages:,} passages only {kept} queries could be made ({reasons or 'nothing was proposed'}), and "
         f"at least {FEWEST} are needed. Passages need headings or two sentences and more; or name a model that asks, "
         "with --generator."

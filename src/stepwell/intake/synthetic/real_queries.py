@@ -10,7 +10,7 @@ from typing import NoReturn
 from stepwell.collection.collection import normal
 from stepwell.collection.readers.tables import ENDINGS, read_table
 from stepwell.collection.source import Problem
-from stepwell.errors import StepwellError
+from stepwell.errors import CollectionError
 
 QUERY = ("query", "question", "text", "anchor")
 PASSAGE = ("passage", "corpus_id", "passage_id", "pid", "docid", "doc_id", "file", "id", "_id")
@@ -26,7 +26,7 @@ class RealQueries:
         self.path = path
         self._rows: list[tuple[int, str, str]] = []  # (line, query, name of passages)
         if not path.is_file() or path.name.removesuffix(".gz").rpartition(".")[2] not in ENDINGS:
-            raise StepwellError(
+            raise CollectionError(
                 f"{path} is no file with one of the endings {', '.join(ENDINGS)}: real queries are a table with the "
                 "columns query and passage (a passage's id, or its file)."
             )
@@ -34,13 +34,13 @@ class RealQueries:
             lower = {name.lower().replace("-", "_"): value for name, value in record.items()}
             query, passage = (_first(lower, names) for names in (QUERY, PASSAGE))
             if query is None or passage is None:
-                raise StepwellError(
+                raise CollectionError(
                     f"{path}:{number}: a real query needs the columns query and passage, and there are "
                     f"{', '.join(record)}."
                 )
             self._rows.append((number, query, passage))
         if not self._rows:
-            raise StepwellError(f"{path} holds no query.")
+            raise CollectionError(f"{path} holds no query.")
         self.texts = list(dict.fromkeys(query for _, query, _ in self._rows))
         self._ids = {normal(text): f"real:{at}" for at, text in reversed(list(enumerate(self.texts, start=1)))}
         self._names = {passage for _, _, passage in self._rows}
@@ -60,7 +60,7 @@ class RealQueries:
         pairs: dict[str, dict[str, None]] = defaultdict(dict)
         for number, query, name in self._rows:
             if name not in meant:
-                raise StepwellError(
+                raise CollectionError(
                     f"{self.path}:{number}: there is no passage {name!r}. Passages are named by their id; those of a "
                     "folder by file and number (guide.md#3), or by the file for all of it (guide.md)."
                 )
@@ -74,4 +74,4 @@ def _first(record: dict[str, object], names: tuple[str, ...]) -> str | None:
 
 
 def _refuse(problem: Problem) -> NoReturn:
-    raise StepwellError(f"{problem}")
+    raise CollectionError(f"{problem}")

@@ -17,7 +17,7 @@ import torch
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
 
-from stepwell.errors import StepwellError
+from stepwell.errors import MissingPackage
 from stepwell.models.build import most_tokens
 from stepwell.models.engines.fused import can_fuse, fuse
 from stepwell.models.engines.graphs import (
@@ -244,9 +244,11 @@ def open_way(net: Net, way: str) -> Runner:
     net.model.eval()
     engine, number = parts(way)
     if package := missing(way):
-        raise StepwellError(
+        raise MissingPackage(
             f"the back end {way} needs the package {package}, which is not installed: pip install "
-            f"'stepwell[{extra_of(way)}]', or unset STEPWELL_BACKEND."
+            f"'stepwell[{extra_of(way)}]', or unset STEPWELL_BACKEND.",
+            package,
+            extra_of(way),
         )
     if engine == "torch":
         return Runner(way, net, _open_torch(net, way))

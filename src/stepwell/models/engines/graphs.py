@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError
 from stepwell.files import cache as default_cache
 from stepwell.models.build import quiet
 from stepwell.models.tokens import Features
@@ -117,7 +117,7 @@ def untraceable() -> str | None:
 
 def _check_traceable() -> None:
     if reason := untraceable():
-        raise StepwellError(f"no graph of the model can be made: {reason}.")
+        raise RunError(f"no graph of the model can be made: {reason}.")
 
 
 def open_openvino(source: Source, number: str) -> Run:

@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stepwell.errors import StepwellError
+from stepwell.errors import RecipeError
 
 VOCABULARY = 4_096
 """Rows from which on an embedding is one of words, not of positions or types."""
@@ -28,7 +28,7 @@ def word_tables(module: nn.Module) -> list[Tensor]:
         tables = [cast("Tensor", model.get_input_embeddings().weight) for model in models]
         return list({id(table): table for table in tables}.values())  # a model with a head holds one without
     except (NotImplementedError, AttributeError) as error:
-        raise StepwellError(
+        raise RecipeError(
             f"freeze_words: where {type(models[0]).__name__} keeps its word embeddings is not known ({error}). Leave "
             "`freeze_words` out."
         ) from error
