@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -60,7 +60,9 @@ def look(directory: str | Path) -> Contents:
         return _table(home)
     problems: list[Problem] = []
     tables = named_files(home, lambda problem: None)
-    loose = [file for name, file in tables.items() if name.endswith(ENDINGS) and not _is_known(file)]
+    known = {"qrels", *chain.from_iterable(STEMS.values())}  # what the tables of a collection are called
+    named = {file: file.name.partition(".")[0].lower() for name, file in tables.items() if name.endswith(ENDINGS)}
+    loose = [file for file, stem in named.items() if stem not in known]
     source = find_source(section_of(home), problems.append)
     if isinstance(source, Folder) and loose:
         return _only_table(loose, home)
@@ -77,12 +79,6 @@ def look(directory: str | Path) -> Contents:
     if passages is None or source.splits or len(lacking) < 2:
         raise CollectionError(f"{lacking[0]}")
     return _table(passages)
-
-
-def _is_known(table: Path) -> bool:
-    """Say whether a table is called as one of a collection."""
-    stem = table.name.partition(".")[0].lower()
-    return stem == "qrels" or any(stem in stems for stems in STEMS.values())
 
 
 def _collection(home: Path, source: Source) -> Contents:

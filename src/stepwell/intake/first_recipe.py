@@ -63,19 +63,16 @@ def write_recipe(
     target = target / "recipe.yaml" if target.is_dir() else target
     if target.exists() or target.is_symlink():
         raise is_there(target)
-    home = target.resolve().parent
     check_layers(student, layers)
     is_own = isinstance(directory, Path) and directory.is_dir()  # also one that is called demo
     place = str(Path(directory).resolve()) if is_own else str(directory)
     collection = open_collection(place)
     section = CollectionSection(path=place, train=_train_split(collection))
     splits = resolve_splits(collection, section)
+    home, base = target.resolve().parent, teacher or student
     trained_on, synthetic = len(splits.train.query_rows), bool(splits.synthetic.get("train"))
-    note = _SYNTHETIC if synthetic else ""
-    if synthetic and origin is not None:
-        note += _SEARCH_ORIGIN.format(origin=_quoted(origin))
     text = _template("head").format(
-        synthetic=note,
+        synthetic=_origin_note(origin) if synthetic else "",
         name=_quoted(collection.name),
         passages=f"{collection.n_passages:,}",
         queries=f"{collection.n_queries:,}",
@@ -87,8 +84,8 @@ def write_recipe(
         **_lengths(collection, splits),
     )
     text += _template("small_ladder" if synthetic or trained_on < FEW_QUERIES else "ladder").format(
-        base=_quoted(_spelled(teacher or student, home)),
-        small=_small_depth(layers, teacher or student),
+        base=_quoted(_spelled(base, home)),
+        small=_small_depth(layers, base),
         rerank_epochs=max(1, min(3, round(8000 / trained_on))),  # about 8,000 queries seen, three passes at most
         rounds=3 if trained_on >= 2000 else 1,
         why=_WHY_SYNTHETIC if synthetic else _WHY_FEW,
@@ -96,6 +93,10 @@ def write_recipe(
     )
     _write_new(target, text)
     return target
+
+
+def _origin_note(origin: str | None) -> str:
+    return _SYNTHETIC + ("" if origin is None else _SEARCH_ORIGIN.format(origin=_quoted(origin)))
 
 
 def _template(name: str) -> str:

@@ -62,8 +62,6 @@ def explain(error: ValidationError, document: Document) -> list[Mistake]:
 def nearest(word: str, words: list[str]) -> str | None:
     """Return the word that was probably meant.
 
-    Examples
-    --------
     >>> nearest("Candidate", ["alpha", "candidates"]), nearest("depth", ["alpha"])
     ('candidates', None)
     """
@@ -101,14 +99,12 @@ def _nearest_here(detail: ErrorDetails) -> str | None:
 
 def _unknown(detail: ErrorDetails) -> str:
     """Say of an unknown key which one was meant: the same key in another section, or one like it in this."""
-    homes = [place[0] for place, section in sections() if place and str(detail["loc"][-1]) in fields_of(section)]
-    if homes:
-        named = "a rung of the ladder" if homes[0] == "ladder" else f"`{homes[0]}`"
+    home = next((place[0] for place, kind in sections() if place and str(detail["loc"][-1]) in fields_of(kind)), None)
+    if home is not None:
+        named = "a rung of the ladder" if home == "ladder" else f"`{home}`"
         return f"there is no such key here; it belongs to {named}."
-    meant = _nearest_here(detail)
-    if meant is not None:
-        return f"there is no such key; did you mean `{meant}`?"
-    return f"there is no such key; there are {', '.join(_fields_at(detail['loc'][:-1]))}."
+    meant, keys = _nearest_here(detail), ", ".join(_fields_at(detail["loc"][:-1]))
+    return f"there is no such key; {f'did you mean `{meant}`?' if meant else f'there are {keys}.'}"
 
 
 def _text(detail: ErrorDetails, written: str) -> str:
@@ -159,9 +155,7 @@ def _show(value: Any) -> str:
     """Return a value in few letters, whatever its size."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "keys with values"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

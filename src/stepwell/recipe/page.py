@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
 from stepwell.recipe.ladder import Rung
@@ -34,12 +34,8 @@ def fields_of(section: type[Section]) -> dict[str, FieldInfo]:
 
 
 def sections(kind: type[Section] = Recipe, at: Place = ()) -> Iterator[tuple[Place, type[Section]]]:
-    """Yield every section with its place, parents first.
+    """Yield every section with its place, parents first; places are spelled as pydantic locates an error.
 
-    A place is spelled as pydantic spells the location of an error: keys, and a kind where there are several.
-
-    Examples
-    --------
     >>> places = [place for place, _ in sections()]
     >>> ("teachers", "*", "dual-encoder", "train") in places, ("ladder", "*") in places
     (True, True)
@@ -65,8 +61,6 @@ def _inside(annotation: Any) -> Iterator[tuple[Place, type[Section]]]:
 def describe(annotation: Any, limits: list[Any] | None = None) -> str:
     """Return a type in words.
 
-    Examples
-    --------
     >>> describe(Literal["cos", "dot"]), describe(int | None, [Ge(1)])
     ('`cos` or `dot`', 'whole number, at least 1, or empty')
     """
@@ -79,17 +73,12 @@ def describe(annotation: Any, limits: list[Any] | None = None) -> str:
         inner = [part for part in arguments if part is not type(None)]
         words = " or ".join(dict.fromkeys(describe(part, limits) for part in inner))
         return words if len(inner) == len(arguments) else f"{words}{', or' if ',' in words else ' or'} empty"
-    if origin is list:
-        return f"list of {_several(describe(arguments[0]))}"
-    if origin is dict:
-        return f"names with {_several(describe(arguments[1]))}"
+    if origin in (list, dict):  # of several: the first of the words gets an s
+        words = describe(arguments[-1]).split(" or ")[0]
+        return f"list of {words}s" if origin is list else f"names with {words}s"
     if annotation in _PLAIN:
         return ", ".join([_PLAIN[annotation], *map(_limit, limits or [])])
     return "section"
-
-
-def _several(words: str) -> str:
-    return f"{words.split(' or ')[0]}s"
 
 
 def _limits(metadata: Any) -> list[Any]:
@@ -97,20 +86,16 @@ def _limits(metadata: Any) -> list[Any]:
     found: list[Any] = []
     for item in metadata:
         found += _limits(item.metadata) if isinstance(item, FieldInfo) else [item]
-    return [item for item in found if isinstance(item, Ge | Gt | Le | Lt)]
+    return [item for item in found if isinstance(item, Ge | Gt | Le)]
 
 
 def _limit(bound: Any) -> str:
     match bound:
-        case Le() if bound.le == 2**63 - 1:
-            return "at most 2^63 - 1"
         case Ge():
             return f"at least {bound.ge:g}"
         case Gt():
             return f"above {bound.gt:g}"
-        case Le():
-            return f"at most {bound.le:g}"
-    return f"below {bound.lt:g}"
+    return "at most 2^63 - 1" if bound.le == 2**63 - 1 else f"at most {bound.le:g}"
 
 
 def _default(field: FieldInfo) -> str:

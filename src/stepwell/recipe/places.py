@@ -179,16 +179,16 @@ class _Survey:
             return
         self._seen.add(id(node))
         self._holders.add(id(node))
+        pairs: list[tuple[int | str, Node, Node]] = []
         if isinstance(node, MappingNode):
             if new:
                 self._check_keys(node, keys)
-            for key, value in node.value:  # what was merged comes first, and counts less
-                self.places[*keys, key.value] = self._place(key, value)
-                self._visit(value, (*keys, key.value))
+            pairs = [(key.value, key, value) for key, value in node.value]  # what was merged comes first
         elif isinstance(node, SequenceNode):
-            for number, item in enumerate(node.value):
-                self.places[*keys, number] = self._place(item, item)
-                self._visit(item, (*keys, number))
+            pairs = [(number, item, item) for number, item in enumerate(node.value)]
+        for part, key, value in pairs:
+            self.places[*keys, part] = self._place(key, value)
+            self._visit(value, (*keys, part))
         self._holders.discard(id(node))
 
     def _check_keys(self, node: MappingNode, keys: Keys) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -96,7 +96,8 @@ def make_collection(
         trial = _Draft(workplace / "trial", real_texts)
         for text, found in _proposals(source, headings, share, made):
             trial.add(text, _taken(found, trial, report))
-        trial.close({"train": trial.pairs()})
+        trial.writer.judge("train", trial.pairs())
+        trial.writer.close()
         kept = _that_come_back(trial, options, report, workplace)
         with whole(target) as folder:
             draft = _Draft(folder, real_texts, options.generator)
@@ -153,12 +154,6 @@ class _Draft:
         order = sorted(self._answers.items(), key=lambda item: hash_text(f"dev {item[1][0]}"))
         return {query for query, _ in order[:wanted]}
 
-    def close(self, splits: Mapping[str, list[tuple[str, str]]]) -> None:
-        """Write the judgements of each split, and close the files."""
-        for split, pairs in splits.items():
-            self.writer.judge(split, pairs)
-        self.writer.close()
-
 
 def _write_splits(
     draft: _Draft, real: RealQueries | None, test: list[tuple[str, str]], report: SyntheticReport
@@ -173,7 +168,9 @@ def _write_splits(
         for name, query in real.with_ids():
             draft.writer.query(name, query)
         splits["test"] = test
-    draft.close(splits)
+    for split, judged in splits.items():
+        draft.writer.judge(split, judged)
+    draft.writer.close()
     report.train, report.dev, report.test = (
         len({query for query, _ in splits.get(split, [])}) for split in ("train", "dev", "test")
     )
