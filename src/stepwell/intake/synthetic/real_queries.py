@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from stepwell.collection.collection import normal
 from stepwell.collection.readers.tables import ENDINGS, read_table
@@ -30,7 +29,7 @@ class RealQueries:
                 f"{path} is no file with one of the endings {', '.join(ENDINGS)}: real queries are a table with the "
                 "columns query and passage (a passage's id, or its file)."
             )
-        for number, record in read_table(path, path.name, _refuse):
+        for number, record in read_table(path, path.name, refuse_here):
             lower = {name.lower().replace("-", "_"): value for name, value in record.items()}
             query, passage = (_first(lower, names) for names in (QUERY, PASSAGE))
             if query is None or passage is None:
