@@ -14,8 +14,8 @@ from stepwell.collection import Collection, Qrels
 from stepwell.distil.refine import MISSING, first_positive_ranks
 from stepwell.evaluation import Evaluation, wins_and_losses
 from stepwell.evaluation.answers import judge
-from stepwell.reports.folder import RunFolder
 from stepwell.retrieval.run import Run
+from stepwell.systems.folder import RunFolder
 
 SHOWN = 20
 """Queries won, and queries lost, that are shown for each system: those with the largest differences."""
@@ -79,19 +79,15 @@ def won_and_lost(
 ) -> tuple[list[Score], list[Answer]]:
     """Return the count against each system, and the queries with the largest differences.
 
-    Parameters
-    ----------
-    systems
-        Test stages by label.
-    reference
-        The label of the final student.
+    ``systems`` are test stages by label, ``reference`` is the label of the final student.
     """
-    places = {label: kept.folder for label, stage in systems.items() if (kept := run.named(stage))}
+    places = {label: stage.folder for label, name in systems.items() if (stage := run.named(name))}
     evaluations = {label: found for label, place in places.items() if (found := _evaluation(place)) is not None}
     if reference not in evaluations:
         return [], []
-    scores, answers = [], []
-    ids, own = _ids(places[reference]), evaluations[reference]
+    scores, answers, own = [], [], evaluations[reference]
+    table = pq.read_table(places[reference] / "evaluation.parquet", columns=["query", "query_id"])
+    ids = dict(zip(table["query"].to_pylist(), table["query_id"].to_pylist(), strict=True))
     for label, other in evaluations.items():
         if label == reference or not np.array_equal(other.queries, own.queries):
             continue
@@ -155,8 +151,3 @@ def _evaluation(folder: Path) -> Evaluation | None:
         return None
     values = {name: table[name].to_numpy() for name in table.column_names if name not in ("query", "query_id")}
     return Evaluation(table["query"].to_numpy(), values)
-
-
-def _ids(folder: Path) -> dict[int, str]:
-    table = pq.read_table(folder / "evaluation.parquet", columns=["query", "query_id"])
-    return dict(zip(table["query"].to_pylist(), table["query_id"].to_pylist(), strict=True))

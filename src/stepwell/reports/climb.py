@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,12 @@ import pyarrow.parquet as pq
 
 from stepwell.collection import Collection
 from stepwell.distil.negatives import Candidates
+from stepwell.distil.training import TrainingLog
 from stepwell.errors import StepwellError
-from stepwell.reports.folder import Kept, RunFolder
 from stepwell.retrieval.vectors import Vectors
+from stepwell.systems import records
+from stepwell.systems.folder import RunFolder, StageFolder
+from stepwell.systems.records import Headroom, Mining, Outcome, Promotion, Selection, TeacherScores
 from stepwell.teachers.spread import Histogram, histogram
 
 POINTS = 120
@@ -86,7 +89,7 @@ class Refined:
 
 @dataclass(frozen=True)
 class Mined:
-    """One mining: :class:`stepwell.distil.mining_report.MiningReport` as plain values, with the stages that used it."""
+    """One mining: :class:`stepwell.distil.mining_report.MiningReport` as plain values, with the stage that it is of."""
 
     stage: str
     title: str
@@ -109,47 +112,43 @@ class Spent:
 
 def measure_of(run: RunFolder) -> str:
     """Return the measure that decides."""
-    return str(run.recipe.get("judging", {}).get("measure", "nDCG@10"))
+    return str(run.recipe_values.get("judging", {}).get("measure", "nDCG@10"))
 
 
 def rungs_of(run: RunFolder) -> list[dict[str, Any]]:
     """Return the rungs of the recipe."""
-    return [rung for rung in run.recipe.get("ladder", []) if isinstance(rung, dict)]
+    return [rung for rung in run.recipe_values.get("ladder", []) if isinstance(rung, dict)]
 
 
 def steps(run: RunFolder) -> tuple[float | None, list[Step]]:
     """Return the dev quality of the student at the start, and all steps of the recipe."""
-    rungs, refine = rungs_of(run), run.recipe.get("refine") or {}
+    rungs, refine = rungs_of(run), run.recipe_values.get("refine") or {}
     last = str(rungs[-1].get("teacher", "")) if rungs else ""
     planned = [(f"rung {n}", str(r.get("teacher")), str(r.get("loss"))) for n, r in enumerate(rungs, start=1)]
     teacher = str(refine.get("teacher") or last)
     planned += [(f"refine {n}", teacher, "candidates") for n in range(1, int(refine.get("rounds", 1)) + 1)]
-    found = [_step(run, number, *words) for number, words in enumerate(planned, start=1)]
-    return dev_quality(run, run.named("start.dev")), found
+    return _dev_quality(run, "start.dev"), [_step(run, n, *words) for n, words in enumerate(planned, start=1)]
 
 
 def _step(run: RunFolder, number: int, label: str, teacher: str, loss: str) -> Step:
-    decision, head = run.decision(f"promote-{number}"), run.decision(f"headroom-{number}") or {}
-    known: dict[str, Any] = {
-        "teacher_dev": head.get("teacher"),
-        "headroom": head.get("headroom"),
-        "queries": head.get("queries"),
-        "forced": bool(head.get("forced", False)),
-    }
+    known: dict[str, Any] = {}
+    if head := run.read(f"headroom-{number}", Headroom):
+        known = {"teacher_dev": head.teacher, "headroom": head.headroom, "queries": head.queries, "forced": head.forced}
+    decision = run.read(f"promote-{number}", Promotion)
     if decision is None:
         return Step(label, teacher, loss, "not there yet", **known)
-    before, after = decision["before"], decision["after"]
-    on = decision["student"] == f"rung-{number}"
+    before, after = decision.before, decision.after
+    on = decision.student == f"rung-{number}"
     state = "left out" if after is None else "climbed" if on else "taken back"
-    return Step(label, teacher, loss, state, before, after, decision["p"], after if on else before, **known)
+    return Step(label, teacher, loss, state, before, after, decision.p, after if on else before, **known)
 
 
-def dev_quality(run: RunFolder, kept: Kept | None) -> float | None:
-    """Return the mean of the deciding measure on dev."""
-    if kept is None:
-        return None
+def _dev_quality(run: RunFolder, name: str) -> float | None:
+    """Return the mean of the deciding measure that a stage reached on dev."""
+    stage = run.named(name)
     try:
-        return float(np.mean(pq.read_table(kept.folder / "evaluation.parquet")[measure_of(run)].to_numpy()))
+        table = pq.read_table(stage.folder / "evaluation.parquet") if stage else None
+        return float(np.mean(table[measure_of(run)].to_numpy())) if table else None
     except (OSError, ValueError, KeyError):
         return None
 
@@ -157,20 +156,19 @@ def dev_quality(run: RunFolder, kept: Kept | None) -> float | None:
 def trainings(run: RunFolder) -> list[Training]:
     """Return the loss curves of all stages that trained, in their order."""
     found = []
-    for kept in run.stages:
-        for place, more in (("imitation/training.json", ": first imitates"), ("training.json", "")):
-            log = kept.json(place)
-            if isinstance(log, dict) and log.get("losses"):
-                found.append(_training(kept, f"{kept.manifest['title']}{more}", log))
+    for stage in run.stages:
+        for part, more in (("imitation", ": first imitates"), ("", "")):
+            kept = stage.read(records.Training, part)
+            if kept and kept.log.losses:
+                found.append(_training(stage.name, f"{stage.title}{more}", kept.log))
     return found
 
 
-def _training(kept: Kept, title: str, log: dict[str, Any]) -> Training:
-    at, loss = thinned(log["losses"])
-    parts = {name: thinned(values)[1] for name, values in sorted(log.get("parts", {}).items())}
-    steps, seconds = int(log["steps"]), float(log.get("seconds", 0.0))
-    work = (log.get("texts"), log.get("tokens"), log.get("peak"))
-    return Training(kept.name, title, steps, seconds, at, loss, parts if len(parts) > 1 else {}, *work)
+def _training(stage: str, title: str, log: TrainingLog) -> Training:
+    at, loss = thinned(log.losses)
+    parts = {name: thinned(values)[1] for name, values in sorted(log.parts.items())}
+    work = (log.texts or None, log.tokens or None, log.peak)
+    return Training(stage, title, log.steps, log.seconds, at, loss, parts if len(parts) > 1 else {}, *work)
 
 
 def thinned(values: list[float]) -> tuple[list[float], list[float]]:
@@ -187,32 +185,27 @@ def thinned(values: list[float]) -> tuple[list[float], list[float]]:
 def scores(run: RunFolder, collection: Collection | None) -> list[Scores]:
     """Return the histograms of each distillation over candidates; the student is the one that it made."""
     found = []
-    for kept in run.stages:
-        loss = "candidates" if "rule" in kept.manifest["settings"] else kept.manifest["settings"].get("loss")
-        if kept.kind != "distil" or loss == "embedding":
+    for stage in run.stages:
+        settings = stage.manifest.settings
+        if stage.kind != "distil" or ("rule" not in settings and settings.get("loss") == "embedding"):
             continue
-        inputs = run.inputs(kept)
-        mined = next((s for name, s in inputs.items() if name.startswith(("candidates", "select-", "scores"))), None)
-        teacher = str(kept.manifest["settings"]["teacher"])
-        kept_scores = kept.json("teacher_scores.json")
-        theirs = (
-            Histogram(**kept_scores)
-            if kept_scores
-            else _seen(inputs.get(f"teacher.{teacher}.vectors"), mined, collection)
-        )
-        own = _seen(run.named(f"{kept.name}.vectors"), mined, collection)
+        inputs, teacher = run.inputs(stage), str(settings["teacher"])
+        mined = next((s for s in inputs.values() if (s.folder / "candidates.parquet").is_file()), None)
+        kept = stage.read(TeacherScores)
+        theirs = kept.histogram if kept else None
+        theirs = theirs or _histogram(run.named(f"teacher.{teacher}.vectors"), mined, collection)
+        own = _histogram(run.named(f"{stage.name}.vectors"), mined, collection)
         if theirs or own:
-            tau = float(kept.manifest["settings"].get("tau", 1.0))
-            found.append(Scores(kept.name, str(kept.manifest["title"]), teacher, tau, theirs, own))
+            found.append(Scores(stage.name, stage.title, teacher, float(settings.get("tau", 1.0)), theirs, own))
     return found
 
 
-def _seen(vectors: Kept | None, mined: Kept | None, collection: Collection | None) -> Histogram | None:
+def _histogram(vectors: StageFolder | None, mined: StageFolder | None, on: Collection | None) -> Histogram | None:
     """Return the histogram of a dual encoder's logits on mined candidates, None where it can't be made."""
-    if vectors is None or mined is None or collection is None:
+    if vectors is None or mined is None or on is None:
         return None
     try:
-        candidates = Candidates.load(mined.folder / "candidates.parquet", collection)
+        candidates = Candidates.load(mined.folder / "candidates.parquet", on)
         logits = Vectors.open(vectors.folder).scores(candidates.queries, candidates.passages)
     except (OSError, ValueError, KeyError, StepwellError):
         return None
@@ -222,59 +215,49 @@ def _seen(vectors: Kept | None, mined: Kept | None, collection: Collection | Non
 def refined(run: RunFolder) -> list[Refined]:
     """Return the rounds of refine that were begun."""
     first, found = len(rungs_of(run)), []
-    for kept in run.stages:
-        decision = kept.json("decision.json") if kept.kind == "select" else None
-        if not decision or run.named(kept.name) is not kept:
+    for stage in run.stages:
+        chosen = stage.read(Selection) if stage.kind == "select" else None
+        if chosen is None or run.named(stage.name) is not stage:
             continue
-        number = int(kept.name.partition("-")[2])
-        after = run.named(f"outcome-{number}")
-        facts = {name: decision[name] for name in ("rule", "queries", "asked", "selected", "funnel")}
-        outcome = (after.json("outcome.json") if after else None) or {}
-        teacher = str(kept.manifest["settings"].get("teacher", ""))
-        found.append(Refined(f"refine {number - first}", teacher, outcome=outcome, **facts))
+        number = int(stage.name.partition("-")[2])
+        outcome = run.read(f"outcome-{number}", Outcome)
+        figures = (chosen.rule, chosen.queries, chosen.asked, chosen.selected, chosen.funnel)
+        teacher = str(stage.manifest.settings.get("teacher", ""))
+        found.append(Refined(f"refine {number - first}", teacher, *figures, asdict(outcome) if outcome else {}))
     return found
 
 
 def mined(run: RunFolder) -> list[Mined]:
     """Return the accounts of all minings."""
-    reports = [(kept, kept.json("report.json")) for kept in run.stages if kept.kind in ("mine", "select")]
-    return [Mined(kept.name, str(kept.manifest["title"]), report) for kept, report in reports if report]
+    reports = [(stage, stage.read(Mining)) for stage in run.stages if stage.kind in ("mine", "select")]
+    return [Mined(stage.name, stage.title, report.to_json()) for stage, report in reports if report]
 
 
 def spent(run: RunFolder) -> list[Spent]:
     """Return the time and work of every finished stage, in their order."""
-    found = []
-    for kept in run.stages:
-        log = kept.json("training.json") or {}
-        found.append(
-            Spent(
-                kept.name,
-                str(kept.manifest.get("title", kept.name)),
-                part_of(kept, len(rungs_of(run))),
-                float(kept.manifest.get("seconds", 0.0)),
-                log.get("steps"),
-                log.get("tokens"),
-                str(kept.manifest["finished"]),
-                str(kept.manifest["key"]),
-            )
-        )
+    found, rungs = [], len(rungs_of(run))
+    for stage in run.stages:
+        kept, made = stage.read(records.Training), stage.manifest
+        done, tokens = (kept.log.steps, kept.log.tokens or None) if kept else (None, None)
+        part, seconds = part_of(stage, rungs), made.seconds or 0.0
+        found.append(Spent(stage.name, stage.title, part, seconds, done, tokens, made.finished, made.key))
     return found
 
 
-def part_of(kept: Kept, rungs: int) -> str:
+def part_of(stage: StageFolder, rungs: int) -> str:
     """Return which part of a run a stage belongs to: teachers, ladder, refine or proof."""
-    head = kept.name.partition(".")[0]
-    word, _, number = head.replace("@", "-").partition("-")
-    if kept.kind in ("select", "outcome"):
+    name, kind = stage.name, stage.kind
+    word, _, number = name.partition(".")[0].replace("@", "-").partition("-")
+    if kind in ("select", "outcome"):
         return "refine"
-    if kept.name.endswith(".test") or kept.kind in ("straight", "contrast", "base", "updates", "table"):
-        return "proof"
-    if word in ("straight", "contrastive", "base", "table") or kept.name in (
-        "candidates.proof",
-        "candidates.contrastive",
+    if (
+        name.endswith(".test")
+        or name in ("candidates.proof", "candidates.contrastive")
+        or kind in ("straight", "contrast", "base", "updates", "table")
+        or word in ("straight", "contrastive", "base", "table")
     ):
         return "proof"
-    if word == "teacher" or kept.name.startswith("candidates."):
+    if word == "teacher" or name.startswith("candidates."):
         return "teachers"
     beyond = number.isdigit() and int(number) > rungs
-    return "refine" if beyond or kept.name == f"student@{rungs}.train" else "ladder"
+    return "refine" if beyond or name == f"student@{rungs}.train" else "ladder"

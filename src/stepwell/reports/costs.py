@@ -6,7 +6,6 @@ else ran there. They include opening the model, and an encoding that was resumed
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,119 +14,88 @@ import numpy as np
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
-from stepwell.reports.folder import Kept, RunFolder
+from stepwell.files import read_json
+from stepwell.systems.folder import RunFolder, StageFolder
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Weights and times of one system; None is "not known".
+    """Weights and times of one system; None is "not known"."""
 
-    Parameters
-    ----------
-    system
-        Its name in the test table.
-    kind
-        ``student``, ``teacher``, ``base``, ``bm25`` or ``combined`` (several at work for one query).
-    parameters
-        Numbers in all weights that answering a query needs, those of the passages' encoder included.
-    megabytes
-        Their size on disk, 10^6 bytes.
-    layers, width
-        Of the query's encoder.
-    encode_ms
-        Milliseconds to encode a text, the median of ``encodings`` stages with models of the same size.
-    encodings
-        How many stages that median is over.
-    query_ms
-        Milliseconds a query: encoding it, searching, and re-ranking where there is any. For BM25, its index is made in
-        that time too.
-    """
-
-    system: str
-    kind: str
-    parameters: int | None = None
-    megabytes: float | None = None
-    layers: int | None = None
+    system: str  # its name in the test table
+    kind: str  # student, teacher, base, bm25 or combined (several at work for one query)
+    parameters: int | None = None  # in all weights that answering a query needs, the passages' encoder's included
+    megabytes: float | None = None  # their size on disk, 10^6 bytes
+    layers: int | None = None  # of the query's encoder
     width: int | None = None
-    encode_ms: float | None = None
+    encode_ms: float | None = None  # to encode a text: the median of so many ``encodings`` with models of the same size
     encodings: int = 0
-    query_ms: float | None = None
+    query_ms: float | None = None  # a query: encoding, searching, re-ranking; for BM25 making its index too
 
 
 def costs(run: RunFolder, systems: dict[str, str]) -> list[Cost]:
     """Return the cost of each system, given by label and by the name of its test stage."""
     speeds = _encoding_speeds(run)
-    return [_cost(run, label, kept, speeds) for label, stage in systems.items() if (kept := run.named(stage))]
+    return [_cost(run, label, stage, speeds) for label, name in systems.items() if (stage := run.named(name))]
 
 
-def _cost(run: RunFolder, label: str, kept: Kept, speeds: dict[int, list[float]]) -> Cost:
-    queries = _rows(kept.folder / "evaluation.parquet")
-    if kept.kind == "search-bm25":
-        return Cost(label, "bm25", query_ms=_per(kept, queries))
-    inputs = run.inputs(kept)
-    models = models_of(run, kept)
+def _cost(run: RunFolder, label: str, stage: StageFolder, speeds: dict[int, list[float]]) -> Cost:
+    queries = _rows(stage.folder / "evaluation.parquet")
+    if stage.kind == "search-bm25":
+        return Cost(label, "bm25", query_ms=_per(stage, queries))
+    inputs = run.inputs(stage).values()
+    models = models_of(run, stage)
     weights = [weights_of(folder) for folder in models.values()]
-    elsewhere = any(stage.kind == "name-teacher" and not models_of(run, stage) for stage in inputs.values())  # hosted
-    parameters = None if elsewhere else sum(count for count, _ in weights) or None
+    hosted = any(source.kind == "name-teacher" and not models_of(run, source) for source in inputs)  # weights elsewhere
     layers, width = _shape(next(iter(models.values()), None))
-    # the first model embeds the queries
-    own = speeds.get(weights[0][0], []) if weights else []
+    own = speeds.get(weights[0][0], []) if weights else []  # the first model embeds the queries
     encode = median(own) if own else None
-    base = _test_seconds(run, kept)
+    # this stage and those that it takes its lists from, but BM25's
+    tests = [stage, *(source for source in inputs if source.kind == "search-test")]
+    seconds = sum(test.manifest.seconds or 0.0 for test in tests)
+    alone = len(models) == 1 and stage.kind == "search-test"
+    kind = "teacher" if label.startswith("teacher ") else "base" if label.startswith("base model") else "student"
     return Cost(
         label,
-        _kind(kept, label, len(models)),
-        parameters,
-        None if elsewhere else sum(size for _, size in weights) / 1e6 or None,
+        "combined" if stage.kind != "search-test" or len(models) > 1 else kind,
+        None if hosted else sum(count for count, _ in weights) or None,
+        None if hosted else sum(size for _, size in weights) / 1e6 or None,
         layers,
         width,
-        encode if len(models) == 1 and kept.kind == "search-test" else None,
+        encode if alone else None,
         len(own),
-        None if encode is None or not queries else encode + 1e3 * base / queries,
+        None if encode is None or not queries else encode + 1e3 * seconds / queries,
     )
 
 
-def _kind(kept: Kept, label: str, models: int) -> str:
-    if kept.kind != "search-test" or models > 1:
-        return "combined"
-    return "teacher" if label.startswith("teacher ") else "base" if label.startswith("base model") else "student"
-
-
-def _test_seconds(run: RunFolder, kept: Kept) -> float:
-    """Return the seconds of a test stage and of those test stages that it takes its lists from (but BM25's)."""
-    before = [stage for stage in run.inputs(kept).values() if stage.kind == "search-test"]
-    return float(kept.manifest.get("seconds", 0.0)) + sum(float(stage.manifest.get("seconds", 0.0)) for stage in before)
-
-
-def models_of(run: RunFolder, kept: Kept) -> dict[Path, Path]:
+def models_of(run: RunFolder, stage: StageFolder) -> dict[Path, Path]:
     """Return the model folders behind a test stage, the queries' encoder first, each once."""
     found: dict[Path, Path] = {}
-    for stage in run.inputs(kept).values():
-        if stage.model.is_dir():
-            found[stage.folder] = stage.model
-        elif stage.kind in ("vectors", "name-teacher") or stage.kind.startswith("search-"):
-            found |= models_of(run, stage)
+    for source in run.inputs(stage).values():
+        if (source.folder / "model").is_dir():
+            found[source.folder] = source.folder / "model"
+        elif source.kind in ("vectors", "name-teacher") or source.kind.startswith("search-"):
+            found |= models_of(run, source)
     return found
 
 
 def _encoding_speeds(run: RunFolder) -> dict[int, list[float]]:
     """Return milliseconds a text of every encoding, by the parameters of the model."""
     speeds: dict[int, list[float]] = {}
-    for kept in run.stages:
-        if kept.kind != "vectors":
-            continue
-        lengths = [_length(kept.folder / f"{name}.npy") for name in ("passages", "queries")]
-        texts = sum(lengths) if all(lengths) else 0  # a time is that of both; passages alone are in fp32, to search
-        for model in models_of(run, kept).values():
-            value = _per(kept, texts)
-            if value is not None:
-                speeds.setdefault(weights_of(model)[0], []).append(value)
+    for stage in run.stages:
+        if stage.kind == "vectors":
+            lengths = [_length(stage.folder / f"{name}.npy") for name in ("passages", "queries")]
+            texts = sum(lengths) if all(lengths) else 0  # a time is of both; passages alone are in fp32, to search
+            for model in models_of(run, stage).values():
+                if (value := _per(stage, texts)) is not None:
+                    speeds.setdefault(weights_of(model)[0], []).append(value)
     return speeds
 
 
-def _per(kept: Kept, items: int) -> float | None:
-    seconds = kept.manifest.get("seconds")
-    return 1e3 * float(seconds) / items if seconds is not None and items else None
+def _per(stage: StageFolder, items: int) -> float | None:
+    """Return the milliseconds that a stage took for each of so many items."""
+    seconds = stage.manifest.seconds
+    return 1e3 * seconds / items if seconds is not None and items else None
 
 
 def weights_of(model: Path) -> tuple[int, int]:
@@ -149,7 +117,7 @@ def _shape(model: Path | None) -> tuple[int | None, int | None]:
     """Return layers and width of a model directory."""
     for path in sorted(model.rglob("config.json"), key=lambda path: len(path.parts)) if model else []:
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = read_json(path)
         except (OSError, ValueError):
             continue
         layers = facts.get("num_hidden_layers", facts.get("n_layers"))

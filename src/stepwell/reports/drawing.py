@@ -76,16 +76,10 @@ def style() -> Any:
 
 
 def svg(made: Any, name: str, label: str) -> str:
-    """Return a figure as an ``<svg>`` element.
+    """Return a matplotlib figure as an ``<svg>`` element.
 
-    Parameters
-    ----------
-    made
-        A matplotlib figure.
-    name
-        Unique on its page; goes in front of every id. Letters, digits and hyphens.
-    label
-        What it shows, for those who can't see it.
+    ``name`` (letters, digits and hyphens) is unique on its page and goes in front of every id; ``label`` says what it
+    shows, for those who can't see it.
     """
     from markupsafe import escape
 

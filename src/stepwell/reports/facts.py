@@ -7,26 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.collection import open_collection, resolve_splits
-from stepwell.errors import StepwellError
-from stepwell.recipe.yaml_file import load_recipe
+from stepwell.errors import RunError, StepwellError
+from stepwell.reports import climb
 from stepwell.reports.answers import Answer, Score, Texts, won_and_lost
-from stepwell.reports.climb import (
-    Mined,
-    Refined,
-    Scores,
-    Spent,
-    Step,
-    Training,
-    measure_of,
-    mined,
-    refined,
-    scores,
-    spent,
-    steps,
-    trainings,
-)
+from stepwell.reports.climb import Mined, Refined, Scores, Spent, Step, Training
 from stepwell.reports.costs import Cost, costs
-from stepwell.reports.folder import RunFolder
+from stepwell.systems.folder import RunFolder
+from stepwell.systems.records import SystemTable
 
 
 @dataclass(frozen=True)
@@ -78,50 +65,56 @@ class RunFacts:
 
 
 def facts_of(place: str | Path) -> RunFacts:
-    """Read the folder of a run, finished or not; it is not changed.
-
-    Raises
-    ------
-    StepwellError
-        When it is no run's folder.
-    """
+    """Read the folder of a run, finished or not; it is not changed."""
     run = RunFolder(Path(place))
-    results = run.results or {}
+    if not (run.place / "stages").is_dir():
+        raise RunError(
+            f"{place} is no run's folder (it has no stages): a report is made of what `stepwell run` leaves. Name "
+            "the folder that the run was given with --out, or runs/NAME."
+        )
+    results = run.results if run.is_finished else None
     missing = _missing(run)
     texts, notes = _texts(run, missing)
-    table = run.named("table")
-    comparison = results.get("comparison") or (table.json("comparison.json") if table else None)
+    comparison = dict(results.comparison) if results else None
+    if not comparison and (table := run.read("table", SystemTable)):
+        comparison = dict(table.content)
     systems = {row["name"]: comparison["systems"][row["name"]] for row in comparison["rows"]} if comparison else {}
-    measure = str(comparison["measures"][0]) if comparison else measure_of(run)
-    reference = str(comparison["reference"]) if comparison else ""
-    record, answers = won_and_lost(run, systems, reference, measure, texts)
-    start, climbed = steps(run)
-    last = run.stages[-1].manifest if run.stages else {}
-    shared = last.get("shared", {})
-    known = {"fingerprint": str(shared.get("collection", "")), "path": str(_path(run)), **results.get("collection", {})}
+    measure = str(comparison["measures"][0]) if comparison else climb.measure_of(run)
+    record, answers = won_and_lost(run, systems, str(comparison["reference"]) if comparison else "", measure, texts)
+    start, steps = climb.steps(run)
+    last = run.stages[-1].manifest if run.stages else None
+    shared = last.shared if last else {}
+    section = run.recipe_values.get("collection")
+    path = str(section.get("path", "")) if isinstance(section, dict) else str(section or "")
+    collection = {"fingerprint": str(shared.get("collection", "")), "path": path}
     return RunFacts(
-        name=str(results.get("name") or run.recipe.get("name") or Path(place).name),
+        name=str((results and results.name) or run.recipe_values.get("name") or run.place.name),
         folder=str(place),
         measure=measure,
-        finished=results.get("finished"),
-        final=results.get("final"),
-        collection=known,
+        finished=results.finished if results else None,
+        final=results.final if results else None,
+        collection=collection | (dict(results.collection) if results else {}),
         seed=shared.get("seed"),
         splits=dict(shared.get("splits", {})),
-        versions=dict(results.get("versions") or last.get("versions", {})),
-        machine=dict(results.get("machine") or last.get("machine", {})),
-        comparison=comparison,
+        versions=dict((results and results.versions) or (last and last.versions) or {}),
+        machine=dict((results and results.machine) or (last and last.machine) or {}),
+        comparison=comparison or None,
         start=start,
-        steps=climbed,
+        steps=steps,
         costs=costs(run, systems),
         record=record,
         answers=answers,
-        trainings=trainings(run),
-        scores=scores(run, texts.collection if texts else None),
-        refined=refined(run),
-        mined=mined(run),
-        stages=spent(run),
-        fingerprints=_fingerprints(run),
+        trainings=climb.trainings(run),
+        scores=climb.scores(run, texts.collection if texts else None),
+        refined=climb.refined(run),
+        mined=climb.mined(run),
+        stages=climb.spent(run),
+        fingerprints=[
+            Fingerprint(stage.name, name, checksum)
+            for stage in run.stages
+            for name, checksum in sorted(stage.manifest.files.items())
+            if name.startswith("model/") and name.endswith(".safetensors")
+        ],
         recipe=run.recipe_text,
         notes=notes,
         missing=missing,
@@ -130,7 +123,7 @@ def facts_of(place: str | Path) -> RunFacts:
 
 def _missing(run: RunFolder) -> list[str]:
     found = []
-    if run.results is None:
+    if not run.is_finished:
         begun = f"; begun and not finished: {', '.join(run.begun)}" if run.begun else ""
         found.append(
             f"The run is not finished ({len(run.stages)} stages are{begun}): what is missing below is not there yet. "
@@ -138,39 +131,24 @@ def _missing(run: RunFolder) -> list[str]:
         )
     if run.unreadable:
         found.append(f"Stages whose manifest can't be read are left out: {', '.join(run.unreadable)}.")
-    if not run.recipe:
+    if not run.recipe_values:
         found.append("recipe.yaml is missing or can't be read: what the ladder was meant to be is not known.")
     return found
-
-
-def _path(run: RunFolder) -> str:
-    section = run.recipe.get("collection")
-    return str(section.get("path", "")) if isinstance(section, dict) else str(section or "")
 
 
 def _texts(run: RunFolder, missing: list[str]) -> tuple[Texts | None, list[str]]:
     """Open the run's collection for its texts; where that can't be done, ``missing`` gets the reason."""
     try:
-        section = load_recipe(run.place / "recipe.yaml").collection
+        section = run.load_recipe().collection
         collection = open_collection(section)
         splits = resolve_splits(collection, section)
     except (StepwellError, OSError) as error:
         missing.append(f"Texts are not shown, and scores not counted, because the collection can't be opened: {error}")
         return None, []
-    known = {str(kept.manifest.get("shared", {}).get("collection", "")) for kept in run.stages}
-    if known - {collection.fingerprint}:
+    if {str(stage.manifest.shared.get("collection", "")) for stage in run.stages} - {collection.fingerprint}:
         missing.append(
             f"Texts are not shown, and scores not counted: the collection {section.path} has changed since this run, "
             "and its rows would name other texts."
         )
         return None, []
     return Texts(collection, splits.test), list(splits.notes)
-
-
-def _fingerprints(run: RunFolder) -> list[Fingerprint]:
-    return [
-        Fingerprint(kept.name, name, str(checksum))
-        for kept in run.stages
-        for name, checksum in sorted(kept.manifest.get("files", {}).items())
-        if name.startswith("model/") and name.endswith(".safetensors")
-    ]

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,7 @@ def to_json(runs: Sequence[RunFacts]) -> dict[str, Any]:
 
 
 def page(runs: Sequence[RunFacts]) -> str:
-    """Return the page about one run or several.
-
-    Raises
-    ------
-    StepwellError
-        When matplotlib or jinja2 is not installed.
-    """
+    """Return the page about one run or several."""
     need_matplotlib()
     import jinja2
     from markupsafe import Markup
@@ -60,9 +55,7 @@ def page(runs: Sequence[RunFacts]) -> str:
     )
     environment.filters |= {"duration": duration, "fixed": fixed, "signed": signed, "pvalue": pvalue, "svg": Markup}
     return environment.get_template("report.html").render(
-        runs=[
-            (f"r{number}", run, figures(run, f"r{number}"), derived(run)) for number, run in enumerate(runs, start=1)
-        ],
+        runs=[(f"r{n}", run, figures(run, f"r{n}"), derived(run)) for n, run in enumerate(runs, start=1)],
         joint=joint(runs) if len(runs) > 1 else [],
         format=FORMAT,
         sheet=Markup(sheet),
@@ -73,13 +66,7 @@ def page(runs: Sequence[RunFacts]) -> str:
 
 
 def write(runs: Sequence[RunFacts], target: Path) -> Path:
-    """Write the page, and the same facts beside it as JSON; return the JSON's path.
-
-    Raises
-    ------
-    StepwellError
-        When ``target`` is no ``.html``, or a file of another kind would be lost.
-    """
+    """Write the page, and the same facts beside it as JSON; return the JSON's path."""
     if target.suffix.lower() not in (".html", ".htm"):
         raise StepwellError(f"--out {target}: a report is a page; give it a name that ends in .html.")
     facts = target.with_suffix(".json")
@@ -111,18 +98,13 @@ def figures(run: RunFacts, prefix: str) -> dict[str, Any]:
         return Figure(draw(f"{prefix}-{name}-wide", WIDE), draw(f"{prefix}-{name}-narrow", NARROW))
 
     if run.start is not None:
-        found["ladder"] = both(
-            lambda name, width: plots.ladder(run.start, run.steps, run.measure, name, width), "ladder"
-        )
+        found["ladder"] = both(partial(plots.ladder, run.start, run.steps, run.measure), "ladder")
     if run.comparison:
         reference = str(run.comparison["reference"])
-        lines = _lines(run, differences=True)
-        found["forest"] = both(lambda name, width: plots.forest(lines, run.measure, reference, name, width), "forest")
+        found["forest"] = both(partial(plots.forest, _lines(run, True), run.measure, reference), "forest")
         values = {row["name"]: row["values"][run.measure] for row in run.comparison["rows"]}
         named = {reference} | {cost.system for cost in run.costs if cost.kind in ("teacher", "base")}
-        found["cost"] = both(
-            lambda name, width: plots.quality_and_cost(run.costs, values, named, run.measure, name, width), "cost"
-        )
+        found["cost"] = both(partial(plots.quality_and_cost, run.costs, values, named, run.measure), "cost")
     found["losses"] = [plots.loss(one, f"{prefix}-loss{n}") for n, one in enumerate(run.trainings)]
     found["spreads"] = [plots.spread(one, f"{prefix}-spread{n}") for n, one in enumerate(run.scores)]
     found["funnels"] = [plots.funnel(one, f"{prefix}-funnel{n}") for n, one in enumerate(run.refined)]
@@ -153,25 +135,21 @@ def joint(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
     found = []
     for at, ((_, measure, queries), members) in enumerate(groups.items()):
         lines = [line for n, run in members if run.comparison for line in _lines(run, False, f"{n}. ")]
-        drawn = (
-            Figure(*(plots.forest(lines, measure, "", f"all{at}-{width}", width) for width in (WIDE, NARROW)))
-            if lines
-            else None
-        )
-        found.append({"measure": measure, "queries": queries, "members": members, "figure": drawn})
+        drawn = [plots.forest(lines, measure, "", f"all{at}-{width}", width) for width in (WIDE, NARROW) if lines]
+        figure = Figure(*drawn) if drawn else None
+        found.append({"measure": measure, "queries": queries, "members": members, "figure": figure})
     return found
 
 
 def derived(run: RunFacts) -> dict[str, Any]:
     """Return what the template needs and would be clumsy there."""
-    total = sum(stage.seconds for stage in run.stages)
     by_part = {part: sum(stage.seconds for stage in run.stages if stage.part == part) for part in PARTS}
     rows = {row["name"]: row for row in run.comparison["rows"]} if run.comparison else {}
     final = rows.get(run.comparison["reference"]) if run.comparison else None
     costs = {cost.system: cost for cost in run.costs}
     teachers = [cost for cost in run.costs if cost.kind == "teacher" and cost.parameters]
     return {
-        "total": total,
+        "total": sum(stage.seconds for stage in run.stages),
         "longest": max((stage.seconds for stage in run.stages), default=0.0),
         "by_part": by_part,
         "final": final,

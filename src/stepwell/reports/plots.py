@@ -20,33 +20,39 @@ COSTS = {"parameters": ("parameters, millions", 1e6), "encode_ms": ("time to enc
 KIND_COLOURS = {"student": STUDENT, "teacher": TEACHER, "base": TEACHER, "bm25": BM25, "combined": THIRD}
 
 
+def cut(text: str, most: int) -> str:
+    """Return a text of at most so many characters, cut between words."""
+    return shorten(text, most, placeholder="...")
+
+
 def ladder(start: float | None, steps: Sequence[Step], measure: str, name: str, width: int) -> str:
     """Draw the dev quality of the student as a stair: one step a rung; what was left out or taken back is dashed."""
     wide = width > 500
     levels = [start, *(step.level for step in steps)]
     with style():
         made, axes = figure(width, 320 if wide else 260)
-        told = len(steps) < (16 if wide else 9)
+        named = len(steps) < (16 if wide else 9)
         for at, level in enumerate(levels):
             before = levels[at - 1] if at else level
             if level is not None and before is not None:
-                _stair(axes, at, before, level, steps[at - 1] if at else None, wide, told)
+                _stair(axes, at, before, level, steps[at - 1] if at else None, wide, named)
         _marks(axes, steps)
         axes.set_xlim(-0.6, len(steps) + 0.6)
         axes.margins(y=0.18)
-        axes.set_xticks(range(len(levels)), ["start", *(_tick(step, wide) for step in steps)])
+        ticks = (f"{s.label}\n{cut(s.teacher, 14)}\n{s.loss}" if wide else _narrow(s.label) for s in steps)
+        axes.set_xticks(range(len(levels)), ["start", *ticks])
         axes.tick_params(axis="x", length=0, labelcolor=INK)
         axes.set_ylabel(f"{measure} on dev")
         _legend(axes, wide)
         return svg(made, name, f"The ladder: {measure} on dev after each step")
 
 
-def _stair(axes: Any, at: int, before: float, level: float, step: Step | None, wide: bool, told: bool) -> None:
+def _stair(axes: Any, at: int, before: float, level: float, step: Step | None, wide: bool, named: bool) -> None:
     climbed = step is None or step.state == "climbed"
     line = {"lw": 3, "ls": "-"} if climbed else {"lw": 2, "ls": (0, (2, 2))}
     axes.plot([at - 0.5, at + 0.5], [level, level], color=STUDENT, solid_capstyle="butt", **line)
     axes.plot([at - 0.5, at - 0.5], [before, level], color=STUDENT, lw=1.2)
-    if told and (climbed or wide):
+    if named and (climbed or wide):
         above = step is not None and step.teacher_dev is not None and step.teacher_dev <= level
         axes.annotate(
             f"{level:.3f}" if step is None or climbed else step.state,
@@ -68,10 +74,8 @@ def _marks(axes: Any, steps: Sequence[Step]) -> None:
             axes.plot([at], [step.after], marker="o", ms=6, mfc="none", color=STUDENT, ls="none")
 
 
-def _tick(step: Step, wide: bool) -> str:
-    if wide:
-        return f"{step.label}\n{shorten(step.teacher, 14, placeholder='...')}\n{step.loss}"
-    return step.label.removeprefix("rung ").replace("refine ", "r")
+def _narrow(label: str) -> str:
+    return label.removeprefix("rung ").replace("refine ", "r")
 
 
 def _legend(axes: Any, wide: bool) -> None:
@@ -82,13 +86,10 @@ def _legend(axes: Any, wide: bool) -> None:
         Line2D([], [], color=STUDENT, lw=2, ls=(0, (2, 2)), label="goes on as before"),
         Line2D([], [], color=TEACHER, marker="D", ms=6, ls="none", label="the rung's teacher"),
     ]
-    axes.legend(
-        handles=shown,
-        loc="lower right" if wide else "upper center",
-        ncols=3 if wide else 2,
-        bbox_to_anchor=(1.0, 1.0) if wide else (0.5, 1.28),
-        borderaxespad=0.2,
-    )
+    where: dict[str, Any] = {"loc": "upper center", "ncols": 2, "bbox_to_anchor": (0.5, 1.28)}
+    if wide:
+        where = {"loc": "lower right", "ncols": 3, "bbox_to_anchor": (1.0, 1.0)}
+    axes.legend(handles=shown, borderaxespad=0.2, **where)
 
 
 @dataclass(frozen=True)
@@ -108,27 +109,18 @@ def forest(lines: Sequence[Line], measure: str, reference: str, name: str, width
     wide = width > 500
     both = wide and any(line.difference is not None for line in lines)
     with style():
-        made, axes = figure(
-            width, 60 + len(lines) * (23 if wide else 36), columns=2 if both else 1, sharey=True, squeeze=False
-        )
+        height = 60 + len(lines) * (23 if wide else 36)
+        made, axes = figure(width, height, columns=2 if both else 1, sharey=True, squeeze=False)
         left, *right = axes[0]
         for at, line in enumerate(lines):
             _interval(left, at, line.value, line.interval, line.colour)
             if right and line.difference is not None and line.difference_interval is not None:
                 _interval(right[0], at, line.difference, line.difference_interval, line.colour)
             if not wide:
-                left.text(
-                    0,
-                    at - 0.42,
-                    shorten(line.label, 48, placeholder="..."),
-                    transform=left.get_yaxis_transform(),
-                    va="center",
-                    size=11,
-                )
+                above = {"transform": left.get_yaxis_transform(), "va": "center", "size": 11}
+                left.text(0, at - 0.42, cut(line.label, 48), **above)
         left.set_ylim(len(lines) - 0.4, -0.6 if wide else -0.8)
-        left.set_yticks(
-            range(len(lines)), [shorten(line.label, 48, placeholder="...") if wide else "" for line in lines]
-        )
+        left.set_yticks(range(len(lines)), [cut(line.label, 48) if wide else "" for line in lines])
         left.set_xlabel(f"{measure} on test")
         for panel in axes[0]:
             panel.tick_params(axis="y", length=0, labelcolor=INK, labelsize=12)
@@ -136,7 +128,7 @@ def forest(lines: Sequence[Line], measure: str, reference: str, name: str, width
             panel.grid(axis="x")
         if right:
             right[0].axvline(0, color=SOFT, lw=1)
-            right[0].set_xlabel(f"difference from {shorten(reference, 30, placeholder='...')}")
+            right[0].set_xlabel(f"difference from {cut(reference, 30)}")
         return svg(made, name, f"{measure} of each system on the test queries, with intervals")
 
 
@@ -159,7 +151,10 @@ def quality_and_cost(
         for panel, (what, (label, unit)) in zip(axes.flat, COSTS.items(), strict=True):
             known = [(float(x) / unit, values[cost.system], cost) for cost in costs if (x := getattr(cost, what))]
             _cloud(panel, known, named, wide)
-            _bm25(panel, [values[cost.system] for cost in costs if cost.kind == "bm25"])
+            for level in (values[cost.system] for cost in costs if cost.kind == "bm25"):
+                place = {"xycoords": panel.get_yaxis_transform(), "textcoords": "offset points", "va": "center"}
+                panel.axhline(level, color=BM25, lw=1.5, ls=(0, (4, 3)))
+                panel.annotate("BM25", (1, level), (4, 0), color=BM25, **place)
             panel.margins(y=0.12)
             _name(panel, [point for point in known if point[2].system in named], 250 if wide else 190)
             panel.set_xlabel(label)
@@ -167,13 +162,6 @@ def quality_and_cost(
         for panel in axes[:, 0]:
             panel.set_ylabel(f"{measure} on test")
         return svg(made, name, f"{measure} on test against the size and the speed of each system")
-
-
-def _bm25(axes: Any, level: list[float]) -> None:
-    for value in level:
-        place = axes.get_yaxis_transform()
-        axes.axhline(value, color=BM25, lw=1.5, ls=(0, (4, 3)))
-        axes.annotate("BM25", (1, value), (4, 0), xycoords=place, textcoords="offset points", va="center", color=BM25)
 
 
 def _cloud(axes: Any, known: Sequence[tuple[float, float, Cost]], named: set[str], wide: bool) -> None:
@@ -202,8 +190,7 @@ def _name(axes: Any, points: Sequence[tuple[float, float, Cost]], height: float)
     for (x, y, cost), at in zip(points, apart([y * unit for _, y, _ in points], 15.0), strict=True):
         left = cost.kind == "student"
         place = {"xytext": (-9 if left else 9, at - y * unit), "ha": "right" if left else "left"}
-        text = shorten(cost.system, 32, placeholder="...")
-        axes.annotate(text, (x, y), textcoords="offset points", va="center", size=11, **place)
+        axes.annotate(cut(cost.system, 32), (x, y), textcoords="offset points", va="center", size=11, **place)
 
 
 def apart(places: Sequence[float], gap: float) -> list[float]:
@@ -258,14 +245,11 @@ def spread(scores: Scores, name: str) -> str:
     """Draw how far the logits of teacher and student lie from their query's mean."""
     with style():
         made, axes = figure(SMALL, 200)
-        for what, seen, colour in (
-            ("teacher", scores.teacher_scores, TEACHER),
-            ("student", scores.student_scores, STUDENT),
-        ):
+        both = (("teacher", scores.teacher_scores, TEACHER), ("student", scores.student_scores, STUDENT))
+        for what, seen, colour in both:
             if seen is not None:
-                shares = [
-                    100 * count / max(1, sum(seen.counts)) / (seen.edges[1] - seen.edges[0]) for count in seen.counts
-                ]
+                unit = max(1, sum(seen.counts)) * (seen.edges[1] - seen.edges[0])
+                shares = [100 * count / unit for count in seen.counts]
                 axes.stairs(shares, seen.edges, color=colour, lw=1.8, label=f"{what}, std {seen.std:.2f}")
         axes.set_xlabel("logit, less its query's mean")
         axes.set_ylabel("candidates, % a unit")

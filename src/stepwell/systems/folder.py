@@ -53,10 +53,15 @@ class StageFolder:
         """What was done."""
         return self.manifest.kind
 
-    def read(self, kind: type[R]) -> R | None:
-        """Return what it left of a kind, None when there is nothing (or nothing that can be read)."""
+    @property
+    def title(self) -> str:
+        """What was printed when it began."""
+        return self.manifest.title or self.name
+
+    def read(self, kind: type[R], part: str = "") -> R | None:
+        """Return what it left of a kind, perhaps in a part of its folder; None where nothing can be read."""
         try:
-            return kind.load(self.folder)
+            return kind.load(self.folder / part)
         except (OSError, ValueError):
             return None
 
