@@ -8,8 +8,8 @@ from pathlib import Path
 
 from stepwell.collection.collection import normal
 from stepwell.collection.readers.tables import ENDINGS, read_table
-from stepwell.collection.source import Problem
 from stepwell.errors import CollectionError
+from stepwell.intake.contents import refuse_here
 
 QUERY = ("query", "question", "text", "anchor")
 PASSAGE = ("passage", "corpus_id", "passage_id", "pid", "docid", "doc_id", "file", "id", "_id")
@@ -70,7 +70,3 @@ class RealQueries:
 def _first(record: dict[str, object], names: tuple[str, ...]) -> str | None:
     value = next((record[name] for name in names if record.get(name) not in (None, "")), None)
     return None if value is None else str(value).strip()
-
-
-def _refuse(problem: Problem) -> NoReturn:
-    raise CollectionError(f"{problem}")
