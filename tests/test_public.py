@@ -22,6 +22,11 @@ def test_the_page_names_what_is_public():
     assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(stepwell.__all__)
 
 
+def test_the_reference_shows_what_is_public():
+    text = (PAGE.parent / "reference.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: stepwell\.(\w+)$", text, re.M)) == sorted({*stepwell.__all__} - {"__version__"})
+
+
 def test_every_name_can_be_taken_from_the_package_whatever_was_imported():
     for room in pkgutil.iter_modules(stepwell.__path__):  # a room of the same name would take the verb's place
         if room.name != "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from stepwell.display import say
 from stepwell.errors import RunError, StepwellError
@@ -19,31 +19,35 @@ if TYPE_CHECKING:
 
     from stepwell.ablations import Ablation, AblationPlan
     from stepwell.collection import Collection, Problem
-    from stepwell.display import Table
-    from stepwell.evaluation import Evaluation
     from stepwell.exports.bench import Bench
     from stepwell.exports.folder import Export
     from stepwell.indexes.measure import Report
+    from stepwell.indexes.measure import report_table as report_table
     from stepwell.indexes.settings import IndexSettings
     from stepwell.intake.start import Start
-    from stepwell.jobs.cluster import Cluster
+    from stepwell.jobs.encoding import encode as encode
     from stepwell.jobs.mining import mine as mine
+    from stepwell.jobs.scoring import score as score
     from stepwell.ladder.plan import Plan
     from stepwell.models.encoder import Encoder
     from stepwell.recipe import Recipe
-    from stepwell.retrieval.vectors import Vectors
     from stepwell.server.server import read_token as read_token
     from stepwell.server.server import serve as serve
     from stepwell.systems.compare import compare as compare
     from stepwell.systems.compare import evaluate as evaluate
+    from stepwell.systems.compare import evaluate_system as evaluate_system
     from stepwell.systems.records import Results as Results
     from stepwell.systems.searcher import Hit, Mode, Searcher
 
 _ROOMS = {
     "compare": "stepwell.systems.compare",
+    "encode": "stepwell.jobs.encoding",
     "evaluate": "stepwell.systems.compare",
+    "evaluate_system": "stepwell.systems.compare",
     "mine": "stepwell.jobs.mining",
     "read_token": "stepwell.server.server",
+    "report_table": "stepwell.indexes.measure",
+    "score": "stepwell.jobs.scoring",
     "serve": "stepwell.server.server",
 }
 """Verbs that a room has as they are."""
@@ -266,23 +270,6 @@ def compare_indexes(
     return compare_choices(opened, encoder, passages, wanted, split)
 
 
-def index_table(source: str | Path, reports: Sequence[Report]) -> Table:
-    """Return what indexes cost and lose as one table."""
-    from stepwell.indexes.measure import report_table
-
-    return report_table(f"Indexes of {source}", reports)
-
-
-def evaluate_system(
-    system: str | Path, collection: str | Path | None = None, split: str | None = None, depth: int | None = None
-) -> tuple[Evaluation, Collection]:
-    """Return the values and the collection of :func:`stepwell.evaluate`."""
-    from stepwell.systems.compare import evaluate
-
-    found = evaluate(system, collection, split, depth)
-    return found.evaluation, found.collection
-
-
 def export(
     system: str | Path,
     to: Sequence[str],
@@ -314,52 +301,6 @@ def bench(system: str | Path, collection: str | Path | None = None) -> Bench:
     subject = open_system(str(system), "export")
     ground = ground_of(subject, str(collection) if collection is not None else None)
     return bench_encoder(subject.title, Encoder.open(subject.model), ground)
-
-
-class Encoded(NamedTuple):
-    """The vectors of a collection; and what their folder holds as a table, for the main process alone."""
-
-    vectors: Vectors
-    facts: Table | None
-
-
-def encode(collection: str | Path, folder: str | Path, model: str | Path, cluster: Cluster | None = None) -> Encoded:
-    """Encode all passages and queries of a collection into a folder, or go on with it; here or on a Ray cluster."""
-    from stepwell.jobs.encoding import encode_collection
-    from stepwell.retrieval.vectors import Vectors
-
-    facts = encode_collection(str(collection), Path(folder), str(model), cluster)
-    return Encoded(Vectors.open(Path(folder)), facts)
-
-
-def score(
-    collection: str | Path,
-    pairs: str | Path,
-    target: str | Path,
-    teacher: str | Path,
-    tokens: int = 176,
-    cluster: Cluster | None = None,
-    recipe: str | Path | None = None,
-) -> Table | None:
-    """Score pairs with a teacher into a new Parquet file; return what the scores look like, to the main process.
-
-    Parameters
-    ----------
-    pairs
-        A TREC run file, or JSONL with ``query-id`` and ``corpus-id``.
-    teacher, recipe
-        A model of any kind, or one that the recipe describes by that name. What its store has is not scored again.
-    tokens
-        Longest pair; a recipe says it itself.
-    cluster
-        For cross-encoders.
-    """
-    from stepwell.files import check_free
-    from stepwell.jobs.scoring import score_pairs
-
-    check_free(Path(target))
-    described = Path(recipe) if recipe is not None else None
-    return score_pairs(str(collection), Path(pairs), Path(target), str(teacher), tokens, cluster, described)
 
 
 def _report_at_the_end(folder: Path) -> None:

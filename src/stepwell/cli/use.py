@@ -179,7 +179,7 @@ def index(
     if as_json:
         print_json([report.to_json() for report in reports])
         return
-    show(api.index_table(source, reports))
+    show(api.report_table(f"Indexes of {source}", reports))
     if out is not None:
         say(f'Try it: stepwell search {out} "a query of yours"')
 

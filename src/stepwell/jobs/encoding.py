@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,32 @@ from stepwell.display import Cell, Table, progress
 from stepwell.files import claimed
 from stepwell.jobs.cluster import Cluster, encode_on
 from stepwell.models.encoder import Encoder
-from stepwell.retrieval.vectors import Draft, write_vectors
+from stepwell.retrieval.vectors import Draft, Vectors, write_vectors
+
+
+class Encoded(NamedTuple):
+    """The vectors of a collection; and what their folder holds as a table, for the main process alone."""
+
+    vectors: Vectors
+    facts: Table | None
+
+
+def encode(collection: str | Path, folder: str | Path, model: str | Path, cluster: Cluster | None = None) -> Encoded:
+    """Encode all passages and queries of a collection, or go on with it.
+
+    Parameters
+    ----------
+    collection
+        A directory, ``demo``, ``irds:ID`` or ``hf:NAME``.
+    folder
+        For these vectors alone.
+    model
+        An encoder: a directory or hub name.
+    cluster
+        A Ray cluster; this process, or those of ``accelerate launch``, when None.
+    """
+    facts = encode_collection(str(collection), Path(folder), str(model), cluster)
+    return Encoded(Vectors.open(Path(folder)), facts)
 
 
 def encode_collection(place: str, folder: Path, model: str, cluster: Cluster | None = None) -> Table | None:

@@ -16,7 +16,7 @@ from stepwell.collection import Collection, open_collection
 from stepwell.collection.readers.trec import own_id
 from stepwell.display import Cell, Table, progress
 from stepwell.errors import RecipeError, RunError, StepwellError
-from stepwell.files import cache, whole
+from stepwell.files import cache, check_free, whole
 from stepwell.jobs.cluster import Cluster, score_on
 from stepwell.models.reranker import Reranker
 from stepwell.recipe.yaml_file import load_recipe
@@ -25,6 +25,37 @@ from stepwell.teachers.protocol import LogOdds, Teacher
 from stepwell.teachers.scoring import Stored, missing, open_model
 
 Rows = NDArray[np.int32]
+
+
+def score(
+    collection: str | Path,
+    pairs: str | Path,
+    target: str | Path,
+    teacher: str | Path,
+    tokens: int = 176,
+    cluster: Cluster | None = None,
+    recipe: str | Path | None = None,
+) -> Table | None:
+    """Score pairs with a teacher into a new Parquet file; return what the scores look like, to the main process.
+
+    Parameters
+    ----------
+    collection
+        Whose texts.
+    pairs
+        A TREC run file, or JSONL with ``query-id`` and ``corpus-id``.
+    target
+        The file: query-id, corpus-id, score.
+    teacher, recipe
+        A model of any kind, or one that the recipe describes by that name. What its store has is not scored again.
+    tokens
+        Longest pair; a recipe says it itself.
+    cluster
+        A Ray cluster, for cross-encoders; this process, or those of ``accelerate launch``, when None.
+    """
+    check_free(Path(target))
+    described = Path(recipe) if recipe is not None else None
+    return score_pairs(str(collection), Path(pairs), Path(target), str(teacher), tokens, cluster, described)
 
 
 def score_pairs(

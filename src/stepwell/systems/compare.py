@@ -149,6 +149,14 @@ def evaluate(
     return Evaluated(str(system), on.collection, on.name, evaluations[str(system)])
 
 
+def evaluate_system(
+    system: str | Path, collection: str | Path | None = None, split: str | None = None, depth: int | None = None
+) -> tuple[Evaluation, Collection]:
+    """Return the values and the collection of :func:`evaluate`."""
+    found = evaluate(system, collection, split, depth)
+    return found.evaluation, found.collection
+
+
 def compare(
     systems: Sequence[str | Path],
     collection: str | Path | None = None,
