@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +46,8 @@ class Work:
 
 def peer(place: str, limit: int | None, setting: Setting, faiss: bool = False):
     """Return `mine_hard_negatives`; gives the texts of the negatives by query."""
-    if faiss:
-        try:
-            import faiss
-        except ImportError as error:
-            raise Skip("not installed (faiss-cpu)") from error
+    if faiss and find_spec("faiss") is None:
+        raise Skip("not installed (faiss-cpu)")
     model = open_encoder(place, limit, setting)
 
     def do(work: Work) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -19,7 +20,7 @@ from stepwell.models.encoder import Encoder
 from stepwell.recipe.yaml_file import load_recipe
 
 SPEED = Speed(forward=1e9, training=1e9)
-GRID = {
+GRID: dict[str, Any] = {
     "match_updates": True,
     "variants": {
         "ladder": {},
@@ -137,7 +138,7 @@ def test_the_table_gives_the_figures_of_the_test_runs(ablation, tiny_collection)
     assert f"{row.values['RR@10']:.3f} [{low:.3f}, {high:.3f}]" in text and "Teachers were asked for" in text
     assert r"\toprule" in (ablation.out / "ablation.tex").read_text()
     facts = read_json(ablation.out / "ablation.json")
-    assert [variant["name"] for variant in facts["variants"]] == list(GRID["variants"])
+    assert [variant["name"] for variant in facts["variants"]] == [*GRID["variants"]]
     assert facts["shared"]["scored"] == ablation.result.shared.scored and facts["machine"]["precision"] == "fp32"
 
 
