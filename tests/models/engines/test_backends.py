@@ -241,7 +241,7 @@ class TestEngines:
         net = reranker_net(Reranker(build_cross_encoder(str(tiny_models[family]), 2, 64, 1)))
         runner, plain = open_way(net, way), open_way(net, "torch-fp32")
         assert disparity(runner) is None
-        for batch in other_batches(replace(net, make_samples=lambda task: net.samples * 2)):
+        for batch in other_batches(replace(net, make_samples=lambda task: [*net.samples, *net.samples])):
             assert runner(batch).numpy() == pytest.approx(plain(batch).numpy(), abs=1e-4)
 
     def test_each_tower_is_a_graph_of_its_own(self, tiny_model, way):
