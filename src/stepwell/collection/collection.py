@@ -205,6 +205,10 @@ class Collection:
         self._given, self._qrels, self._starts = given or {}, qrels, starts
         self._synthetic = np.zeros(0, np.int32) if synthetic is None else synthetic
         (self._passage_index, self._passages), (self._query_index, self._queries) = passages, queries
+        self.n_passages, self.n_queries = len(self._passages), len(self._queries)
+        self.passage_ids: Sequence[str] = self._passage_index.ids  # by row, read on demand
+        self.query_ids: Sequence[str] = self._query_index.ids  # also of queries outside of all splits
+        self.splits = tuple(qrels)  # the names of the qrels files
 
     def __repr__(self) -> str:
         return (
@@ -212,39 +216,8 @@ class Collection:
             f"{', '.join(self.splits)})"
         )
 
-    @property
-    def n_passages(self) -> int:
-        """Number of passages, N."""
-        return len(self._passages)
-
-    @property
-    def n_queries(self) -> int:
-        """Number of queries in all splits and outside of them."""
-        return len(self._queries)
-
-    @property
-    def passage_ids(self) -> Sequence[str]:
-        """Passage ids by row, read on demand."""
-        return self._passage_index.ids
-
-    @property
-    def query_ids(self) -> Sequence[str]:
-        """Query ids by row, read on demand."""
-        return self._query_index.ids
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the qrels files."""
-        return tuple(self._qrels)
-
     def passage_texts(self, rows: Rows | None = None) -> list[str]:
-        """Return passages (title, a blank, text) at ``rows`` in that order; all when None.
-
-        Raises
-        ------
-        IndexError
-            For a row outside of the collection, also for -1 (padding).
-        """
+        """Return passages (title, a blank, text) at ``rows`` in that order (-1 raises IndexError); all when None."""
         return list(self._passages) if rows is None else self._passages.take(rows)
 
     def passage_starts(self, rows: Rows) -> list[int]:
@@ -277,13 +250,7 @@ class Collection:
         return self._query_index.find(id)
 
     def qrels(self, split: str) -> Qrels:
-        """Return the judgements of a split.
-
-        Raises
-        ------
-        StepwellError
-            When there is no such split; names those there are.
-        """
+        """Return the judgements of a split; StepwellError names those there are when it is unknown."""
         if split not in self._qrels:
             if not self._qrels:
                 raise CollectionError(

@@ -36,14 +36,8 @@ class Pair(NamedTuple):
 def read_package(root: Path, package: str, skip: tuple[str, ...] = ()) -> Iterator[Pair]:
     """Yield the pairs of a package in a stable order: files by path, then as they stand in the file.
 
-    Parameters
-    ----------
-    root
-        The package's directory.
-    package
-        The dotted name in front of all names; empty for a directory of top-level modules.
-    skip
-        Parts of the package to leave out, as paths below ``root``.
+    ``package`` stands in front of all names (empty for a directory of top-level modules); ``skip`` are paths below
+    ``root`` to leave out.
     """
     for file in sorted(root.rglob("*.py"), key=lambda file: file.relative_to(root).parts):
         within = file.relative_to(root).with_suffix("")

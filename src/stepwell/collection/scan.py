@@ -56,12 +56,8 @@ class _Texts:
         return f"line {line}{'' if home == file else f' of {home}'}"
 
 
-@dataclass
-class _Split:
-    """What is remembered of the judgements of a split."""
-
-    qrels: Qrels
-    places: dict[int, Place]  # query row -> the line that names it first
+Places = dict[int, Place]
+"""By query row, the line that names it first."""
 
 
 class Scanned(NamedTuple):
@@ -79,11 +75,12 @@ def scan(source: Source, folder: Path, report: Report) -> Scanned:
     passages = _texts(source, "passage", folder, report, digest)
     queries = _texts(source, "query", folder, report, digest)
     texts = digest.hexdigest()
-    splits: dict[str, _Split] = {}
+    splits: dict[str, Qrels] = {}
+    places: dict[str, Places] = {}
     given: list[str] = []
     for number, name in enumerate(source.splits):
-        split = splits[name] = _split(source, name, queries.index, passages.index, report)
-        qrels = split.qrels
+        qrels, places[name] = _judgements(source, name, queries.index, passages.index, report)
+        splits[name] = qrels
         digest.update(f"{name}\0{len(qrels)}\0".encode())
         for column in (qrels.queries, qrels.passages, qrels.grades):
             digest.update(column.astype("<i4").tobytes())
@@ -100,9 +97,9 @@ def scan(source: Source, folder: Path, report: Report) -> Scanned:
         if len(negatives):
             given.append(name)
             write_columns(folder / f"given-{number}.arrow", query=negatives[:, 0], passage=negatives[:, 1])
-    _report_leaks(splits, queries, report)
-    _report_unjudged(splits, queries, report)
-    return Scanned(digest.hexdigest(), texts, {name: split.qrels for name, split in splits.items()}, given)
+    _report_leaks(splits, places, queries, report)
+    _report_unjudged(set().union(*places.values()), queries, report)
+    return Scanned(digest.hexdigest(), texts, splits, given)
 
 
 def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: hashlib._Hash) -> _Texts:
@@ -180,10 +177,10 @@ def _repeats(ordered: NDArray[np.uint64], rows: NDArray[np.int32]) -> Iterator[t
         yield int(earlier), int(later)
 
 
-def _split(source: Source, name: str, queries: IdIndex, passages: IdIndex, report: Report) -> _Split:
+def _judgements(source: Source, name: str, queries: IdIndex, passages: IdIndex, report: Report) -> tuple[Qrels, Places]:
     """Read the judgements of a split, with ids turned into rows."""
     grades: dict[tuple[int, int], tuple[int, Place]] = {}
-    places: dict[int, Place] = {}
+    places: Places = {}
     known: dict[str, int] = {}
     asked: set[int] = set()
     for judgement in source.judgements(name, report):
@@ -216,7 +213,7 @@ def _split(source: Source, name: str, queries: IdIndex, passages: IdIndex, repor
             "training and of the measures."
         )
         report(Problem("warning", *places[query], "no-positive", message))
-    return _Split(qrels, places)
+    return qrels, places
 
 
 def _negatives(source: Source, name: str, queries: IdIndex, passages: IdIndex, report: Report) -> NDArray[np.int32]:
@@ -240,13 +237,12 @@ def _report_unknown(judgement: Judgement, pair: tuple[int, int], source: Source,
     return min(pair) < 0
 
 
-def _report_leaks(splits: dict[str, _Split], queries: _Texts, report: Report) -> None:
+def _report_leaks(splits: dict[str, Qrels], places: dict[str, Places], queries: _Texts, report: Report) -> None:
     """Warn of queries that several splits share, by id or by text, in the order train, dev, others."""
-    order = sorted(splits, key=lambda name: ("train", "dev").index(name) if name in ("train", "dev") else 2)
+    first = [name for name in ("train", "dev") if name in splits]
     seen: dict[int, tuple[str, int]] = {}
-    for name in order:
-        split = splits[name]
-        for query in split.qrels.query_rows.tolist():
+    for name in dict.fromkeys([*first, *splits]):
+        for query in splits[name].query_rows.tolist():
             other, row = seen.setdefault(queries.contents[query], (name, query))
             if other != name:
                 which = "" if row == query else f" (there it is {queries.index.ids[row]!r})"
@@ -254,11 +250,10 @@ def _report_leaks(splits: dict[str, _Split], queries: _Texts, report: Report) ->
                     f"the query {queries.index.ids[query]!r} is in {other} too{which}: what is trained on "
                     f"it is not proved by it. A run leaves it out of {other}."
                 )
-                report(Problem("warning", *split.places[query], "leak", message))
+                report(Problem("warning", *places[name][query], "leak", message))
 
 
-def _report_unjudged(splits: dict[str, _Split], queries: _Texts, report: Report) -> None:
-    judged = set().union(*(split.places for split in splits.values()))
+def _report_unjudged(judged: set[int], queries: _Texts, report: Report) -> None:
     unjudged = len(queries.lines) - len(judged)
     if unjudged and judged:
         first = next(row for row in range(len(queries.lines)) if row not in judged)

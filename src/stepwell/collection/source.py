@@ -113,8 +113,8 @@ class Source(ABC):
     """A collection as it lies somewhere; every format's reader is one.
 
     A reader finds its files when it is made, and reads them lazily, as often as it is called. What can't be used is
-    reported and left out. A reader of files fills in ``files``, ``labels`` and ``qrels`` and writes ``read`` and
-    ``judgements``; the rest is for readers of something else.
+    reported and left out. A reader of files writes ``find``, ``read`` and ``judgements``; the rest is for readers of
+    something else.
 
     Parameters
     ----------
@@ -129,13 +129,18 @@ class Source(ABC):
     answered: bool = False  # whether its queries have answers, and splits are judged by them
 
     def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
-        section = section or CollectionSection(path=str(home))
+        self.section = section or CollectionSection(path=str(home))
         self.name, self.home = home.name, home
-        self.join = Join(section.template, section.characters)
-        self.column_names: dict[str, str] = {str(role): column for role, column in section.columns.items()}
+        self.join = Join(self.section.template, self.section.characters)
+        self.column_names = {str(role): column for role, column in self.section.columns.items()}
         self.files: dict[Kind, list[Path]] = {"passage": [], "query": []}
         self.labels: dict[Kind, str] = {"passage": home.name, "query": home.name}  # of the files, in messages
         self.qrels: dict[str, Path] = {}  # the file of each split
+        self.find(report)
+
+    @abstractmethod
+    def find(self, report: Report) -> None:
+        """Fill in ``files``, ``labels`` and ``qrels``, and report what is missing."""
 
     def stamp(self) -> dict[str, Any]:
         """Return what shows whether it is still what was read: sizes and times of files, or a version."""

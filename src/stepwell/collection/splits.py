@@ -45,10 +45,6 @@ def hash_order(collection: Collection, rows: Rows) -> Rows:
     return rows[sorted(range(len(rows)), key=keys.__getitem__)]
 
 
-def _queries(count: int) -> str:
-    return f"{count:,} {'query' if count == 1 else 'queries'}"
-
-
 def resolve_splits(collection: Collection, section: CollectionSection) -> Splits:
     """Decide which queries train, steer and test.
 
@@ -57,21 +53,15 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
     the test. A query is never in two splits, neither by id nor by text: it stays in the test, then in dev.
     Synthetic queries never test: without others, the final table is over dev, and says so.
     """
-    notes: list[str] = []
-    names = _names(collection, section)
-    queries: dict[str, Rows] = {}
-    for role in ("test", "dev", "train"):
-        name = names[role]
-        if name is not None:
-            queries[role] = collection.qrels(name).query_rows
-            notes += _without_positives(collection.qrels(name), role, name)
-    if "test" in queries:
-        queries["test"] = _real(collection, queries["test"], str(names["test"]), notes)
-    _carve(collection, section, queries, notes)
-    source = {role: collection.qrels(names[role] or section.train) for role in queries}
-    _separate(collection, queries, notes)
-    _limit(collection, section, queries, names, notes)
-    synthetic, tested = _synthetic(collection, queries), "test" in queries
+    choice = _Choice(collection, section)
+    choice.take_named()
+    choice.carve()
+    choice.separate()
+    choice.limit()
+    queries, notes, tested = choice.queries, choice.notes, "test" in choice.queries
+    counts = {role: int(collection.is_synthetic(queries[role]).sum()) for role in ("train", "dev")}
+    synthetic = {role: count for role, count in counts.items() if count}
+    source = {role: collection.qrels(choice.names[role] or section.train) for role in queries}
     if not tested:
         source["test"], queries["test"] = source["dev"], queries["dev"]
     train, dev, test = (source[role].restrict(queries[role]) for role in ("train", "dev", "test"))
@@ -108,11 +98,15 @@ def _other_passages(train: Qrels, dev: Qrels, test: Qrels) -> list[str]:
 
 def _names(collection: Collection, section: CollectionSection) -> dict[str, str | None]:
     """Return the qrels file of each role; None is carved off training."""
-    taken = {section.train, section.dev}
+
+    def synthetic_only(split: str) -> bool:
+        rows = collection.qrels(split).query_rows
+        return len(rows) > 0 and bool(collection.is_synthetic(rows).all())
+
     test: str | None = section.test
     if test == "auto":
-        there = [name for name in ("test", "dev") if name in collection.splits and name not in taken]
-        test = next((name for name in there if not _synthetic_only(collection, name)), None)
+        free = [name for name in ("test", "dev") if name in {*collection.splits} - {section.train, section.dev}]
+        test = next((name for name in free if not synthetic_only(name)), None)
     dev: str | None = section.dev
     if dev == "auto":
         dev = "dev" if "dev" in collection.splits and "dev" not in (test, section.train) else None
@@ -127,91 +121,82 @@ def _names(collection: Collection, section: CollectionSection) -> dict[str, str 
     return names
 
 
-def _synthetic_only(collection: Collection, split: str) -> bool:
-    rows = collection.qrels(split).query_rows
-    return len(rows) > 0 and bool(collection.is_synthetic(rows).all())
+class _Choice:
+    """The queries of each role while they are chosen, and a sentence for each decision."""
 
+    def __init__(self, collection: Collection, section: CollectionSection) -> None:
+        self.collection, self.section = collection, section
+        self.names = _names(collection, section)
+        self.limits = {"train": section.train_queries, "dev": section.dev_queries, "test": section.test_queries}
+        self.queries: dict[str, Rows] = {}
+        self.notes: list[str] = []
 
-def _synthetic(collection: Collection, queries: dict[str, Rows]) -> dict[str, int]:
-    """Return how many queries of each role are synthetic, {} when none is."""
-    counts = {role: int(collection.is_synthetic(queries[role]).sum()) for role in ("train", "dev") if role in queries}
-    return {role: count for role, count in counts.items() if count}
+    def note(self, role: str, count: int, what: str) -> None:
+        """Say what was done with so many queries, if there were any."""
+        if count:
+            self.notes.append(f"{role}: {count:,} {'query' if count == 1 else 'queries'} {what}")
 
-
-def _real(collection: Collection, rows: Rows, name: str, notes: list[str]) -> Rows:
-    """Return the queries of the test that somebody asked."""
-    made = collection.is_synthetic(rows)
-    if len(rows) and made.all():
-        raise CollectionError(
-            f"The split {name!r} of the collection {collection.name} holds synthetic queries only, and those never "
-            "test: what is made from a passage finds it again too easily. Name a split of queries that people asked, "
-            "or write `test: auto`."
-        )
-    if made.any():
-        notes.append(f"test: {_queries(int(made.sum()))} of {name} left out, synthetic")
-    return rows[~made]
-
-
-def _without_positives(qrels: Qrels, role: str, name: str) -> list[str]:
-    count = len(np.setdiff1d(qrels.queries, qrels.query_rows))
-    return [f"{role}: {_queries(count)} of {name} left out, no passage is relevant to them"] if count else []
-
-
-def _carve(collection: Collection, section: CollectionSection, queries: dict[str, Rows], notes: list[str]) -> None:
-    """Fill in the missing dev (from the front of the hash order of train) and test (from its end)."""
-    missing = [role for role in ("dev", "test") if role not in queries]
-    if not missing:
-        return
-    ordered = hash_order(collection, queries["train"])
-    asked = ~collection.is_synthetic(ordered)
-    wanted = min(max(round(CARVED_SHARE * len(ordered)), CARVED_LEAST), len(ordered) // (len(missing) + 1))
-    for role in missing:
-        limit = section.dev_queries if role == "dev" else section.test_queries
-        count = wanted if limit is None else min(wanted, limit)
-        if role == "test" and len(asked) and not asked.any():
-            continue  # synthetic queries never test
-        places = np.arange(len(ordered))[:count] if role == "dev" else np.flatnonzero(asked)[::-1][:count]
-        queries[role] = np.sort(ordered[places])
-        ordered, asked = np.delete(ordered, places), np.delete(asked, places)
-        notes.append(f"{role}: {_queries(len(places))} carved off {section.train} by hash")
-    queries["train"] = np.sort(ordered)
-
-
-def _limit(
-    collection: Collection,
-    section: CollectionSection,
-    queries: dict[str, Rows],
-    names: dict[str, str | None],
-    notes: list[str],
-) -> None:
-    """Keep as many queries as the recipe wants, and refuse a role that has none."""
-    for role, limit in (
-        ("train", section.train_queries),
-        ("dev", section.dev_queries),
-        ("test", section.test_queries),
-    ):
-        if role not in queries:
-            continue
-        if limit is not None and len(queries[role]) > limit:
-            notes.append(f"{role}: {limit:,} of {len(queries[role]):,} queries, chosen by hash")
-            queries[role] = hash_order(collection, queries[role])[:limit]
-        if not len(queries[role]):
+    def take_named(self) -> None:
+        """Take the queries of the splits that are there; for the test, those that somebody asked."""
+        for role in ("test", "dev", "train"):
+            name = self.names[role]
+            if name is not None:
+                qrels = self.collection.qrels(name)
+                self.queries[role] = qrels.query_rows
+                without = len(np.setdiff1d(qrels.queries, qrels.query_rows))
+                self.note(role, without, f"of {name} left out, no passage is relevant to them")
+        if "test" not in self.queries:
+            return
+        made = self.collection.is_synthetic(self.queries["test"])
+        if len(made) and made.all():
             raise CollectionError(
-                f"The collection {collection.name} has no query with a relevant passage left for {role} (it is "
-                f"{names[role] or f'carved off {section.train!r}'}); a run needs some in train, dev and test each. "
-                "Add judgements, or name other splits under `collection` in the recipe."
+                f"The split {self.names['test']!r} of the collection {self.collection.name} holds synthetic queries "
+                "only, and those never test: what is made from a passage finds it again too easily. Name a split of "
+                "queries that people asked, or write `test: auto`."
             )
+        self.note("test", int(made.sum()), f"of {self.names['test']} left out, synthetic")
+        self.queries["test"] = self.queries["test"][~made]
 
+    def carve(self) -> None:
+        """Fill in the missing dev (from the front of the hash order of train) and test (from its end)."""
+        missing = [role for role in ("dev", "test") if role not in self.queries]
+        if not missing:
+            return
+        ordered = hash_order(self.collection, self.queries["train"])
+        asked = ~self.collection.is_synthetic(ordered)
+        wanted = min(max(round(CARVED_SHARE * len(ordered)), CARVED_LEAST), len(ordered) // (len(missing) + 1))
+        for role in missing:
+            limit = self.limits[role]
+            count = wanted if limit is None else min(wanted, limit)
+            if role == "test" and len(asked) and not asked.any():
+                continue  # synthetic queries never test
+            places = np.arange(len(ordered))[:count] if role == "dev" else np.flatnonzero(asked)[::-1][:count]
+            self.queries[role] = np.sort(ordered[places])
+            ordered, asked = np.delete(ordered, places), np.delete(asked, places)
+            self.note(role, len(places), f"carved off {self.section.train} by hash")
+        self.queries["train"] = np.sort(ordered)
 
-def _separate(collection: Collection, queries: dict[str, Rows], notes: list[str]) -> None:
-    """Take a query out of dev when it is in the test, and out of train when it is in either."""
-    seen: dict[str, str] = {}
-    for role in [role for role in ("test", "dev", "train") if role in queries]:
-        texts = [normal(text) for text in collection.query_texts(queries[role])]
-        kept = np.array([seen.get(text, role) == role for text in texts], dtype=np.bool_)
-        for other in ("test", "dev"):
-            count = sum(seen.get(text) == other for text in texts) if other != role else 0
-            if count:
-                notes.append(f"{role}: {_queries(count)} left out, also in {other} by id or by text")
-        seen |= {text: seen.get(text, role) for text in texts}
-        queries[role] = queries[role][kept]
+    def separate(self) -> None:
+        """Take a query out of dev when it is in the test, and out of train when it is in either."""
+        seen: dict[str, str] = {}
+        for role in [role for role in ("test", "dev", "train") if role in self.queries]:
+            texts = [normal(text) for text in self.collection.query_texts(self.queries[role])]
+            homes = [seen.setdefault(text, role) for text in texts]
+            for other in ("test", "dev"):
+                if other != role:
+                    self.note(role, homes.count(other), f"left out, also in {other} by id or by text")
+            self.queries[role] = self.queries[role][np.array([home == role for home in homes], dtype=np.bool_)]
+
+    def limit(self) -> None:
+        """Keep as many queries as the recipe wants, and refuse a role that has none."""
+        for role in [role for role in ("train", "dev", "test") if role in self.queries]:
+            limit, rows = self.limits[role], self.queries[role]
+            if limit is not None and len(rows) > limit:
+                self.notes.append(f"{role}: {limit:,} of {len(rows):,} queries, chosen by hash")
+                self.queries[role] = hash_order(self.collection, rows)[:limit]
+            if not len(rows):
+                raise CollectionError(
+                    f"The collection {self.collection.name} has no query with a relevant passage left for {role} (it "
+                    f"is {self.names[role] or f'carved off {self.section.train!r}'}); a run needs some in train, dev "
+                    "and test each. Add judgements, or name other splits under `collection` in the recipe."
+                )

@@ -18,7 +18,7 @@ from stepwell.collection.readers.formats import find_source, section_of
 from stepwell.collection.readers.huggingface import TUPLES
 from stepwell.collection.readers.lines import named_files
 from stepwell.collection.readers.tables import COLUMNS, ENDINGS, STEMS, read_table
-from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, stamp_files
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, stamp_files
 from stepwell.display import Cell, Table
 from stepwell.errors import CollectionError
 
@@ -165,16 +165,17 @@ class Loose(Source):
     """One table, of passages or of queries with a passage that answers each, whose columns were guessed."""
 
     def __init__(self, path: Path, columns: Mapping[str, str | None]) -> None:
-        self.path, self.columns, self.join = path, columns, Join()
-        self.name, self.home = path.name.partition(".")[0], path
+        self.path, self.columns = path, columns
+        super().__init__(path)
+
+    def find(self, report: Report) -> None:
+        """Take the names from the file."""
+        self.name = self.path.name.partition(".")[0]
+        self.labels = {"passage": self.path.name, "query": self.path.name}
 
     def stamp(self) -> dict[str, Any]:
         """Return size and time of the file."""
         return stamp_files(self.path.parent, [self.path])
-
-    def label(self, kind: Kind) -> str:
-        """Return the name of the file."""
-        return self.path.name
 
     def read(self, kind: Kind, report: Report) -> Iterator[Text]:
         """Yield the passages; of pairs the distinct passages, or queries."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -24,8 +25,7 @@ from stepwell.collection.readers.lines import (
     read_record,
     whole_grade,
 )
-from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore
-from stepwell.recipe import CollectionSection
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text
 
 HEADER = ("query-id", "corpus-id", "score")
 _STEMS: dict[Kind, str] = {"passage": "corpus", "query": "queries"}
@@ -38,28 +38,28 @@ _HOLDS = {
 class Beir(Source):
     """A BEIR directory; what is missing is reported."""
 
-    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
-        super().__init__(home, section, report)
+    def find(self, report: Report) -> None:
+        """Find the files."""
         self.labels = {kind: f"{stem}.jsonl" for kind, stem in _STEMS.items()}
-        if not home.is_dir():
+        if not self.home.is_dir():
             message = (
-                f"{home} is not a directory; a collection is a BEIR directory with corpus.jsonl, "
+                f"{self.home} is not a directory; a collection is a BEIR directory with corpus.jsonl, "
                 "queries.jsonl and qrels/."
             )
-            report(Problem("error", str(home), None, "directory-missing", message))
+            report(Problem("error", str(self.home), None, "directory-missing", message))
             return
         for kind, name in self.labels.items():
-            file = find_file(home, [name], report)
+            file = find_file(self.home, [name], report)
             if file is None:
-                message = f"there is no {name} (nor {name}.gz) in {home}; write one line of JSON for each "
+                message = f"there is no {name} (nor {name}.gz) in {self.home}; write one line of JSON for each "
                 report(Problem("error", name, None, "file-missing", f"{message}{_HOLDS[kind]}."))
             else:
                 self.files[kind], self.labels[kind] = [file], file.name
-        files = named_files(home / "qrels", report, "qrels/")
+        files = named_files(self.home / "qrels", report, "qrels/")
         self.qrels = {name.removesuffix(".tsv"): file for name, file in files.items() if name.endswith(".tsv")}
         if not self.qrels:
             message = (
-                f"there is no qrels/<split>.tsv (nor .tsv.gz) in {home}, so nothing says which passage answers "
+                f"there is no qrels/<split>.tsv (nor .tsv.gz) in {self.home}, so nothing says which passage answers "
                 "which query; at least train.tsv is needed."
             )
             report(Problem("error", "qrels", None, "file-missing", message))
@@ -72,25 +72,19 @@ class Beir(Source):
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield the judgements of a split."""
-        name, header = self.splits[split], True
-        for number, line in read_lines(self.qrels[split], name, report):
-            parts = [part.strip() for part in line.split("\t")]
-            if header:
-                header = False
-                if tuple(part.lower() for part in parts) == HEADER:
-                    continue
-                if not _is_header(parts):
-                    message = (
-                        f"the header is missing: the first line is {line[:60]!r}. Put the line "
-                        f"{chr(9).join(HEADER)!r} in front (tabs between), or the first judgement is lost."
-                    )
-                    report(Problem("error", name, number, "header", message))
-                elif len(parts) == 3:
-                    continue  # other words for the same three columns
-            try:
-                yield Judgement(number, *_judgement(parts, line), name)
-            except BadLineError as bad:
-                report(bad.at(name, number))
+        name = self.splits[split]
+        lines = read_lines(self.qrels[split], name, report)
+        for number, line in islice(lines, 1):
+            parts = [part.strip().lower() for part in line.split("\t")]
+            if len(parts) == 3 and any(word in parts[2] for word in ("score", "grade", "rel", "label")):
+                continue  # the header, perhaps in other words
+            message = (
+                f"the header is missing: the first line is {line[:60]!r}. Put the line "
+                f"{chr(9).join(HEADER)!r} in front (tabs between), or the first judgement is lost."
+            )
+            report(Problem("error", name, number, "header", message))
+            lines = chain([(number, line)], lines)
+        yield from parsed(lines, name, report, partial(_judgement, name))
 
 
 def _text(kind: Kind, file: str, number: int, line: str) -> Text:
@@ -103,19 +97,13 @@ def _text(kind: Kind, file: str, number: int, line: str) -> Text:
     return Text(number, name, title, text, file, synthetic=synthetic)
 
 
-def _is_header(parts: list[str]) -> bool:
-    return len(parts) == 3 and any(word in parts[2].lower() for word in ("score", "grade", "rel", "label"))
-
-
-def _judgement(parts: list[str], line: str) -> tuple[str, str, int]:
+def _judgement(file: str, number: int, line: str) -> Judgement:
+    parts = [part.strip() for part in line.split("\t")]
     if len(parts) != 3 or not parts[0] or not parts[1]:
-        hint = (
-            " This looks like TREC qrels (query 0 passage grade): drop the second column."
-            if len(line.split()) == 4
-            else ""
-        )
+        trec = " This looks like TREC qrels (query 0 passage grade): drop the second column."
+        hint = trec if len(line.split()) == 4 else ""
         raise BadLineError("columns", f"{line[:60]!r} is not query-id, corpus-id and score with tabs between.{hint}")
-    return parts[0], parts[1], whole_grade(parts[2])
+    return Judgement(number, parts[0], parts[1], whole_grade(parts[2]), file)
 
 
 class BeirWriter:

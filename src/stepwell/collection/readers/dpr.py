@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 
 from stepwell.collection.collection import hash_text
 from stepwell.collection.readers.lines import BadLineError, checked_id, named_files, parsed, read_array, read_quoted
-from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore, once
-from stepwell.recipe import CollectionSection
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, once
 
 GOLD = 1000
 """The score by which DPR's files mark the passage that a person chose; its grade is 2, that of others 1."""
@@ -50,9 +49,9 @@ class Dpr(Source):
 
     answered = True
 
-    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
-        super().__init__(home, section, report)
-        files = named_files(home, report)
+    def find(self, report: Report) -> None:
+        """Find the files."""
+        files = named_files(self.home, report)
         self._answers = _by_split(files, _ANSWERS, report)
         self._contexts = _by_split(files, _CONTEXTS, report)
         questions = [*self._answers.values(), *self._contexts.values()]
@@ -60,10 +59,12 @@ class Dpr(Source):
         self.labels = {"passage": _PASSAGES, "query": ", ".join(file.name for file in questions)}
         both = self._answers | self._contexts
         self.qrels = {split: both[split] for split in ("train", "dev", "test") if split in both}
-        if not self.files["passage"]:
-            report(_missing(_PASSAGES, f"nor {_PASSAGES}.gz", home))
-        if not self._contexts:
-            report(_missing("biencoder-nq-train.json", "nor another split's", home))
+        for name, other, there in (
+            (_PASSAGES, f"nor {_PASSAGES}.gz", self.files["passage"]),
+            ("biencoder-nq-train.json", "nor another split's", self._contexts),
+        ):
+            if not there:
+                report(Problem("error", name, None, "file-missing", f"there is no {name} ({other}) in {self.home}."))
 
     def read(self, kind: Kind, report: Report) -> Iterator[Text]:
         """Yield the passages, or each question once, with the answers of the file that has it first."""
@@ -114,10 +115,6 @@ class Dpr(Source):
         for question in self._training(split, report):
             for passage in question.negatives:
                 yield Judgement(question.line, question.id, passage, 0, question.file)
-
-
-def _missing(name: str, other: str, directory: Path) -> Problem:
-    return Problem("error", name, None, "file-missing", f"there is no {name} ({other}) in {directory}.")
 
 
 def _by_split(files: dict[str, Path], pattern: re.Pattern[str], report: Report) -> dict[str, Path]:

@@ -15,8 +15,7 @@ from pathlib import Path
 from stepwell.collection.readers import html_page, markdown
 from stepwell.collection.readers.cutting import Block, Section, pack, sections_of
 from stepwell.collection.readers.lines import BadLineError, checked_id, read_lines
-from stepwell.collection.source import Kind, Problem, Report, Source, Text, ignore
-from stepwell.recipe import CollectionSection
+from stepwell.collection.source import Kind, Problem, Report, Source, Text
 
 MARKDOWN = (".md", ".markdown")
 HTML = (".html", ".htm")
@@ -53,10 +52,10 @@ def is_there(directory: Path) -> bool:
 class Folder(Source):
     """A folder of text files; what can't be read is reported."""
 
-    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
-        super().__init__(home, section, report)
-        self.files["passage"] = list(text_files(home))
-        self.labels["passage"] = f"{home.name} ({', '.join(ENDINGS)})"
+    def find(self, report: Report) -> None:
+        """Find the files."""
+        self.files["passage"] = list(text_files(self.home))
+        self.labels["passage"] = f"{self.home.name} ({', '.join(ENDINGS)})"
 
     def read(self, kind: Kind, report: Report) -> Iterator[Text] | None:
         """Yield the passages, file by file."""

@@ -32,8 +32,8 @@ class Format(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     "beir": Format("corpus.jsonl", beir.Beir),
-    "msmarco-passage": Format("collection.tsv", partial(msmarco.MsMarco, task="passage")),
-    "msmarco-document": Format("msmarco-docs.tsv", partial(msmarco.MsMarco, task="document")),
+    "msmarco-passage": Format("collection.tsv", msmarco.MsMarco),
+    "msmarco-document": Format("msmarco-docs.tsv", msmarco.MsMarco),
     "dpr": Format("psgs_w100.tsv", dpr.Dpr),
     "huggingface": Format(huggingface.SIGN, huggingface.HuggingFace, huggingface.is_saved),
     "tables": Format(tables.SIGN, tables.Tables, partial(tables.find_table, kind="passage")),
@@ -79,7 +79,9 @@ def find_source(section: CollectionSection, report: Report) -> Source:
     if not home.is_dir():
         return beir.Beir(home, section, report)
     name = wanted if wanted != "auto" else _format_of(home, report)
-    return FORMATS[name].reader(home, section, report) if name else beir.Beir(home, section)
+    if not name:
+        return beir.Beir(home, section)
+    return FORMATS[name].reader(home, section.model_copy(update={"format": name}), report)
 
 
 def _format_of(home: Path, report: Report) -> str:

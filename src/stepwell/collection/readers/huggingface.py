@@ -9,7 +9,7 @@ query, a passage that answers it, and passages that don't; equal texts are one p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,8 @@ from typing import Any, Literal
 from stepwell.collection.collection import hash_text
 from stepwell.collection.readers.lines import BadLineError
 from stepwell.collection.readers.tables import read_judgements, read_texts
-from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore, once, stamp_files
-from stepwell.errors import CollectionError, MissingPackage, StepwellError
-from stepwell.recipe import CollectionSection
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, once, stamp_files
+from stepwell.errors import CollectionError, MissingPackage
 
 PREFIX = "hf:"
 TUPLES = {
@@ -44,9 +43,9 @@ def is_saved(directory: Path) -> bool:
 class HuggingFace(Source):
     """A data set; the library is imported, and data downloaded, when it is first read."""
 
-    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
-        super().__init__(home, section, report)
-        self.name = home.as_posix().removeprefix(PREFIX)
+    def find(self, report: Report) -> None:
+        """Take the place, and configuration and revision out of a name."""
+        self.name = self.home.as_posix().removeprefix(PREFIX)
         self._local = Path(self.name).resolve() if Path(self.name).is_dir() else None
         self._config = self._revision = None
         if self._local is not None:
@@ -70,7 +69,7 @@ class HuggingFace(Source):
         """Return the name, with the part for the shape of BEIR."""
         return f"{self.name}/{_PARTS[kind]}" if self._beir else self.name
 
-    # What there is, and how it is opened
+    # How it is opened
 
     @cached_property
     def _library(self) -> Any:
@@ -84,28 +83,10 @@ class HuggingFace(Source):
                 "datasets",
             ) from error
 
-    @cached_property
-    def _parts(self) -> dict[str, Callable[[], Any]]:
-        """What opens each configuration, or directory, by its name."""
-        local = self._local
-        if local is not None and is_saved(local):
-            load = self._library.load_from_disk
-            if any((local / mark).is_file() for mark in _MARKS):
-                return {"": partial(load, str(local))}
-            saved = [part for part in (*_PARTS.values(), *_QRELS) if is_saved(local / part)]
-            return {part: partial(load, str(local / part)) for part in saved}
-        names = [self._config] if self._config else self._ask(self._library.get_dataset_config_names, self._where)
-        return {part: partial(self._load, self._where, part) for part in names}
-
-    def _load(self, name: str, config: str | None) -> Any:
-        return self._library.load_dataset(name, config, revision=self._revision)
-
-    def _ask(self, load: Callable[..., Any], *names: Any) -> Any:
-        """Return what the library gives; what it raises becomes a sentence."""
+    def _call(self, function: Callable[..., Any], *given: Any, **more: Any) -> Any:
+        """Call the library; what it raises becomes a sentence."""
         try:
-            return load(*names)
-        except StepwellError:
-            raise
+            return function(*given, **more)
         except Exception as error:  # of many kinds: no such data set, no network, no access, bad files
             reason = " ".join(str(error).split())[:400]
             raise CollectionError(
@@ -114,31 +95,46 @@ class HuggingFace(Source):
             ) from error
 
     @cached_property
-    def _opened(self) -> dict[str, dict[str, Any]]:
-        """The opened sets by part, each as its splits; opened once, read as often as needed."""
-        if self._beir:
-            wanted = [part for part in self._parts if part in (*_PARTS.values(), *_QRELS)]
-        else:
-            wanted = list(self._parts)
-        if len(wanted) > 1 and not self._beir:
-            raise CollectionError(
-                f"{self.home} has several configurations ({', '.join(wanted)}): name one, as in "
-                f"{self.home}/{wanted[0]}."
-            )
-        opened = {part: _as_splits(self._ask(self._parts[part])) for part in wanted}
-        if self._beir and not set(_QRELS) & set(opened):
-            if self._local is not None:
-                raise CollectionError(f"{self.home} has corpus and queries, and no qrels (nor default) beside them.")
-            opened["qrels"] = _as_splits(self._ask(self._load, f"{self._where}-qrels", None))
-        return opened
+    def _parts(self) -> dict[str, Path | None]:
+        """The configurations by name, each with its directory where it was saved to one."""
+        if self._local is None or not is_saved(self._local):
+            names = [self._config] if self._config else self._call(self._library.get_dataset_config_names, self._where)
+            return dict.fromkeys(names)
+        if any((self._local / mark).is_file() for mark in _MARKS):
+            return {"": self._local}
+        return {part: self._local / part for part in (*_PARTS.values(), *_QRELS) if is_saved(self._local / part)}
 
     @cached_property
     def _beir(self) -> bool:
         return set(_PARTS.values()) <= set(self._parts)
 
     @cached_property
+    def _opened(self) -> dict[str, dict[str, Any]]:
+        """The opened sets by configuration, each as its splits; opened once, read as often as needed."""
+        wanted = [part for part in self._parts if not self._beir or part in (*_PARTS.values(), *_QRELS)]
+        if len(wanted) > 1 and not self._beir:
+            raise CollectionError(
+                f"{self.home} has several configurations ({', '.join(wanted)}): name one, as in "
+                f"{self.home}/{wanted[0]}."
+            )
+        opened = {part: self._open(self._where, part, self._parts[part]) for part in wanted}
+        if self._beir and not set(_QRELS) & set(opened):
+            if self._local is not None:
+                raise CollectionError(f"{self.home} has corpus and queries, and no qrels (nor default) beside them.")
+            opened["qrels"] = self._open(f"{self._where}-qrels", None)
+        return opened
+
+    def _open(self, name: str, part: str | None, saved: Path | None = None) -> dict[str, Any]:
+        """Return a configuration as its splits; without any, all is ``train``."""
+        if saved is not None:
+            opened = self._call(self._library.load_from_disk, str(saved))
+        else:
+            opened = self._call(self._library.load_dataset, name, part, revision=self._revision)
+        return dict(opened) if isinstance(opened, dict) else {"train": opened}
+
+    @cached_property
     def _judged(self) -> tuple[str, dict[str, Any]]:
-        """The part that holds the judgements or tuples, and its splits."""
+        """The configuration that holds the judgements or tuples, and its splits."""
         part = next(part for part in (*_QRELS, *self._opened) if part in self._opened)
         return part, self._opened[part]
 
@@ -195,23 +191,19 @@ class HuggingFace(Source):
                 report(Problem("error", file, number, "field", str(bad)))
 
     def _tuple_columns(self, there: list[str], file: str) -> tuple[str, str, list[str]]:
+        """Return the columns of the query, of the positives, and those of the negatives."""
+        names = {role: (self.column_names[role],) if role in self.column_names else TUPLES[role] for role in TUPLES}
         found = []
         for role in ("query.text", "positive"):
-            names = (self.column_names[role],) if role in self.column_names else TUPLES[role]
-            column = next((name for name in names if name in there), None)
+            column = next((name for name in names[role] if name in there), None)
             if column is None:
                 raise CollectionError(
                     f"{file} is neither of BEIR's shape (configurations corpus and queries) nor of tuples: it has no "
-                    f"column for {role} (there are {', '.join(there)}; looked for was {', '.join(names)}). Name it in "
-                    f"the recipe: `collection: {{columns: {{{role}: ...}}}}`."
+                    f"column for {role} (there are {', '.join(there)}; looked for was {', '.join(names[role])}). Name "
+                    f"it in the recipe: `collection: {{columns: {{{role}: ...}}}}`."
                 )
             found.append(column)
-        begins = (self.column_names["negatives"],) if "negatives" in self.column_names else TUPLES["negatives"]
-        return found[0], found[1], [name for name in there if name.startswith(begins)]
-
-
-def _as_splits(opened: Any) -> dict[str, Any]:
-    return dict(opened) if isinstance(opened, dict) else {"train": opened}
+        return found[0], found[1], [name for name in there if name.startswith(names["negatives"])]
 
 
 def _id(text: str, kind: Kind) -> str:

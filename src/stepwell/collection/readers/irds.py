@@ -12,13 +12,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from stepwell.collection.readers.lines import checked_id, parsed
-from stepwell.collection.source import Judgement, Kind, Report, Source, Text, ignore, once
+from stepwell.collection.source import Judgement, Kind, Report, Source, Text, once
 from stepwell.errors import CollectionError, MissingPackage, StepwellError
-from stepwell.recipe import CollectionSection
 
 PREFIX = "irds:"
 RELEVANT_FROM = {"msmarco-passage/trec-dl": 2, "msmarco-passage-v2/trec-dl": 2}
@@ -30,10 +28,10 @@ _PARTS = ("train", "dev", "test")
 class IrDatasets(Source):
     """A collection of ``ir-datasets``; the library is imported, and data downloaded, when it is first read."""
 
-    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
-        super().__init__(home, section, report)
-        self.name = home.as_posix().removeprefix(PREFIX)
-        reading = section.reading() if section else {}
+    def find(self, report: Report) -> None:
+        """Take the identifiers."""
+        self.name = self.home.as_posix().removeprefix(PREFIX)
+        reading = self.section.reading()
         self._own = [reading[role] for role in _PARTS if role in reading]
 
     def stamp(self) -> dict[str, Any]:

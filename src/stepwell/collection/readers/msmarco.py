@@ -10,12 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from stepwell.collection.readers.lines import BadLineError, checked_id, named_files, parsed, read_lines
 from stepwell.collection.readers.trec import read_qrels
-from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, ignore, once
-from stepwell.recipe import CollectionSection
+from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, once
 
 DOCUMENT = "{url} {title} {text}"
 """How the fields of a document become its text."""
@@ -41,18 +39,12 @@ _TRAIN_QRELS = {"passage": "qrels.train.tsv", "document": "msmarco-doctrain-qrel
 class MsMarco(Source):
     """A directory with MS MARCO's files; what is missing is reported. Splits of TREC DL are ``trec-dl-YEAR``."""
 
-    def __init__(
-        self,
-        home: Path,
-        section: CollectionSection | None = None,
-        report: Report = ignore,
-        task: Literal["passage", "document"] = "passage",
-    ) -> None:
-        super().__init__(home, section, report)
-        self.task = task
+    def find(self, report: Report) -> None:
+        """Find the files."""
+        task = self.task = "document" if self.section.format == "msmarco-document" else "passage"
         if task == "document":
             self.join = Join(self.join.template or DOCUMENT, self.join.characters or CHARACTERS)
-        files = named_files(home, report)
+        files = named_files(self.home, report)
         queries = {name: file for name, file in files.items() if _QUERIES[task].fullmatch(name)}
         self.files = {"passage": [file for name, file in files.items() if name == _TEXTS[task]]}
         self.files["query"] = list(queries.values())
@@ -63,7 +55,7 @@ class MsMarco(Source):
         wanted = {_TEXTS[task]: self.files["passage"], _TRAIN_QUERIES[task]: queries, _TRAIN_QRELS[task]: self.qrels}
         for name, there in wanted.items():
             if not there:
-                message = f"there is no {name} (nor {name}.gz, nor one for another split) in {home}."
+                message = f"there is no {name} (nor {name}.gz, nor one for another split) in {self.home}."
                 report(Problem("error", name, None, "file-missing", message))
 
     def read(self, kind: Kind, report: Report) -> Iterator[Text]:

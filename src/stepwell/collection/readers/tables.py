@@ -28,7 +28,6 @@ from stepwell.collection.readers.lines import (
     whole_grade,
 )
 from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, ignore
-from stepwell.recipe import CollectionSection
 
 STEMS: dict[Kind, tuple[str, ...]] = {
     "passage": ("passages", "corpus", "documents", "docs", "collection"),
@@ -71,23 +70,23 @@ def find_table(directory: Path, kind: Kind, report: Report = ignore) -> Path | N
 class Tables(Source):
     """A directory of tables; what is missing is reported."""
 
-    def __init__(self, home: Path, section: CollectionSection | None = None, report: Report = ignore) -> None:
-        super().__init__(home, section, report)
+    def find(self, report: Report) -> None:
+        """Find the files."""
         for kind, stems in STEMS.items():
-            file = find_table(home, kind, report)
+            file = find_table(self.home, kind, report)
             self.files[kind], self.labels[kind] = ([file], file.name) if file else ([], stems[0])
-        for name, file in named_files(home, report).items():
+        for name, file in named_files(self.home, report).items():
             if found := _QRELS.fullmatch(name):
                 self._add_qrels(found["name"] or "train", file, report)
-        for name, file in named_files(home / "qrels", report, "qrels/").items():
+        for name, file in named_files(self.home / "qrels", report, "qrels/").items():
             if found := _SPLIT.fullmatch(name):
                 self._add_qrels(found["name"], file, report)
         for kind, stems in STEMS.items():
             if not self.files[kind]:
-                message = f"there is no table of that name in {home}, nor {', '.join(stems[1:])}."
+                message = f"there is no table of that name in {self.home}, nor {', '.join(stems[1:])}."
                 report(Problem("error", f"{stems[0]} ({', '.join(ENDINGS)})", None, "file-missing", message))
         if not self.qrels:
-            message = f"there is no qrels.SPLIT.ENDING and no qrels/SPLIT.ENDING ({', '.join(ENDINGS)}) in {home}."
+            message = f"there is no qrels.SPLIT.ENDING and no qrels/SPLIT.ENDING ({', '.join(ENDINGS)}) in {self.home}."
             report(Problem("error", "qrels", None, "file-missing", message))
 
     def _add_qrels(self, split: str, file: Path, report: Report) -> None:
