@@ -22,8 +22,9 @@ from side_by_side import apart, embed, finish, parser, publish, timed
 
 from stepwell.collection import Collection, open_collection
 from stepwell.display import say
+from stepwell.distil.candidates import Draw
 from stepwell.distil.negatives import mine
-from stepwell.distil.objectives import Draw, StudentObjective, Terms
+from stepwell.distil.objectives import StudentObjective, Terms
 from stepwell.distil.training import train
 from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder

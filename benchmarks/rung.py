@@ -27,8 +27,9 @@ from torch.nn import functional
 from torch.utils.data import BatchSampler
 
 from stepwell import distributed
+from stepwell.distil.candidates import Draw
 from stepwell.distil.losses import soft_loss
-from stepwell.distil.objectives import Draw, StudentObjective, Terms
+from stepwell.distil.objectives import StudentObjective, Terms
 from stepwell.distil.training import batches, learning_rate, total_steps, train
 from stepwell.ladder.prices import BACKWARD
 from stepwell.models.encoder import Encoder

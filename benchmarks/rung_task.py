@@ -12,7 +12,8 @@ from samples import TRAINING, part
 from side_by_side import score
 
 from stepwell.collection import Qrels
-from stepwell.distil.negatives import Candidates, mine
+from stepwell.distil.candidates import Candidates
+from stepwell.distil.negatives import mine
 from stepwell.models.build import build_cross_encoder, build_student, head_parameters, transformer_of
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker

@@ -15,9 +15,9 @@ import torch
 
 from stepwell import distributed
 from stepwell.collection import open_collection
-from stepwell.distil.embedding import EmbeddingObjective
-from stepwell.distil.negatives import Candidates, mine
-from stepwell.distil.objectives import Draw, RerankObjective, StudentObjective, Terms
+from stepwell.distil.candidates import Candidates, Draw
+from stepwell.distil.negatives import mine
+from stepwell.distil.objectives import EmbeddingObjective, RerankObjective, StudentObjective, Terms
 from stepwell.distil.training import train
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.collection import Qrels, open_collection
-from stepwell.distil.negatives import Candidates, mine
-from stepwell.distil.objectives import Draw
+from stepwell.distil.candidates import Candidates, Draw
+from stepwell.distil.negatives import mine
 from stepwell.errors import StepwellError
 from stepwell.recipe import Mining
 from stepwell.retrieval.run import Run

@@ -13,9 +13,8 @@ from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 
 from stepwell.collection import Qrels
 from stepwell.distil import losses
-from stepwell.distil.embedding import EmbeddingObjective, Imitated
-from stepwell.distil.negatives import Candidates
-from stepwell.distil.objectives import Draw, RerankObjective, StudentObjective, Terms
+from stepwell.distil.candidates import Candidates, Draw
+from stepwell.distil.objectives import EmbeddingObjective, Imitated, RerankObjective, StudentObjective, Terms
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker

@@ -13,9 +13,9 @@ from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 from sentence_transformers.util import SimilarityFunction
 from torch.nn.functional import normalize
 
+from stepwell.distil.candidates import Candidates, Draw
 from stepwell.distil.losses import hard_loss, soft_loss
-from stepwell.distil.negatives import Candidates
-from stepwell.distil.objectives import Draw, StudentObjective, Terms
+from stepwell.distil.objectives import StudentObjective, Terms
 from stepwell.distil.trainer_losses import DistillLoss, EmbeddingDistillLoss, InBatchDistillLoss
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.vectors import Vectors

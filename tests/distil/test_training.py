@@ -19,9 +19,8 @@ from common import Killed
 from stepwell import distributed
 from stepwell.display import Progress
 from stepwell.distil import training
-from stepwell.distil.embedding import EmbeddingObjective
-from stepwell.distil.negatives import Candidates
-from stepwell.distil.objectives import Draw, RerankObjective, StudentObjective, Terms
+from stepwell.distil.candidates import Candidates, Draw
+from stepwell.distil.objectives import EmbeddingObjective, RerankObjective, StudentObjective, Terms
 from stepwell.distil.training import batches, learning_rate, total_steps, train
 from stepwell.errors import StepwellError
 from stepwell.models.build import build_cross_encoder, build_student, fingerprint, head_parameters

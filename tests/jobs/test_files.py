@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from conftest import write_recipe
 from stepwell.collection import open_collection
-from stepwell.distil.negatives import Candidates
+from stepwell.distil.candidates import Candidates
 from stepwell.errors import StepwellError
 from stepwell.jobs.cluster import Cluster
 from stepwell.jobs.encoding import encode_collection

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stepwell.collection import Qrels
-from stepwell.distil.negatives import Candidates
+from stepwell.distil.candidates import Candidates
 from stepwell.distil.refine import MISSING, can_be_selected, first_positive_ranks, funnel, selected
 from stepwell.files import read_json
 from stepwell.ladder import refine

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Poolin
 from common import Killed
 from stepwell import api
 from stepwell.distil import training
-from stepwell.distil.negatives import Candidates
+from stepwell.distil.candidates import Candidates
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
 from stepwell.files import read_json

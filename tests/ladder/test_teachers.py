@@ -14,7 +14,7 @@ import torch
 
 from conftest import write_recipe
 from stepwell import api
-from stepwell.distil.negatives import Candidates
+from stepwell.distil.candidates import Candidates
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
 from stepwell.files import read_json

@@ -159,7 +159,7 @@ def test_a_stage_that_fails_leaves_its_half_and_goes_on_from_it(recorder, tmp_pa
 
 def test_checkpoints_are_not_part_of_what_is_kept(recorder, tmp_path):
     def run(job):
-        for name in ("checkpoint.safetensors", "checkpoint.draft", "model.txt"):
+        for name in ("checkpoint.safetensors", "draft-checkpoint.safetensors", "model.txt"):
             (job.folder / name).write_text("x")
 
     workspace = do(tmp_path, [replace(recorder.stage("stage"), run=run)])

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from stepwell.distil.mining_report import Example, MiningReport
+from stepwell.distil.negatives import Example, MiningReport
 from stepwell.distil.training import TrainingLog
 from stepwell.evaluation.comparison import Comparison, Row
 from stepwell.systems import records

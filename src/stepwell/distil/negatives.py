@@ -10,17 +10,18 @@ positive, can be dropped.
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection, Qrels
 from stepwell.collection.qrels import pair_keys
-from stepwell.collection.row_tables import read_lists, read_rows, write_rows
-from stepwell.distil.mining_report import Example, MiningReport
+from stepwell.display import Table
+from stepwell.distil.candidates import Candidates
 from stepwell.distil.overlap import near_duplicates
 from stepwell.distributed import in_shares
 from stepwell.recipe import Mining
@@ -37,77 +38,74 @@ REASONS = {
     DENOISED: "scored like a positive by the teacher",
 }
 EXAMPLES = 2  # of each reason, in the report
+SHOWN = 160  # characters of a text in an example
 SIMANS_A, SIMANS_B = 1.0, 0.0
 
 
 @dataclass(frozen=True)
-class _Lists:
-    """What is known of Q queries with positives: ranked lists (Q, depth), all positives, a generator each."""
+class Example:
+    """A passage that was dropped, beside the positive that it was taken for."""
 
-    queries: NDArray[np.int32]
-    ranked: NDArray[np.int32]
-    scores: NDArray[np.float32]
-    known: list[NDArray[np.int32]]
-    chance: list[np.random.Generator]
-    kept: NDArray[np.int64]  # positives (Q,)
-    wanted: NDArray[np.int64]  # negatives (Q,)
+    reason: str
+    query: str
+    positive: str
+    dropped: str
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The passages that each query is trained on, as rows of one collection.
+class MiningReport:
+    """Counts and examples of one mining."""
 
-    Parameters
-    ----------
-    queries
-        Query rows, shape (Q,), int32, each at most once.
-    passages
-        Passage rows, shape (Q, M), int32: positives first, best grade first; -1 fills.
-    grades
-        Grades, shape (Q, M), int32; 0 is a negative (and where ``passages`` is -1).
-    """
+    queries: int  # that got candidates
+    without_positives: int  # queries of the run that were left out: no passage is labelled as relevant to them
+    positives: int  # among the candidates, of all queries
+    ranked: int  # passages in the windows of all queries
+    dropped: dict[str, int]  # how many of them can't be a negative, for each reason
+    negatives: dict[str, int]  # how many came from where, and how many places are empty
+    examples: tuple[Example, ...] = ()  # a few dropped passages for each reason that is a judgement
+    notes: tuple[str, ...] = ()
 
-    queries: NDArray[np.int32]
-    passages: NDArray[np.int32]
-    grades: NDArray[np.int32]
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain dicts, lists, strings and numbers."""
+        return asdict(self)
 
-    def __post_init__(self) -> None:
-        if self.passages.shape != self.grades.shape or len(self.queries) != len(self.passages):
-            raise ValueError(
-                f"queries {self.queries.shape}, passages {self.passages.shape} and grades "
-                f"{self.grades.shape} do not belong together"
+    def table(self) -> Table:
+        """Return the counts as a table, with the examples below it."""
+        rows: list[list[str | int | None]] = [
+            ["queries", self.queries, None],
+            ["positives", self.positives, f"{self.positives / max(self.queries, 1):.2f} a query"],
+            ["passages in the windows", self.ranked, None],
+        ]
+        rows += [[f"- {reason}", n, _share(n, self.ranked)] for reason, n in self.dropped.items()]
+        total = sum(self.negatives.values())
+        rows += [[source, n, _share(n, total)] for source, n in self.negatives.items()]
+        notes = list(self.notes)
+        if self.without_positives:
+            notes.append(f"{self.without_positives:,} queries without a positive were left out.")
+        for example in self.examples:
+            query, positive, dropped = (
+                textwrap.shorten(text, SHOWN, placeholder=" ...")
+                for text in (example.query, example.positive, example.dropped)
             )
+            notes.append(f"{example.reason}: query: {query} | positive: {positive} | dropped: {dropped}")
+        return Table(title="Mining", columns=["", "count", "share"], rows=rows, notes=notes)
 
-    def __len__(self) -> int:
-        return len(self.queries)
 
-    @property
-    def positives(self) -> NDArray[np.bool_]:
-        """Which candidates are positives, shape (Q, M)."""
-        return self.grades > 0
+def _share(n: int, total: int) -> str:
+    return f"{n / total:.1%}" if total else ""
 
-    def save(self, path: Path, collection: Collection) -> None:
-        """Write as Parquet: columns query, passage (rows of the collection), grade, in order."""
-        filled = self.passages >= 0
-        query = np.repeat(self.queries, filled.sum(axis=1))
-        columns = {"query": query, "passage": self.passages[filled], "grade": self.grades[filled]}
-        write_rows(path, columns, collection, width=self.passages.shape[1])
 
-    @classmethod
-    def load(cls, path: Path, collection: Collection) -> Candidates:
-        """Read what :meth:`save` wrote.
+@dataclass(frozen=True)
+class _Lists:
+    """What is known of Q queries with positives."""
 
-        Raises
-        ------
-        StepwellError
-            When the candidates belong to another collection.
-        """
-        table = read_rows(path, collection, "candidates")
-        queries, filled = read_lists(table, "width")
-        passages = np.full(filled.shape, -1, dtype=np.int32)
-        grades = np.zeros(filled.shape, dtype=np.int32)
-        passages[filled], grades[filled] = table["passage"].to_numpy(), table["grade"].to_numpy()
-        return cls(queries, passages, grades)
+    queries: NDArray[np.int32]  # (Q,)
+    ranked: NDArray[np.int32]  # passages (Q, depth)
+    scores: NDArray[np.float32]  # (Q, depth)
+    known: list[NDArray[np.int32]]  # all positives of each query
+    chance: list[np.random.Generator]  # one for each query
+    kept: NDArray[np.int64]  # positives (Q,)
+    wanted: NDArray[np.int64]  # negatives (Q,)
 
 
 def mine(
@@ -119,39 +117,16 @@ def mine(
     seed: int,
     denoise_scores: DenoiseScores | None = None,
 ) -> tuple[Candidates, MiningReport]:
-    """Choose the candidates of every query of a run that has a positive.
+    """Choose K candidates, or ``settings.pool`` where that is more, of every query of a run that has a positive.
 
-    Negatives come from ranks ``settings.first`` to ``settings.last`` of the run. A list that is too short is
-    filled from the ranks below, in order, and then by chance from the collection; never with a positive, nor
-    with anything that was dropped. What a query gets depends on the seed, its id and its own list, and not on
-    the other queries. Of several processes all have to call this: they share the comparison of texts.
+    Negatives come from ranks ``settings.first`` to ``settings.last`` of the run, in the order they were drawn (by rank
+    when sampling is `hardest`). A list that is too short is filled from the ranks below, in order, and then by chance
+    from the collection; never with a positive, nor with anything that was dropped. What a query gets depends on the
+    seed, its id and its own list, and not on the other queries. Of several processes all have to call this: they share
+    the comparison of texts.
 
-    Parameters
-    ----------
-    run
-        Ranked lists of the miner.
-    qrels
-        All labels known of these queries.
-    settings
-        Window, filters, sampling (see :class:`stepwell.recipe.Mining`).
-    k
-        Candidates a query that a step trains on, K; M = ``settings.pool`` are kept when that is more.
-    seed
-        Seed of every choice.
-    denoise_scores
-        Gives a teacher's logits of pairs (B,), (B,) -> (B,), NaN where there is none. It is asked only for
-        the positives and for negatives that would be chosen. Without it, ``settings.denoise`` does nothing.
-
-    Returns
-    -------
-    The candidates, with negatives in the order they were drawn (by rank when sampling is `hardest`), and the
-    report.
-
-    Notes
-    -----
-    SimANS (Zhou et al. 2022) draws with p ~ exp(-a (s - s_positive - b)^2). Here scores are first divided by
-    their standard deviation over the window, so that a = 1, b = 0 suits the scales of BM25 and cosine alike.
-    A query whose positives are not in its list takes its best score for s_positive.
+    ``denoise_scores`` gives a teacher's logits of pairs (B,), (B,) -> (B,), NaN where there is none. It is called only
+    for the positives and for negatives that would be chosen. Without it, ``settings.denoise`` does nothing.
     """
     labelled = np.isin(run.queries, qrels.queries[qrels.grades > 0])
     queries = run.queries[labelled]
@@ -248,7 +223,12 @@ def _order(lists: _Lists, best: NDArray[np.float64], settings: Mining) -> NDArra
 
 
 def _simans(scores: NDArray[np.float32], best: NDArray[np.float64], window: slice) -> NDArray[np.float64]:
-    """Return log p of the window's passages (Q, W), up to a constant of the query."""
+    """Return log p of the window's passages (Q, W), up to a constant of the query.
+
+    SimANS (Zhou et al. 2022) draws with p ~ exp(-a (s - s_positive - b)^2). Here scores are first divided by their
+    standard deviation over the window, so that a = 1, b = 0 suits the scales of BM25 and cosine alike. A query whose
+    positives are not in its list takes its best score for s_positive.
+    """
     there = np.isfinite(scores)[:, window]
     finite = np.where(np.isfinite(scores), scores, 0.0).astype(np.float64)
     aim = np.where(np.isfinite(best), best, finite[:, 0])[:, None]
@@ -269,27 +249,22 @@ def _draw(flags: Flags, order: NDArray[np.intp], wanted: NDArray[np.int64]) -> t
 
 
 def _denoise(
-    lists: _Lists,
-    flags: Flags,
-    order: NDArray[np.intp],
-    chosen: Candidates,
-    limit: float,
-    ask: DenoiseScores,
+    lists: _Lists, flags: Flags, order: NDArray[np.intp], chosen: Candidates, limit: float, score: DenoiseScores
 ) -> None:
-    """Drop what the teacher scores above the positive minus ``limit``; asks only for what would be drawn."""
+    """Drop what the teacher scores above the positive minus ``limit``; only what would be drawn is scored."""
     row, column = np.nonzero(chosen.positives)
     bar = np.full(len(lists.queries), -np.inf)
-    np.fmax.at(bar, row, ask(lists.queries[row], chosen.passages[row, column]))
+    np.fmax.at(bar, row, score(lists.queries[row], chosen.passages[row, column]))
     bar = np.where(np.isfinite(bar), bar - limit, np.inf)  # (Q,)
-    asked = np.zeros(flags.shape, dtype=np.bool_)
-    while True:  # what is drawn in the place of a dropped passage is asked for in the next turn
+    scored = np.zeros(flags.shape, dtype=np.bool_)
+    while True:  # what is drawn in the place of a dropped passage is scored in the next turn
         row, column, _ = _draw(flags, order, lists.wanted)
-        fresh = ~asked[row, column]
+        fresh = ~scored[row, column]
         row, column = row[fresh], column[fresh]
         if not len(row):
             return
-        asked[row, column] = True
-        dropped = ask(lists.queries[row], lists.ranked[row, column]) > bar[row]
+        scored[row, column] = True
+        dropped = score(lists.queries[row], lists.ranked[row, column]) > bar[row]
         flags[row[dropped], column[dropped]] = DENOISED
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-if TYPE_CHECKING:
-    from stepwell.collection import Collection
+from stepwell.collection import Collection
 
 AT_ONCE = 1 << 19  # passages compared at once: bounds the texts in memory
 WORD = re.compile(r"\w+")
@@ -25,20 +23,10 @@ def near_duplicates(
     collection: Collection,
     threshold: float,
 ) -> NDArray[np.bool_]:
-    """Tell which passages are nearly the text of a positive of their query.
+    """Return which passages (B,) are nearly the text of a positive of their query.
 
-    Parameters
-    ----------
-    passages
-        Passage rows, shape (B,).
-    rows
-        To which entry of ``positives`` each belongs, shape (B,), not falling.
-    positives
-        Passage rows of the positives of each query.
-    collection
-        Gives the texts.
-    threshold
-        Smallest share of common words among all words (Jaccard) of a near-duplicate.
+    ``rows`` (B,), not falling, says to which entry of ``positives`` each belongs; ``threshold`` is the smallest share
+    of common words among all words (Jaccard) of a near-duplicate.
     """
     counts = np.array([len(of_query) for of_query in positives], dtype=np.int64)
     starts = np.cumsum(counts) - counts
@@ -79,7 +67,7 @@ def word_sets(texts: Iterable[str]) -> sparse.csr_array:
 def overlap_at_least(
     words: sparse.csr_array, left: NDArray[np.intp], right: NDArray[np.intp], threshold: float
 ) -> NDArray[np.bool_]:
-    """Tell which pairs of rows (B,), (B,) overlap (Jaccard) by the threshold; two empty sets overlap by 1."""
+    """Return which pairs of rows (B,), (B,) overlap (Jaccard) by the threshold; two empty sets overlap by 1."""
     sizes = np.diff(words.indptr)
     small, large = np.minimum(sizes[left], sizes[right]), np.maximum(sizes[left], sizes[right])
     alike: NDArray[np.bool_] = small >= threshold * large  # else no overlap can be enough: most pairs end here

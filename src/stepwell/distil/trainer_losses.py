@@ -33,7 +33,22 @@ def _ready(vectors: Tensor, similarity: str) -> Tensor:
     return functional.normalize(vectors, dim=-1) if similarity == "cosine" else vectors
 
 
-class DistillLoss(nn.Module):
+class _OfEmbeddings(nn.Module):
+    """A loss of the vectors of a data set's columns."""
+
+    model: SentenceTransformer
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        """Embed the columns and return the loss."""
+        embeddings = [self.model(features)["sentence_embedding"] for features in sentence_features]
+        return self.compute_loss_from_embeddings(embeddings, labels)
+
+    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
+        """Return the loss of columns of vectors, each of shape (B, D)."""
+        raise NotImplementedError
+
+
+class DistillLoss(_OfEmbeddings):
     """alpha * hard + beta * soft + gamma * keep over each query's own candidates (PROD, the loss of its CE rungs).
 
     Columns of the data set: query, positive, negative_1, ..., negative_(K-1). Labels, shape (B, K): the
@@ -69,11 +84,6 @@ class DistillLoss(nn.Module):
         self.alpha, self.beta, self.gamma, self.tau = alpha, beta, gamma, tau
         self.scale = _scale(self.similarity, scale)
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        """Embed the columns and return the loss."""
-        embeddings = [self.model(features)["sentence_embedding"] for features in sentence_features]
-        return self.compute_loss_from_embeddings(embeddings, labels)
-
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
         """Return the loss of a query column and K candidate columns, each of shape (B, D)."""
         query, candidates = embeddings[0], torch.stack(embeddings[1:], dim=1)  # (B, D), (B, K, D)
@@ -104,7 +114,7 @@ class DistillLoss(nn.Module):
         return {key: getattr(self, key) for key in ("alpha", "beta", "gamma", "tau", "scale")}
 
 
-class InBatchDistillLoss(nn.Module):
+class InBatchDistillLoss(_OfEmbeddings):
     """KL between the softmaxes over all passages of the batch, teacher and student (PROD, its dual-encoder rung).
 
     Columns of the data set: query, positive, and negative_1, ... if there are any. Labels, shape (B, C, D_teacher): the
@@ -147,11 +157,6 @@ class InBatchDistillLoss(nn.Module):
         self.tau = tau
         self.scale, self.teacher_scale = _scale(self.similarity, scale), _scale(teacher_similarity, teacher_scale)
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        """Embed the columns and return the loss."""
-        embeddings = [self.model(features)["sentence_embedding"] for features in sentence_features]
-        return self.compute_loss_from_embeddings(embeddings, labels)
-
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
         """Return the loss of a query column and one or more passage columns, each of shape (B, D)."""
         columns = torch.stack(embeddings, dim=1)  # (B, C, D)
@@ -176,7 +181,7 @@ def _in_batch(columns: Tensor, similarity: str) -> Tensor:
     return columns[:, 0] @ columns[:, 1:].flatten(0, 1).T
 
 
-class EmbeddingDistillLoss(nn.Module):
+class EmbeddingDistillLoss(_OfEmbeddings):
     """Squared distance of the student's normalised vectors to a teacher's (the embedding rung).
 
     One text column; labels are the teacher's vectors, shape (B, D_teacher). ``projection`` maps student
@@ -190,11 +195,6 @@ class EmbeddingDistillLoss(nn.Module):
         self.projection: nn.Module = nn.Identity()
         if own is not None and teacher_dimension not in (None, own):
             self.projection = nn.Linear(own, teacher_dimension or own, bias=False)
-
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        """Embed the column and return the loss."""
-        embeddings = [self.model(features)["sentence_embedding"] for features in sentence_features]
-        return self.compute_loss_from_embeddings(embeddings, labels)
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
         """Return the loss of one column of vectors, shape (B, D)."""

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -26,14 +27,20 @@ from torch import Tensor, nn
 from stepwell import distributed
 from stepwell.display import SILENT, Progress, counted, warn
 from stepwell.errors import StepwellError
+from stepwell.files import whole
 from stepwell.models.build import cannot_write, head_parameters, sha256_of
 from stepwell.models.engines.attention import for_training
 from stepwell.models.engines.machine import Work, work
 from stepwell.models.engines.words import sparse_words, word_tables
 from stepwell.recipe import Optimiser, RerankTraining
 
+Rows = NDArray[np.int64]
+
 CHUNK = 8
 """Examples (queries with their candidates) that go through backward at a time where the loss is separable."""
+
+MOMENTS = {"step": "step", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
+"""What a checkpoint keeps of the optimiser: our name, torch's name."""
 
 
 class Objective(Protocol):
@@ -51,28 +58,23 @@ class Objective(Protocol):
     def separable(self) -> bool:
         """Whether the loss of a batch is the mean of its examples' own losses (no in-batch term)."""
 
-    def loss(self, examples: NDArray[np.int64], epoch: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, examples: Rows, epoch: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of some examples and its parts, to be logged; the same on every process."""
 
 
 @dataclass
 class TrainingLog:
-    """What happened in a training: the loss of each step and its parts, and the work done (on the main process).
-
-    ``texts`` and ``tokens`` went through the model; ``padded`` are the tokens with the padding of their batches,
-    ``squares`` the sum of the squared lengths. ``peak`` is the share of the machine's rate of matrix products that
-    the tokens' own operations came to, where it was measured.
-    """
+    """What happened in a training: the loss of each step and its parts, and the work done (on the main process)."""
 
     steps: int = 0
     losses: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
-    texts: int = 0
+    texts: int = 0  # that went through the model
     tokens: int = 0
-    padded: int = 0
-    squares: int = 0
-    peak: float | None = None
+    padded: int = 0  # tokens with the padding of their batches
+    squares: int = 0  # sum of the squared lengths
+    peak: float | None = None  # share of the machine's rate of matrix products, where it was measured
 
     def add(self, loss: float, parts: dict[str, float], work: Work) -> None:
         """Append one step."""
@@ -84,10 +86,6 @@ class TrainingLog:
         self.losses.append(loss)
         for name, value in parts.items():
             self.parts.setdefault(name, []).append(value)
-
-    def to_json(self) -> dict[str, object]:
-        """Return everything as plain values."""
-        return asdict(self)
 
     def summary(self) -> str:
         """Return steps, loss and throughput in a line."""
@@ -108,19 +106,16 @@ def total_steps(settings: Optimiser, size: int) -> int:
     return math.ceil(settings.epochs * size / min(settings.batch, size)) if size else 0
 
 
-def batches(size: int, batch: int, seed: int, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def batches(size: int, batch: int, seed: int, start: int, stop: int) -> Iterator[tuple[int, Rows]]:
     """Yield (epoch, examples) of the steps from ``start`` to ``stop``; each epoch is a permutation of its own.
 
     A batch runs over the end of an epoch into the next, so none is short.
     """
     batch = min(batch, size)
-    orders: dict[int, NDArray[np.int64]] = {}
 
-    def order(epoch: int) -> NDArray[np.int64]:
-        if epoch not in orders:
-            orders.clear()
-            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(size)
-        return orders[epoch]
+    @lru_cache(maxsize=1)
+    def order(epoch: int) -> Rows:
+        return np.random.default_rng([seed, epoch]).permutation(size)
 
     for step in range(start, stop):
         epoch, place = divmod(step * batch, size)
@@ -144,39 +139,21 @@ def learning_rate(step: int, total: int, warmup: float) -> float:
 
 
 def train(
-    objective: Objective,
-    settings: Optimiser,
-    folder: Path,
-    seed: int,
-    progress: Progress = SILENT,
+    objective: Objective, settings: Optimiser, folder: Path, seed: int, progress: Progress = SILENT
 ) -> TrainingLog:
-    """Train ``objective.module`` in place; a checkpoint in ``folder`` is taken up and kept up to date.
+    """Train ``objective.module`` in place; ``checkpoint.safetensors`` in ``folder`` is taken up and kept up to date.
 
-    Parameters
-    ----------
-    objective
-        The data and the loss.
-    settings
-        Steps, rates, batch.
-    folder
-        Where ``checkpoint.safetensors`` lives while the training runs.
-    seed
-        Decides everything random.
-    progress
-        Started with the steps, and advanced by each, with its loss.
-
-    Raises
-    ------
-    StepwellError
-        When the loss is not a number any more.
+    The seed decides everything random. A loss that is not a number any more is a StepwellError.
     """
     total = total_steps(settings, objective.size)
     module = objective.module
-    _set_dropout(module, settings.dropout)
+    if not settings.dropout:
+        _turn_dropout_off(module)
     frozen = word_tables(module) if settings.freeze_words else []
     for parameter in frozen:  # no gradient of the vocabulary is computed at all
         parameter.requires_grad_(False)
     optimiser = _optimiser(module, settings)
+    parameters = _parameters(optimiser)
     checkpoint = Checkpoint(folder / "checkpoint.safetensors", module, optimiser)
     log = checkpoint.load()
     progress.start(total, "steps").advance(log.steps)
@@ -195,7 +172,6 @@ def train(
                     f"the loss became {value} at step {step + 1} of {total} (lr {settings.lr}): training has diverged. "
                     "Lower `lr`, raise `tau`, or check the teacher's scores (stepwell prints their spread)."
                 )
-            parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
             distributed.sum_gradients(parameters)
             nn.utils.clip_grad_norm_(parameters, settings.clip)
             optimiser.step()
@@ -210,8 +186,8 @@ def train(
     return log
 
 
-def _backward(objective: Objective, examples: NDArray[np.int64], epoch: int) -> tuple[float, dict[str, float]]:
-    """Add the gradient of a batch; a separable loss goes chunk by chunk, which only bounds the memory."""
+def _backward(objective: Objective, examples: Rows, epoch: int) -> tuple[float, dict[str, float]]:
+    """Add the gradient of a batch (B,); a separable loss goes chunk by chunk, which only bounds the memory."""
     chunk = CHUNK * distributed.world_size() if objective.separable else len(examples)
     value, parts = 0.0, dict[str, float]()
     for start in range(0, len(examples), chunk):
@@ -226,7 +202,10 @@ def _backward(objective: Objective, examples: NDArray[np.int64], epoch: int) -> 
 
 
 def _optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
-    head = {id(p) for p in head_parameters(module)} if isinstance(settings, RerankTraining) else set()
+    """Return AdamW in which only matrices decay, and a reranker's head has a rate of its own."""
+    head, head_lr = set[int](), settings.lr
+    if isinstance(settings, RerankTraining):
+        head, head_lr = {id(parameter) for parameter in head_parameters(module)}, settings.head_lr
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
@@ -235,7 +214,7 @@ def _optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
         [
             {
                 "params": parameters,
-                "peak": settings.head_lr if in_head and isinstance(settings, RerankTraining) else settings.lr,
+                "peak": head_lr if in_head else settings.lr,
                 "weight_decay": settings.weight_decay if matrix else 0.0,
             }
             for (in_head, matrix), parameters in groups.items()
@@ -245,10 +224,12 @@ def _optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     )
 
 
-def _set_dropout(module: nn.Module, on: bool) -> None:
-    """Turn dropout off for good where the recipe does not ask for it (the saved configuration stays)."""
-    if on:
-        return
+def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+
+def _turn_dropout_off(module: nn.Module) -> None:
+    """Turn dropout off for good (the saved configuration stays)."""
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
@@ -258,13 +239,7 @@ def _set_dropout(module: nn.Module, on: bool) -> None:
 
 
 def checkpoint_seconds() -> float:
-    """Return the seconds between two checkpoints: STEPWELL_CHECKPOINT_SECONDS, 120 by default.
-
-    Raises
-    ------
-    StepwellError
-        When the variable is no number of seconds.
-    """
+    """Return the seconds between two checkpoints: STEPWELL_CHECKPOINT_SECONDS, 120 by default."""
     stated = os.environ.get("STEPWELL_CHECKPOINT_SECONDS") or "120"
     try:
         seconds = float(stated)
@@ -278,29 +253,31 @@ def checkpoint_seconds() -> float:
 
 
 class Checkpoint:
-    """Weights, moments and the log in one safetensors file with the sha256 of all of it, replaced atomically."""
+    """Weights, moments and the log in one safetensors file with the sha256 of all of it, replaced as a whole."""
 
     def __init__(self, path: Path, module: nn.Module, optimiser: torch.optim.AdamW) -> None:
         self.path, self.module, self.optimiser = path, module, optimiser
-        self.every = checkpoint_seconds()
-        self.last = time.monotonic()
+        self.every, self.last = checkpoint_seconds(), time.monotonic()
 
     def save_now_and_then(self, log: TrainingLog) -> None:
-        """Save when the last time was long enough ago (STEPWELL_CHECKPOINT_SECONDS, 120 by default)."""
+        """Save when the last time was long enough ago."""
         if distributed.is_main() and time.monotonic() - self.last >= self.every:
             self.save(log)
             self.last = time.monotonic()
 
     def save(self, log: TrainingLog) -> None:
-        """Write the file under another name, then rename it."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
-        told = json.dumps(log.to_json())
-        draft = self.path.with_suffix(".draft")
-        try:
-            save_file(tensors, draft, metadata={"log": told, "sha256": sha256_of(tensors, told)})
-        except SafetensorError as error:
-            raise cannot_write(draft, error) from error
-        draft.replace(self.path)
+        """Write the file whole or not at all."""
+        tensors = {f"weight.{name}": parameter.data for name, parameter in self.module.named_parameters()}
+        for index, parameter in enumerate(_parameters(self.optimiser)):
+            state = self.optimiser.state.get(parameter, {})
+            tensors |= {f"{ours}.{index}": state[theirs] for ours, theirs in MOMENTS.items() if state}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        content = json.dumps(asdict(log))
+        with whole(self.path) as draft:
+            try:
+                save_file(tensors, draft, metadata={"log": content, "sha256": sha256_of(tensors, content)})
+            except SafetensorError as error:
+                raise cannot_write(draft, error) from error
 
     def load(self) -> TrainingLog:
         """Take up the file if it is there and whole; else begin at step 0, with a warning where it is there.
@@ -318,12 +295,10 @@ class Checkpoint:
                 )
         if distributed.any_says(not saved):
             return TrainingLog()
-        for index, parameter in enumerate(self._parameters()):
+        for index, parameter in enumerate(_parameters(self.optimiser)):
             if f"moment1.{index}" in saved:
                 self.optimiser.state[parameter] = {
-                    "step": saved[f"step.{index}"].to(parameter.device),
-                    "exp_avg": saved[f"moment1.{index}"].to(parameter.device),
-                    "exp_avg_sq": saved[f"moment2.{index}"].to(parameter.device),
+                    theirs: saved[f"{ours}.{index}"].to(parameter.device) for ours, theirs in MOMENTS.items()
                 }
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
@@ -338,16 +313,3 @@ class Checkpoint:
         if facts.get("sha256") != sha256_of(saved, facts["log"]):
             raise ValueError("its content is not what was saved, by its sha256; the disk may be failing")
         return log, saved
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"weight.{name}": parameter.data for name, parameter in self.module.named_parameters()}
-        for index, parameter in enumerate(self._parameters()):
-            state = self.optimiser.state.get(parameter)
-            if state:
-                tensors[f"step.{index}"] = state["step"]
-                tensors[f"moment1.{index}"] = state["exp_avg"]
-                tensors[f"moment2.{index}"] = state["exp_avg_sq"]
-        return tensors

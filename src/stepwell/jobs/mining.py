@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from stepwell.collection import Collection, open_collection
-from stepwell.distil.mining_report import MiningReport
-from stepwell.distil.negatives import Candidates
+from stepwell.distil.candidates import Candidates
+from stepwell.distil.negatives import MiningReport
 from stepwell.distil.negatives import mine as mine_run
 from stepwell.errors import RecipeError, StepwellError
 from stepwell.files import cache, check_free, whole

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.display import warn
-from stepwell.distil.negatives import Candidates
+from stepwell.distil.candidates import Candidates
 from stepwell.errors import RunError, StepwellError
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from stepwell import distributed
 from stepwell.display import SILENT, Progress, Table
-from stepwell.distil.negatives import Candidates
+from stepwell.distil.candidates import Candidates
 from stepwell.evaluation import Evaluation
 from stepwell.ladder.context import Surroundings
 from stepwell.ladder.prices import Prices, Work

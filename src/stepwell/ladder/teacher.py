@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from stepwell import distributed
-from stepwell.distil.objectives import Draw, RerankObjective
+from stepwell.distil.candidates import Draw
+from stepwell.distil.objectives import RerankObjective
 from stepwell.distil.training import total_steps
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.judging import searched

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell import distributed
-from stepwell.distil.embedding import EmbeddingObjective, Imitated
-from stepwell.distil.negatives import Candidates
-from stepwell.distil.objectives import Draw, StudentObjective, Terms
+from stepwell.distil.candidates import Candidates, Draw
+from stepwell.distil.objectives import EmbeddingObjective, Imitated, StudentObjective, Terms
 from stepwell.distil.training import Objective, TrainingLog, train
 from stepwell.errors import CollectionError
 from stepwell.ladder.builder import Builder

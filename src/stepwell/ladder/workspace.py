@@ -201,7 +201,7 @@ class Workspace:
         return time.monotonic() - began
 
     def _finish(self, stage: Stage, partial: Path, place: Path, seconds: float) -> None:
-        for leftover in ("checkpoint.safetensors", "checkpoint.draft"):
+        for leftover in ("checkpoint.safetensors", "draft-checkpoint.safetensors"):
             (partial / leftover).unlink(missing_ok=True)
         files = [path for path in sorted(partial.rglob("*")) if path.is_file() and path.name != Manifest.file]
         Manifest(

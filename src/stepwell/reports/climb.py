@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from stepwell.collection import Collection
-from stepwell.distil.negatives import Candidates
+from stepwell.distil.candidates import Candidates
 from stepwell.distil.training import TrainingLog
 from stepwell.errors import StepwellError
 from stepwell.retrieval.vectors import Vectors
@@ -89,7 +89,7 @@ class Refined:
 
 @dataclass(frozen=True)
 class Mined:
-    """One mining: :class:`stepwell.distil.mining_report.MiningReport` as plain values, with the stage that it is of."""
+    """One mining: :class:`stepwell.distil.negatives.MiningReport` as plain values, with the stage that it is of."""
 
     stage: str
     title: str

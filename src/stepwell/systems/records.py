@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, cast
 from pydantic import TypeAdapter, ValidationError
 
 from stepwell.display import Table
-from stepwell.distil.mining_report import MiningReport
+from stepwell.distil.negatives import MiningReport
 from stepwell.distil.refine import RANK_GROUPS
 from stepwell.distil.training import TrainingLog
 from stepwell.evaluation import Comparison
