@@ -4,10 +4,12 @@ import json
 import shutil
 
 import pytest
+from filelock import FileLock
 
 from stepwell import api
 from stepwell.display import Table
 from stepwell.errors import StepwellError
+from stepwell.files import cache
 from stepwell.indexes import build as module
 from stepwell.indexes.build import choices
 from stepwell.indexes.folder import open_index
@@ -87,9 +89,9 @@ def test_nothing_is_overwritten(exact, tiny_run, tmp_path):
     with pytest.raises(StepwellError, match="holds no index"):
         api.index(tiny_run, tmp_path / "mine")
     (tmp_path / "mine").rename(tmp_path / "next.part")
-    with pytest.raises(StepwellError, match="holds something else"):
+    with pytest.raises(StepwellError, match="no part of an index"):
         api.index(tiny_run, tmp_path / "next")
-    assert (tmp_path / "next.part" / "thesis.txt").read_text() == "years of work"
+    assert [path.name for path in (tmp_path / "next.part").iterdir()] == ["thesis.txt"]
     (tmp_path / "file").write_text("years of work")
     with pytest.raises(StepwellError, match="holds no index"):
         api.index(tiny_run, tmp_path / "file")
@@ -114,9 +116,37 @@ def test_a_build_that_died_is_done_again(step, change, exact, tiny_run, tmp_path
 
 
 def test_two_builds_at_once_are_told(tiny_run, tmp_path):
-    key = "0"
-    with module._draft(tmp_path / "i", key), pytest.raises(StepwellError, match="at work"):
+    (tmp_path / "i.part").mkdir()
+    with FileLock(tmp_path / "i.part" / ".lock"), pytest.raises(StepwellError, match="at work"):
         api.index(tiny_run, tmp_path / "i")
+
+
+@pytest.mark.parametrize("string", ["IVF10x,PQ7", "IVF8,PQ5", "IDMap,Flat", "LSH", "HNSW16_PQ4", "IVF0,Flat", ""])
+def test_a_bad_string_of_faiss_is_refused_before_anything_is_encoded(string, tiny_model, tiny_path, tmp_path):
+    pytest.importorskip("faiss")
+    place = tmp_path / "cache"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StepwellError, match=r"--faiss.*HNSW16,SQfp16"):
+        patch.setenv("STEPWELL_CACHE", str(place))
+        api.index(tiny_model, tmp_path / "i", IndexSettings(faiss=string), str(tiny_path))
+    assert not (place / "vectors").exists() and not (tmp_path / "i.part").exists()
+
+
+@pytest.mark.parametrize(
+    ("string", "older"),
+    [
+        ("HNSW16,SQfp16", {"kind": "faiss-hnsw", "precision": "fp16"}),
+        ("IVF1,PQ4x4", {"kind": "faiss-ivfpq", "precision": "pq"}),
+    ],
+)
+def test_an_index_of_faiss_is_searched_also_one_of_an_older_stepwell(string, older, tiny_run, exact, tmp_path):
+    pytest.importorskip("faiss")
+    report = api.index(tiny_run, tmp_path / "i", IndexSettings(faiss=string))
+    assert report.measured.recall_10 > 0.9 and string in report_table("t", [report]).text()
+    expected = Searcher.open(tmp_path / "i").search_many(QUERIES, 5)
+    facts = json.loads((tmp_path / "i" / "index.json").read_text())
+    del facts["settings"]["faiss"]
+    (tmp_path / "i" / "index.json").write_text(json.dumps(facts | {"settings": facts["settings"] | older}))
+    assert Searcher.open(tmp_path / "i").search_many(QUERIES, 5) == expected
 
 
 def test_a_milvus_index_is_built_and_searched(tiny_run, exact, tmp_path):
@@ -211,13 +241,12 @@ def test_without_queries_nothing_is_measured(tiny_model, tiny_directory, tmp_pat
 
 
 def test_a_kind_that_needs_more_passages_than_there_are_is_not_compared(monkeypatch):
-    monkeypatch.setattr(module, "_installed", lambda name: True)
-    kinds = [{choice.kind for choice in choices(passages, 32)} for passages in (255, 256)]
-    assert kinds[1] - kinds[0] == {"faiss-ivfpq"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    strings = [{choice.faiss for choice in choices(passages, 32)} for passages in (255, 256)]
+    assert strings[1] - strings[0] == {"IVF6,PQ4x8np"}
 
 
-def test_comparing_keeps_nothing(tiny_run, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "_installed", lambda name: False)
+def test_comparing_keeps_nothing(tiny_run):
     reports = api.compare_indexes(tiny_run)
     assert [report.settings.precision for report in reports[:3]] == ["fp32", "fp16", "int8"]
     assert reports[0].measured.recall_10 == 1
@@ -225,6 +254,6 @@ def test_comparing_keeps_nothing(tiny_run, monkeypatch, tmp_path):
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
     table = report_table("t", reports)
     assert isinstance(table, Table) and len(table.rows) == len(reports) == len(choices(60, 32))
-    assert not list((module.default_cache() / "indexes").iterdir())
+    assert not list((cache() / "indexes").iterdir())
     with pytest.raises(StepwellError, match="keeps nothing"):
         api.compare_indexes(tiny_run, [IndexSettings("milvus", uri="http://db:19530")])

@@ -155,7 +155,7 @@ def test_a_cluster_is_given_the_token_of_the_environment_and_searched_in_fp16(tm
 
     exceptions = SimpleNamespace(MilvusException=ConnectionError)
     package = SimpleNamespace(exceptions=exceptions, MilvusClient=connect)
-    monkeypatch.setattr(module, "_package", lambda name: package)
+    monkeypatch.setattr(module, "package", lambda name, extra: package)
     monkeypatch.setenv("STEPWELL_MILVUS_TOKEN", "a:b")
     settings = IndexSettings("milvus-hnsw", "fp16", uri="http://db:19530").resolve(WIDTH)
     index = MilvusIndex(settings, tmp_path, "test")

@@ -10,43 +10,38 @@ import pytest
 
 from common import unit_vectors
 from stepwell.errors import StepwellError
-from stepwell.indexes.packages import Settings, make, read
+from stepwell.indexes import codes
+from stepwell.indexes.settings import IndexSettings
+from stepwell.indexes.vector_index import make
 
-IVFPQ = Settings("faiss-ivfpq", lists=8, effort=8, code=4)
+PQ = "IVF8,PQ4x8np"
 ALL = [
-    *(Settings("usearch", storage) for storage in ("f32", "bf16", "f16", "i8")),
-    *(Settings("faiss-hnsw", storage) for storage in ("f32", "bf16", "f16", "i8")),
-    IVFPQ,
+    *(IndexSettings("usearch", precision) for precision in ("fp32", "fp16", "int8")),
+    *(IndexSettings(faiss=f"HNSW16,{stored}") for stored in ("Flat", "SQbf16", "SQfp16", "SQ8")),
+    IndexSettings(faiss=PQ, rescore=0, effort=8),
 ]
 
 
 PASSAGES, QUERIES = unit_vectors(600, 0, 16), unit_vectors(30, 1, 16)
 
 
-def need(settings):
-    pytest.importorskip(settings.kind.partition("-")[0])
-
-
-@pytest.fixture(params=ALL, ids=lambda settings: f"{settings.kind}-{settings.storage}")
-def settings(request):
-    need(request.param)
+@pytest.fixture(params=ALL, ids=lambda settings: settings.faiss or f"usearch-{settings.precision}")
+def settings(request, monkeypatch):
+    pytest.importorskip(request.param.kind)
+    monkeypatch.setattr(codes, "BLOCK", 300)  # they are added in two parts
     return request.param
 
 
 def made(settings, folder, passages=PASSAGES):
-    """Make an index in two parts, write it, open the file."""
-    index, half = make(settings, passages), len(passages) // 2
-    index.add(0, passages[:half])
-    index.add(half, passages[half:])
-    index.save(folder / "index.bin")
-    return read(settings, folder / "index.bin")
+    """Make an index, write it, open the file."""
+    return make(settings.resolve(16), passages, True, folder, "test")
 
 
 def test_most_of_the_best_are_found(settings, tmp_path):
     rows, _ = made(settings, tmp_path).search(QUERIES, 10)
     best = np.argsort(-QUERIES @ PASSAGES.T, axis=1)[:, :10]
     shares = [len(set(found) & set(true)) / 10 for found, true in zip(rows.tolist(), best.tolist(), strict=True)]
-    assert np.mean(shares) > (0.3 if settings is IVFPQ else 0.9)
+    assert np.mean(shares) > (0.3 if settings.faiss == PQ else 0.9)
 
 
 def test_scores_are_about_the_inner_products_best_first(settings, tmp_path):
@@ -54,11 +49,11 @@ def test_scores_are_about_the_inner_products_best_first(settings, tmp_path):
     assert (rows.dtype, scores.dtype, rows.shape) == (np.int32, np.float32, (30, 5))
     assert (np.diff(scores, axis=1) <= 0).all()
     exact = np.take_along_axis(QUERIES @ PASSAGES.T, rows, axis=1)
-    assert np.abs(scores - exact).max() < (0.5 if settings is IVFPQ else 0.03)
+    assert np.abs(scores - exact).max() < (0.5 if settings.faiss == PQ else 0.03)
 
 
 def test_lists_are_padded_where_there_are_too_few_passages(settings, tmp_path):
-    few = PASSAGES[:300] if settings is IVFPQ else PASSAGES[:3]
+    few = PASSAGES[:300] if settings.faiss == PQ else PASSAGES[:3]
     index = made(settings, tmp_path, few)
     for queries in (QUERIES, QUERIES[:1]):
         rows, scores = index.search(queries, len(few) + 2)
@@ -68,12 +63,25 @@ def test_lists_are_padded_where_there_are_too_few_passages(settings, tmp_path):
         assert sorted(rows[0, :-2]) == list(range(len(few)))
 
 
-@pytest.mark.parametrize(("settings", "extra"), [(Settings(), "usearch"), (Settings("faiss-hnsw"), "faiss")])
-def test_a_missing_package_is_named_with_its_extra(settings, extra, monkeypatch):
+def test_effort_is_how_many_lists_are_read_and_how_many_candidates_a_graph_looks_at(tmp_path):
+    pytest.importorskip("faiss")
+    best = np.argmax(QUERIES @ PASSAGES.T, axis=1)
+    for number, string in enumerate(("IVF60,Flat", "HNSW4,Flat")):
+        shares = []
+        for effort in (1, 60):
+            index = made(IndexSettings(faiss=string, effort=effort), tmp_path / f"{number}-{effort}")
+            shares.append(float((index.search(QUERIES, 1)[0][:, 0] == best).mean()))
+        assert shares[0] < shares[1] and shares[1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "extra"), [(IndexSettings("usearch"), "usearch"), (IndexSettings(faiss="Flat"), "faiss")]
+)
+def test_a_missing_package_is_named_with_its_extra(settings, extra, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, extra, None)
     monkeypatch.setitem(sys.modules, "usearch.index", None)
     with pytest.raises(StepwellError, match=rf"pip install 'stepwell\[{extra}\]'"):
-        make(settings, PASSAGES)
+        made(settings, tmp_path)
 
 
 def test_nothing_is_imported_before_it_is_asked_for():
@@ -82,12 +90,12 @@ def test_nothing_is_imported_before_it_is_asked_for():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_mistakes_are_told():
+def test_int8_of_usearch_is_for_vectors_of_length_1(tmp_path):
     with pytest.raises(StepwellError, match=r"lengths from 2 to 2 .*--precision fp16"):
-        make(Settings(storage="i8"), PASSAGES * 2)
+        made(IndexSettings("usearch", "int8"), tmp_path, PASSAGES * 2)
 
 
-def test_settings_that_do_not_fit_the_vectors_are_told():
-    need(IVFPQ)
-    with pytest.raises(StepwellError, match=r"255 passages are too few.*exact search is faster"):
-        make(Settings("faiss-ivfpq", code=4), PASSAGES[:255])
+def test_too_few_passages_are_told(tmp_path):
+    pytest.importorskip("faiss")
+    with pytest.raises(StepwellError, match=r"IVF8,PQ4x8np.* 255 passages.*exact search is faster"):
+        made(IndexSettings(faiss=PQ), tmp_path, PASSAGES[:255])

@@ -30,15 +30,18 @@ KINDS = [
     IndexSettings("usearch", "int8"),
     IndexSettings("usearch", "binary", rescore=20, effort=400),
     IndexSettings("usearch", dimension=20),
-    IndexSettings("faiss-hnsw"),
-    IndexSettings("faiss-hnsw", "int8"),
-    IndexSettings("faiss-hnsw", "fp16", dimension=20),
-    IndexSettings("faiss-ivfpq"),
+    IndexSettings(faiss="HNSW16,Flat"),
+    IndexSettings(faiss="HNSW16,SQ8"),
+    IndexSettings(faiss="HNSW16,SQfp16", dimension=20),
+    IndexSettings(faiss="IVF8,PQ3x8np"),
+    IndexSettings(faiss="OPQ6_24,IVF8_HNSW8,PQ6x4fs,RFlat"),
 ]
 
 
 def name(settings):
-    return "-".join(str(part) for part in (settings.kind, settings.precision, settings.dimension) if part)
+    return "-".join(
+        str(part) for part in (settings.faiss or settings.kind, settings.precision, settings.dimension) if part
+    )
 
 
 def recall(rows, best=BEST):
@@ -47,7 +50,7 @@ def recall(rows, best=BEST):
 
 def made(settings, folder, passages=PASSAGES, progress=SILENT):
     if settings.kind != "exact":
-        pytest.importorskip(settings.kind.partition("-")[0])
+        pytest.importorskip(settings.kind)
     return make(settings.resolve(passages.shape[1]), passages, True, folder, "test", progress)
 
 

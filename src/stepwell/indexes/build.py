@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection
 from stepwell.display import progress, say
 from stepwell.errors import CollectionError, RunError, StepwellError
-from stepwell.files import cache, writing
+from stepwell.files import cache, claimed, write_json, writing
 from stepwell.indexes.folder import (
     FORMAT,
     MANIFEST,
@@ -33,15 +30,21 @@ from stepwell.indexes.folder import (
     is_index,
     read_manifest,
     settings_of,
+    write_passages,
 )
 from stepwell.indexes.measure import Measured, Report, Sample
-from stepwell.indexes.packages import CENTROIDS
-from stepwell.indexes.passages import write_passages
-from stepwell.indexes.settings import IndexSettings
-from stepwell.indexes.vector_index import VectorIndex, make, sizes
+from stepwell.indexes.packages import empty_faiss
+from stepwell.indexes.settings import IndexSettings, quantised
+from stepwell.indexes.vector_index import make, sizes
 from stepwell.models.encoder import Encoder
 
-DRAFT = "draft.json"
+
+def fitting(settings: IndexSettings, width: int) -> IndexSettings:
+    """Return the settings resolved for vectors of ``width`` numbers; StepwellError when they don't fit these."""
+    settings = settings.resolve(width)
+    if settings.faiss is not None:
+        empty_faiss(settings, width)
+    return settings
 
 
 def build(
@@ -52,33 +55,15 @@ def build(
     settings: IndexSettings,
     split: str | None = None,
 ) -> Report:
-    """Build an index in ``out`` and measure it; one that was interrupted is gone on with.
+    """Build an index of passages' vectors (N, D) in ``out`` and measure it; one that was interrupted is gone on with.
 
-    Parameters
-    ----------
-    collection
-        The passages, and queries to measure with.
-    encoder
-        The model; it is copied.
-    passages
-        Its vectors of the passages, shape (N, D), may be memory-mapped; read block by block.
-    out
-        The folder of the index; not there yet, or empty, or this very index.
-    settings
-        How.
-    split
-        Its queries measure, and nDCG is by its judgements; see :class:`stepwell.indexes.measure.Sample`.
-
-    Raises
-    ------
-    StepwellError
-        When ``out`` holds something else, a package is missing, or the settings don't fit the vectors.
+    ``out`` is not there yet, or empty, or this very index. The model is copied; the queries of ``split`` measure.
     """
-    out, settings = out.absolute(), settings.resolve(passages.shape[1])
+    out, settings = out.absolute(), fitting(settings, passages.shape[1])
     if not len(passages):
         raise CollectionError(f"the collection {collection.name} has no passages: there is nothing to index.")
     made_from = {
-        "settings": asdict(settings),
+        "settings": settings.to_json(),
         "model": {
             "fingerprint": encoder.fingerprint,
             "scale": encoder.scale,
@@ -93,23 +78,21 @@ def build(
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     name = f"stepwell_{key[:24]}"
-    facts = {"format": FORMAT, "version": VERSION, "key": key, "name": name}
     if _is_there(out, key):
         say(f"{out} is there already, with these settings, this model and these passages.")
         return report_of(read_manifest(out))
     sample = Sample(collection, encoder, passages, split)
-    with _draft(out, key) as part, writing(out):
+    with _part(out, key) as part, writing(out):
         encoder.save(part / MODEL)
-        (part / PASSAGES).mkdir(exist_ok=True)
         write_passages(collection, part / PASSAGES)
-        index = _make(settings, passages, encoder.cosine, part / VECTORS, name)
-        report = _report(settings, index, part / VECTORS, sample)
+        report = _make(settings, sample, encoder.cosine, part / VECTORS, name)
         found = {
             "measured": asdict(report.measured) if report.measured else None,
             "bytes": {"search": report.search_bytes, "again": report.again_bytes},
             "files": files_of(part),
         }
-        _write(part / MANIFEST, facts | made_from | found)
+        facts = {"format": FORMAT, "version": VERSION, "key": key, "name": name}
+        write_json(part / MANIFEST, facts | made_from | found)
     return report
 
 
@@ -120,24 +103,17 @@ def compare(
     choices: Sequence[IndexSettings],
     split: str | None = None,
 ) -> list[Report]:
-    """Measure several kinds of indexes, each made in a folder that is deleted again.
-
-    Raises
-    ------
-    StepwellError
-        When one of them is for a Milvus cluster: it would keep what is loaded.
-    """
+    """Measure several kinds of indexes, each made in a folder that is deleted again."""
     if any(choice.uri for choice in choices):
         raise StepwellError("a comparison keeps nothing, and a Milvus cluster would: leave its address out.")
+    fitted = [fitting(choice, passages.shape[1]) for choice in choices]
     sample = Sample(collection, encoder, passages, split)
     place = cache() / "indexes"
     place.mkdir(parents=True, exist_ok=True)
     reports = []
-    for choice in choices:
-        settings = choice.resolve(passages.shape[1])
+    for settings in fitted:
         with tempfile.TemporaryDirectory(dir=place) as name:
-            index = _make(settings, passages, encoder.cosine, Path(name) / VECTORS, "stepwell_compared")
-            reports.append(_report(settings, index, Path(name) / VECTORS, sample))
+            reports.append(_make(settings, sample, encoder.cosine, Path(name) / VECTORS, "stepwell_compared"))
     return reports
 
 
@@ -153,13 +129,14 @@ def choices(passages: int, width: int) -> list[IndexSettings]:
     ]
     half = [replace(settings, dimension=width // 2) for settings in (*precise[::2], bits[2])]
     quarter = [replace(settings, dimension=width // 4) for settings in half]
-    graphs = []
-    if _installed("usearch"):
-        graphs += [IndexSettings("usearch", "fp16"), IndexSettings("usearch", "binary")]
-    if _installed("faiss"):
-        graphs += [IndexSettings("faiss-hnsw", "fp16")]
-        graphs += [IndexSettings("faiss-ivfpq")] if passages >= CENTROIDS else []
-    return [*precise, *bits, *(half + quarter if width >= 32 else []), *graphs]
+    others = []
+    if importlib.util.find_spec("usearch"):
+        others += [IndexSettings("usearch", "fp16"), IndexSettings("usearch", "binary")]
+    if importlib.util.find_spec("faiss"):
+        others += [IndexSettings(faiss="HNSW16,SQfp16")]
+        # each part of a product-quantised vector has 256 centroids, and as many passages are the least
+        others += [IndexSettings(faiss=quantised(passages, width))] if passages >= 256 else []
+    return [*precise, *bits, *(half + quarter if width >= 32 else []), *others]
 
 
 def report_of(facts: dict[str, Any]) -> Report:
@@ -169,19 +146,15 @@ def report_of(facts: dict[str, Any]) -> Report:
     return Report(settings_of(facts), facts["collection"]["passages"], size["search"], size["again"], measured)
 
 
-def _make(
-    settings: IndexSettings, passages: NDArray[np.float32], normalise: bool, place: Path, name: str
-) -> VectorIndex:
-    with progress(len(passages), f"index: {settings.kind}, {settings.precision}") as bar:
-        return make(settings, passages, normalise, place, name, bar)
-
-
-def _report(settings: IndexSettings, index: VectorIndex, place: Path, sample: Sample) -> Report:
+def _make(settings: IndexSettings, sample: Sample, normalise: bool, place: Path, name: str) -> Report:
+    """Make an index in ``place`` and measure it."""
+    count = len(sample.passages)
+    with progress(count, f"index: {settings.kind}, {settings.faiss or settings.precision}") as bar:
+        index = make(settings, sample.passages, normalise, place, name, bar)
     try:
         measured = sample.measure(index)
     finally:
         index.close()
-    count = len(sample.passages)
     return Report(settings, count, *sizes(settings, place, count), measured)
 
 
@@ -199,44 +172,13 @@ def _is_there(out: Path, key: str) -> bool:
 
 
 @contextmanager
-def _draft(out: Path, key: str) -> Iterator[Path]:
-    """Give the folder that an index is made in, locked, with what an interrupted build left; named at the end."""
+def _part(out: Path, key: str) -> Iterator[Path]:
+    """Give the folder that an index is made in, with what an interrupted build left; it is ``out`` in the end."""
     part = out.with_name(f"{out.name}.part")
-    if part.exists() and not (part / DRAFT).is_file() and (not part.is_dir() or any(part.iterdir())):
-        raise RunError(
-            f"{part}, where the index would be made, holds something else: nothing is overwritten. Choose another "
-            "folder with --out, or move it away."
-        )
-    part.mkdir(parents=True, exist_ok=True)
-    if not (part / DRAFT).is_file():
-        _write(part / DRAFT, key)
-    lock = FileLock(part / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"another stepwell is at work in {part}: wait for it, or stop it.") from None
-    try:
-        if (part / DRAFT).read_text(encoding="utf-8") != json.dumps(key):  # a build with other settings began it
-            shutil.rmtree(part / VECTORS, ignore_errors=True)
-            _write(part / DRAFT, key)
+    with claimed(part, {"index": key}, "part of an index", anew=True):
         yield part
-    finally:
-        lock.release()
-    for leftover in (part / DRAFT, part / ".lock"):
+    for leftover in (part / "source.json", part / ".lock"):
         leftover.unlink(missing_ok=True)
     if out.is_dir():
         out.rmdir()  # empty, or this fails
     part.rename(out)
-
-
-def _write(path: Path, content: object) -> None:
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None

@@ -6,7 +6,7 @@ among bits turns a query into bits too. int8 and bits are those of sentence-tran
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from stepwell.display import SILENT, Progress
+from stepwell.files import whole
 from stepwell.indexes.hamming import nearest
-from stepwell.indexes.packages import Found
 from stepwell.indexes.settings import Precision
+from stepwell.retrieval.run import Found
 from stepwell.retrieval.search import PAIRS, pair_scores, top_k
 from stepwell.retrieval.shards import write_array
 
@@ -44,42 +45,34 @@ def narrow(vectors: NDArray[np.float32], dimension: int, normalise: bool) -> NDA
     return cut
 
 
-def narrowed(vectors: NDArray[np.float32], dimension: int, normalise: bool) -> Iterator[NDArray[np.float32]]:
-    """Yield :func:`narrow` of blocks of vectors (N, D), which may be memory-mapped."""
+def narrowed(
+    vectors: NDArray[np.float32], dimension: int, normalise: bool
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield :func:`narrow` of blocks of vectors (N, D), which may be memory-mapped, with their first rows."""
     for start in range(0, len(vectors), BLOCK):
-        yield narrow(vectors[start : start + BLOCK], dimension, normalise)
+        yield start, narrow(vectors[start : start + BLOCK], dimension, normalise)
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Vectors of all passages in one precision.
-
-    Parameters
-    ----------
-    precision
-        Number type.
-    dimension
-        Numbers D of a vector.
-    values
-        Shape (N, D), or (N, D / 8 rounded up) of packed bits; memory-mapped.
-    ranges
-        Of int8: smallest and largest value of each dimension, shape (2, D).
-    """
+    """Vectors of all passages in one precision."""
 
     precision: Precision
-    dimension: int
-    values: NDArray[Any]
-    ranges: NDArray[np.float32] | None = None
+    dimension: int  # numbers D of a vector
+    values: NDArray[Any]  # (N, D), or (N, D / 8 rounded up) of packed bits; memory-mapped
+    ranges: NDArray[np.float32] | None = None  # of int8: smallest and largest value of each dimension, (2, D)
 
     @classmethod
-    def open(cls, folder: Path, precision: Precision, dimension: int) -> Codes:
-        """Map what :func:`write_codes` wrote; ValueError or OSError when it is damaged."""
+    def open(cls, folder: Path, precision: Precision, dimension: int, count: int | None = None) -> Codes:
+        """Map what :func:`write_codes` wrote of ``count`` vectors; ValueError or OSError when it is damaged."""
         values = np.load(folder / f"{precision}.npy", mmap_mode="r")
         ranges = np.load(folder / "ranges.npy") if precision == "int8" else None
         codes = cls(precision, dimension, values, ranges)
         shape, kind = _form(precision, dimension)
         if values.shape[1:] != shape or values.dtype != kind or (ranges is not None and ranges.shape != (2, dimension)):
             raise ValueError(f"{precision}.npy holds {values.dtype} of shape {values.shape}")
+        if count is not None and len(values) != count:
+            raise ValueError(f"{precision}.npy holds {len(values)} vectors, not {count}")
         return codes
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
@@ -92,10 +85,7 @@ class Codes:
         return rows, scores + shift
 
     def scores(self, queries: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return the inner products of each query in fp32 with its own passages, shape (Q, m) as ``rows``.
-
-        -inf where a row is -1.
-        """
+        """Return the inner products of queries in fp32 with their own passages, (Q, m) as ``rows``; -inf for row -1."""
         if self.precision == "binary":
             return self._bit_scores(queries, rows)
         factor, shift = self._line(queries)
@@ -129,7 +119,7 @@ def to_bits(vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.packbits(vectors > 0, axis=-1)
 
 
-def ranges_of(blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
+def ranges_of(blocks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return the smallest and the largest value of each dimension in blocks of vectors (B, D), shape (2, D)."""
     ends = [np.stack([block.min(axis=0), block.max(axis=0)]) for block in blocks]
     return np.stack([np.min(ends, axis=0)[0], np.max(ends, axis=0)[1]])
@@ -143,24 +133,20 @@ def write_codes(
     normalise: bool,
     progress: Progress = SILENT,
 ) -> Codes:
-    """Write vectors (N, D) in a precision into ``folder``, cut to ``dimension``; they are read block by block.
-
-    int8 is calibrated on all of them: nothing is out of its range.
-    """
+    """Write vectors (N, width) in a precision into ``folder``, cut to ``dimension``; they are read block by block."""
+    folder.mkdir(exist_ok=True)
     ranges = None
-    if precision == "int8":
-        ranges = ranges_of(narrowed(vectors, dimension, normalise))
+    if precision == "int8":  # on all of them: nothing is out of its range
+        ranges = ranges_of(block for _, block in narrowed(vectors, dimension, normalise))
         write_array(folder / "ranges.npy", ranges)
     shape, kind = _form(precision, dimension)
-    draft = folder / f"{precision}.draft"
-    out = np.lib.format.open_memmap(draft, mode="w+", dtype=kind, shape=(len(vectors), *shape))
-    for number, block in enumerate(narrowed(vectors, dimension, normalise)):
-        start = number * BLOCK
-        out[start : start + len(block)] = _turn(block, precision, ranges)
-        progress.advance(len(block))
-    out.flush()
-    del out
-    draft.replace(folder / f"{precision}.npy")
+    with whole(folder / f"{precision}.npy") as draft:
+        out = np.lib.format.open_memmap(draft, mode="w+", dtype=kind, shape=(len(vectors), *shape))
+        for start, block in narrowed(vectors, dimension, normalise):
+            out[start : start + len(block)] = _turn(block, precision, ranges)
+            progress.advance(len(block))
+        out.flush()
+        del out
     return Codes.open(folder, precision, dimension)
 
 

@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-import json
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from stepwell.collection import Collection
+from stepwell.collection.collection import IdIndex, Mapped, Strings, hash_text
+from stepwell.collection.store import map_texts
 from stepwell.errors import RunError
+from stepwell.files import read_json
 from stepwell.indexes.milvus import FILE
-from stepwell.indexes.passages import open_passages
-from stepwell.indexes.settings import IndexSettings
+from stepwell.indexes.settings import IndexSettings, of_manifest
 from stepwell.indexes.vector_index import VectorIndex, read
 from stepwell.models.encoder import Encoder
 
 MANIFEST = "index.json"
 FORMAT, VERSION = "stepwell-index", 1
 MODEL, PASSAGES, VECTORS = "model", "passages", "vectors"
+BATCH = 2_048
+"""Passages held in memory while writing."""
 
 
 @dataclass
 class OpenIndex:
-    """An index, opened.
+    """An index, opened."""
 
-    Parameters
-    ----------
-    collection
-        Its passages.
-    encoder
-        Its model.
-    vectors
-        What finds passages.
-    facts
-        Its manifest.
-    """
-
-    collection: Collection
+    collection: Collection  # its passages, no queries
     encoder: Encoder
     vectors: VectorIndex
-    facts: dict[str, Any]
 
 
 def is_index(folder: Path) -> bool:
@@ -52,15 +45,9 @@ def is_index(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check the manifest of an index.
-
-    Raises
-    ------
-    StepwellError
-        When it is missing, damaged, of something else, or of a later version.
-    """
+    """Read the manifest of an index; one that is missing, damaged or of a later version is refused."""
     with _damage(folder):
-        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = read_json(folder / MANIFEST)
         if facts["format"] != FORMAT:
             raise ValueError(f"its format is {facts['format']!r}")
         if facts["version"] > VERSION:
@@ -72,26 +59,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         wrong = [key for key, kind in types.items() if not isinstance(facts[key], kind)]
         if wrong:
             raise ValueError(f"{', '.join(wrong)} can't be read")
-        checked: dict[str, Any] = facts
-        return checked
+        return facts
 
 
 def settings_of(facts: dict[str, Any]) -> IndexSettings:
     """Return the settings in a manifest; ValueError when they can't be."""
-    settings = IndexSettings(**facts["settings"])
+    settings = of_manifest(facts["settings"], int(facts["collection"]["passages"]))
     if settings != settings.resolve(int(facts["model"]["dimension"])):
         raise ValueError("its settings are not complete")
     return settings
 
 
 def open_index(folder: Path) -> OpenIndex:
-    """Open an index, wherever it lies now.
-
-    Raises
-    ------
-    StepwellError
-        When something of it is missing, damaged or not what it was made with, or a package is missing.
-    """
+    """Open an index, wherever it lies now; what is missing, damaged or not what it was made with is refused."""
     facts = read_manifest(folder)
     with _damage(folder):
         for name, size in facts["files"].items():
@@ -106,7 +86,7 @@ def open_index(folder: Path) -> OpenIndex:
         if encoder.fingerprint != model["fingerprint"]:
             raise ValueError("its model is another one than the vectors were made with")
         vectors = read(settings, encoder.cosine, folder / VECTORS, facts["name"], count)
-        return OpenIndex(collection, encoder, vectors, facts)
+        return OpenIndex(collection, encoder, vectors)
 
 
 def files_of(folder: Path) -> dict[str, int]:
@@ -126,3 +106,41 @@ def _damage(folder: Path) -> Iterator[None]:
             f"{folder} holds no whole index of stepwell ({reason.rstrip('.')}): copy it again, or build it again with "
             "`stepwell index` into another folder."
         ) from error
+
+
+def write_passages(collection: Collection, folder: Path) -> None:
+    """Write ids and texts of all passages (the title in front, as they are embedded) and the index of the ids."""
+    hashes, starts = array("Q"), array("i")
+    schema = pa.schema({"id": pa.string(), "text": pa.string()})
+    folder.mkdir(exist_ok=True)
+    with pa.ipc.new_file(str(folder / "passage.arrow"), schema) as writer:
+        for start in range(0, collection.n_passages, BATCH):
+            ids = list(collection.passage_ids[start : start + BATCH])
+            hashes.extend(map(hash_text, ids))
+            texts = collection.passages_slice(start, start + BATCH)
+            starts.extend(collection.passage_starts(np.arange(start, start + len(texts))))
+            writer.write_batch(pa.record_batch([pa.array(ids), pa.array(texts)], schema=schema))
+    values = np.frombuffer(hashes, dtype=np.uint64)
+    rows = np.argsort(values, kind="stable").astype(np.int32)
+    tables: dict[str, dict[str, NDArray[Any]]] = {
+        "passage-index": {"hash": values[rows], "row": rows},
+        "passage-start": {"start": np.frombuffer(starts, dtype=np.int32)},
+    }
+    for name, columns in tables.items():
+        table = pa.RecordBatch.from_pydict({column: pa.array(numbers) for column, numbers in columns.items()})
+        with pa.ipc.new_file(str(folder / f"{name}.arrow"), table.schema) as writer:
+            writer.write_batch(table)
+
+
+def open_passages(folder: Path, name: str, fingerprint: str) -> Collection:
+    """Map what :func:`write_passages` wrote, as a collection without queries; ValueError or OSError when damaged."""
+    none = Strings(pa.chunked_array([], pa.string()))
+    return Collection(
+        name=name,
+        path=folder,
+        fingerprint=fingerprint,
+        passages=map_texts(folder, "passage"),
+        queries=(IdIndex(none, np.zeros(0, np.uint64), np.zeros(0, np.int32)), none),
+        starts=Mapped(folder / "passage-start.arrow").numbers("start"),
+        qrels={},
+    )

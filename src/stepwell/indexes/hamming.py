@@ -17,24 +17,11 @@ _ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 def nearest(
     queries: NDArray[np.uint8], passages: NDArray[np.uint8], k: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return the ``k`` passages of the smallest Hamming distance to each query; equal ones by row.
+    """Return the ``k`` passages, all where there are fewer, of the smallest Hamming distance to each query.
 
-    Parameters
-    ----------
-    queries
-        Packed bits, shape (Q, W).
-    passages
-        Packed bits, shape (N, W), may be memory-mapped; read block by block.
-    k
-        How many; all N where there are fewer.
+    Queries are packed bits (Q, W), passages (N, W), which may be memory-mapped; rows and distances are (Q, k), best
+    first, equal ones by row.
 
-    Returns
-    -------
-    tuple
-        Passage rows (Q, k) and distances (Q, k), both int32.
-
-    Examples
-    --------
     >>> rows, distances = nearest(np.uint8([[0b1100]]), np.uint8([[0b0011], [0b1000], [0b1101]]), k=2)
     >>> rows.tolist(), distances.tolist()
     ([[1, 2]], [[1, 1]])
@@ -71,4 +58,5 @@ def _words(bits: NDArray[np.uint8]) -> NDArray[Any]:
 
 
 def _smallest(keys: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Return the ``k`` smallest of each row (q, n), in any order."""
     return keys if keys.shape[1] <= k else np.partition(keys, k - 1, axis=1)[:, :k]

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from stepwell.collection import Collection
 from stepwell.display import Cell, Table
 from stepwell.evaluation import bootstrap_interval, evaluate
-from stepwell.indexes.packages import Found
 from stepwell.indexes.settings import IndexSettings
 from stepwell.indexes.vector_index import VectorIndex
 from stepwell.models.encoder import Encoder
-from stepwell.retrieval.run import Run
+from stepwell.retrieval.run import Found, Run
 from stepwell.retrieval.search import pair_scores, top_k
 
 SAMPLE = 1_000
@@ -28,75 +27,38 @@ MEASURE = "nDCG@10"
 
 @dataclass(frozen=True)
 class Measured:
-    """How an index does against exact search in fp32 with all dimensions.
+    """How an index does against exact search in fp32 with all dimensions."""
 
-    Parameters
-    ----------
-    queries
-        How many it was measured with.
-    recall_10, recall_100
-        Share of the 10 (100) best passages that are among its own 10 (100), or that score as well as the last of them.
-    per_second
-        Queries a second when all come in one call.
-    split
-        The split of the measures below; None when there is none.
-    ndcg, delta, low, high
-        nDCG@10, its difference to exact search in fp32, and the bounds of the 95 % bootstrap interval of that.
-    """
-
-    queries: int
-    recall_10: float
+    queries: int  # how many it was measured with
+    recall_10: float  # share of the 10 best passages that are among its own 10, or score as well as the last of them
     recall_100: float
-    per_second: float
-    split: str | None = None
-    ndcg: float | None = None
-    delta: float | None = None
-    low: float | None = None
+    per_second: float  # queries a second when all come in one call
+    split: str | None = None  # whose judgements the measures below go by; None when there are none
+    ndcg: float | None = None  # nDCG@10
+    delta: float | None = None  # its difference to exact search in fp32
+    low: float | None = None  # bounds of the 95 % bootstrap interval of that
     high: float | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an index costs and what it gives.
+    """What an index costs and what it gives."""
 
-    Parameters
-    ----------
-    settings
-        Resolved.
-    passages
-        How many, N.
-    search_bytes
-        Of what is searched.
-    again_bytes
-        Of the vectors to score again with.
-    measured
-        None when there were no queries.
-    """
-
-    settings: IndexSettings
-    passages: int
-    search_bytes: int
-    again_bytes: int
-    measured: Measured | None
+    settings: IndexSettings  # resolved
+    passages: int  # how many, N
+    search_bytes: int  # of what is searched
+    again_bytes: int  # of the vectors to score again with
+    measured: Measured | None  # None when there were no queries
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
-        return asdict(self)
+        return asdict(self) | {"settings": self.settings.to_json()}
 
 
 class Sample:
-    """Queries to measure with, and what exact search in fp32 finds for them.
+    """Queries to measure with, and what exact search in fp32 finds for them among all passages' vectors (N, D).
 
-    Parameters
-    ----------
-    collection
-        Where they are from.
-    encoder
-        Embeds them.
-    passages
-        The full vectors, shape (N, D).
-    split
-        The queries of this split are taken. None: of dev where there is one, of the whole collection else.
+    They are those of ``split``; without one, of dev where there is such a split, and of the whole collection else.
     """
 
     def __init__(
@@ -167,7 +129,7 @@ def _cells(report: Report) -> list[Cell]:
     settings, m = report.settings, report.measured
     again = f"{settings.rescore} x {settings.rescore_with}" if settings.rescore else "-"
     count = max(1, report.passages)
-    cells: list[Cell] = [settings.kind, settings.precision, settings.dimension, again]
+    cells: list[Cell] = [settings.kind, settings.faiss or settings.precision, settings.dimension, again]
     cells += [f"{report.search_bytes / count:,.0f}", f"{(report.search_bytes + report.again_bytes) / 1e6:,.1f}"]
     if m is None:
         return [*cells, *[None] * 7]

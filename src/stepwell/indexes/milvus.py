@@ -6,7 +6,6 @@ Milvus keeps the vectors, under the passages' rows as primary keys; ids and text
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 from collections.abc import Iterator
@@ -17,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell.display import SILENT, Progress
-from stepwell.errors import MissingPackage, RunError, StepwellError
-from stepwell.indexes.packages import Found
+from stepwell.errors import RunError, StepwellError
+from stepwell.indexes.packages import package
 from stepwell.indexes.settings import IndexSettings
+from stepwell.retrieval.run import Found
 
-FILE = "milvus.db"
+FILE, EXTRA = "milvus.db", "milvus"
 TOKEN = "STEPWELL_MILVUS_TOKEN"
 BATCH_BYTES, BATCH_ROWS = 16 << 20, 4_096
 """Vectors that go into one request; Milvus takes 64 MB."""
@@ -31,17 +31,7 @@ GRAPH = {"M": 16, "efConstruction": 128}
 
 
 class MilvusIndex:
-    """The vectors of one index in Milvus.
-
-    Parameters
-    ----------
-    settings
-        Resolved; its ``uri`` says where, None is Milvus Lite.
-    folder
-        Where the files of Milvus Lite are.
-    name
-        Name of the Milvus collection.
-    """
+    """The vectors of one index in Milvus: a collection of its own, in a cluster or in Milvus Lite's files."""
 
     def __init__(self, settings: IndexSettings, folder: Path, name: str) -> None:
         self.settings, self.name = settings, name
@@ -53,13 +43,8 @@ class MilvusIndex:
 
         Milvus itself is asked what it has, batch by batch, and a batch that is not whole is written again under the
         same keys: so a load that was interrupted leaves neither holes nor doubles.
-
-        Raises
-        ------
-        StepwellError
-            When Milvus refuses, or has not all passages in the end.
         """
-        with self._told():
+        with self._refusals():
             known = self._client.has_collection(self.name)
             if not known:
                 self._create()
@@ -78,7 +63,7 @@ class MilvusIndex:
 
     def check(self, count: int) -> None:
         """Raise StepwellError when Milvus has not exactly the rows from 0 to ``count``."""
-        with self._told():
+        with self._refusals():
             if not self._client.has_collection(self.name):
                 found = -1
             else:
@@ -97,7 +82,7 @@ class MilvusIndex:
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         effort = {"ef": max(self.settings.effort, k)} if self.settings.kind == "milvus-hnsw" else {}
         how = {"metric_type": "IP", "params": effort}
-        with self._told():
+        with self._refusals():
             for start in range(0, len(queries), QUERIES):
                 part = list(self._form(queries[start : start + QUERIES]))
                 found = self._client.search(self.name, part, limit=k, search_params=how, output_fields=["row"])
@@ -111,14 +96,14 @@ class MilvusIndex:
         """Let go of the connection, and of the files of Milvus Lite."""
         self._client.close()
         if self._file is not None:
-            _package("milvus_lite.server_manager").server_manager_instance.release_server(str(self._file))
+            package("milvus_lite.server_manager", EXTRA).server_manager_instance.release_server(str(self._file))
 
     @property
     def _place(self) -> str:
         return self.settings.uri or str(self._file)
 
     def _create(self) -> None:
-        types = _package("pymilvus").DataType
+        types = package("pymilvus", EXTRA).DataType
         half = self.settings.precision == "fp16"
         if half and self._file is not None:
             raise StepwellError("Milvus Lite keeps vectors in fp32 alone: take that, or a cluster with --uri.")
@@ -141,11 +126,11 @@ class MilvusIndex:
         return int(self._client.query(self.name, filter=where, output_fields=["count(*)"])[0]["count(*)"])
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _refusals(self) -> Iterator[None]:
         """Turn what Milvus raises into a StepwellError."""
         try:
             yield
-        except _package("pymilvus").exceptions.MilvusException as error:
+        except package("pymilvus", EXTRA).exceptions.MilvusException as error:
             raise StepwellError(
                 f"Milvus at {self._place} refused (collection {self.name}): {_short(error)}. What it has been given "
                 "stays there; mend that and run the same command again: it goes on."
@@ -153,14 +138,14 @@ class MilvusIndex:
 
 
 def _connect(uri: str | None, file: Path | None) -> Any:
-    package = _package("pymilvus")
+    pymilvus = package("pymilvus", EXTRA)
     if file is not None:
-        _package("milvus_lite")
+        package("milvus_lite", EXTRA)
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs each refusal with its traceback
     logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)
     try:
-        return package.MilvusClient(uri or str(file), token=os.environ.get(TOKEN, "") if uri else "")
-    except package.exceptions.MilvusException as error:
+        return pymilvus.MilvusClient(uri or str(file), token=os.environ.get(TOKEN, "") if uri else "")
+    except pymilvus.exceptions.MilvusException as error:
         what = (
             f"Is it up, and does {TOKEN} hold its token?"
             if uri
@@ -177,15 +162,3 @@ def _batches(block: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
 
 def _short(error: Exception) -> str:
     return " ".join(str(getattr(error, "message", error)).split())[:300].rstrip(".")
-
-
-def _package(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingPackage(
-            f"this index needs the package {module.partition('.')[0]}, which can't be imported here ({error}): "
-            "pip install 'stepwell[milvus]'. Exact search needs nothing.",
-            module.partition(".")[0],
-            "milvus",
-        ) from error

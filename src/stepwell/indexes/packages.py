@@ -5,143 +5,84 @@ FAISS and torch in one process clash on some platforms (two OpenMP runtimes); us
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from stepwell.errors import MissingPackage, StepwellError
+from stepwell.indexes.codes import narrow, to_bits
+from stepwell.indexes.settings import IndexSettings, Precision
+from stepwell.retrieval.run import Found
 
-Kind = Literal["usearch", "faiss-hnsw", "faiss-ivfpq"]
-Storage = Literal["f32", "bf16", "f16", "i8", "b1"]
-Found = tuple[NDArray[np.int32], NDArray[np.float32]]
-
-BLOCK = 1 << 16
-"""Passages handed over at a time."""
+LEARN_FROM = 1 << 16
+"""Passages that an index is trained on; 64 for each inverted list where those are more."""
 LINKS, BUILD_EFFORT = 16, 128
 """Of a graph: neighbours of a passage, and candidates that are looked at for them."""
-CENTROIDS = 256
-"""Of each part of a product-quantised vector: one byte."""
+STORED: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "i8", "binary": "b1"}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How an index is made and searched.
-
-    Parameters
-    ----------
-    kind
-        A graph (HNSW, Malkov and Yashunin 2016) by usearch or FAISS, or FAISS's inverted lists of product-quantised
-        vectors (IVF-PQ, Jégou et al. 2011): the smallest, for corpora that don't fit into memory otherwise.
-    storage
-        Number type of a graph's vectors. ``i8`` is for vectors of length 1; ``b1``, their signs, for usearch.
-    effort
-        Candidates looked at in a search, at least as many as are asked for; of IVF-PQ: lists read.
-    lists
-        Lists of IVF-PQ; 0: four times the root of the number of passages.
-    code
-        Bytes of a vector in IVF-PQ; has to divide the width.
-    """
-
-    kind: Kind = "usearch"
-    storage: Storage = "bf16"
-    effort: int = 64
-    lists: int = 0
-    code: int = 48
+def package(module: str, extra: str) -> Any:
+    """Import a module of an optional package."""
+    name = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        message = (
+            f"this index needs the package {name}, which can't be imported here ({error}): "
+            f"pip install 'stepwell[{extra}]'. Exact search needs nothing."
+        )
+        raise MissingPackage(message, name, extra) from error
 
 
-class Index(Protocol):
-    """An index of one of the packages."""
+class Usearch:
+    """A graph by usearch; ``settings`` are resolved."""
 
-    def add(self, start: int, vectors: NDArray[np.float32]) -> None:
-        """Add the passages from row ``start`` on, (n, D)."""
+    def __init__(self, index: Any, settings: IndexSettings) -> None:
+        self._index, self._bits = index, settings.precision == "binary"
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Found:
-        """Return rows and scores, both (Q, k); -1 and -inf pad."""
-
-    def save(self, path: Path) -> None:
-        """Write the package's file."""
-
-
-def make(settings: Settings, passages: NDArray[np.float32]) -> Index:
-    """Return an empty index for passages (N, D), trained on some of them where its kind wants that.
-
-    Raises
-    ------
-    StepwellError
-        When the package is not installed, or the settings don't fit the vectors.
-    """
-    if settings.storage == "i8" and settings.kind == "usearch":
-        lengths = np.linalg.norm(passages[:BLOCK], axis=1)
-        if not np.allclose(lengths, 1, atol=1e-3):
+    @classmethod
+    def make(cls, settings: IndexSettings, vectors: NDArray[np.float32], normalise: bool) -> Usearch:
+        """Return an empty index for vectors (N, width)."""
+        width = settings.dimension or vectors.shape[1]
+        lengths = np.linalg.norm(narrow(vectors[:LEARN_FROM], width, normalise), axis=1)
+        if settings.precision == "int8" and not np.allclose(lengths, 1, atol=1e-3):
             raise StepwellError(
                 f"int8 of usearch is for vectors of length 1, and these have lengths from {lengths.min():g} to "
                 f"{lengths.max():g} (their model does not normalise): take --precision fp16, or --kind exact."
             )
-    return _Usearch.make(settings, passages) if settings.kind == "usearch" else _Faiss.make(settings, passages)
-
-
-def read(settings: Settings, path: Path) -> Index:
-    """Open the package's file.
-
-    Raises
-    ------
-    StepwellError
-        When the package is not installed; what it raises itself where the file is damaged.
-    """
-    return _Usearch.read(settings, path) if settings.kind == "usearch" else _Faiss.read(settings, path)
-
-
-def _package(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingPackage(
-            f"this index needs the package {extra}, which can't be imported here ({error}): "
-            f"pip install 'stepwell[{extra}]'. Exact search needs nothing.",
-            extra,
-            extra,
-        ) from error
-
-
-class _Usearch:
-    def __init__(self, index: Any, storage: Storage) -> None:
-        self._index, self._bits = index, storage == "b1"
-
-    @classmethod
-    def make(cls, settings: Settings, passages: NDArray[np.float32]) -> _Usearch:
-        return cls(
-            _package("usearch.index", "usearch").Index(
-                ndim=passages.shape[1],
-                metric={"i8": "cos", "b1": "hamming"}.get(settings.storage, "ip"),  # of i8, ip has no fixed scale
-                dtype=settings.storage,
-                connectivity=LINKS,
-                expansion_add=BUILD_EFFORT,
-            ),
-            settings.storage,
+        index = package("usearch.index", "usearch").Index(
+            ndim=width,
+            # of int8, ip has no fixed scale
+            metric={"int8": "cos", "binary": "hamming"}.get(settings.precision or "", "ip"),
+            dtype=STORED[settings.precision or "fp32"],
+            connectivity=LINKS,
+            expansion_add=BUILD_EFFORT,
         )
+        return cls(index, settings)
 
     @classmethod
-    def read(cls, settings: Settings, path: Path) -> _Usearch:
-        index = _package("usearch.index", "usearch").Index.restore(str(path), view=True)  # mapped, not loaded
+    def read(cls, settings: IndexSettings, path: Path) -> Usearch:
+        """Open the package's file."""
+        index = package("usearch.index", "usearch").Index.restore(str(path), view=True)  # mapped, not loaded
         if index is None:
             raise OSError(f"{path.name} can't be read")
         index.expansion_search = settings.effort
-        return cls(index, settings.storage)
+        return cls(index, settings)
 
     def add(self, start: int, vectors: NDArray[np.float32]) -> None:
+        """Add the passages from row ``start`` on, (n, D)."""
         keys = np.arange(start, start + len(vectors), dtype=np.uint64)
-        self._index.add(keys, self._form(vectors), threads=torch.get_num_threads())
-
-    def _form(self, vectors: NDArray[np.float32]) -> NDArray[Any]:
-        return np.packbits(vectors > 0, axis=1) if self._bits else vectors
+        self._index.add(keys, to_bits(vectors) if self._bits else vectors, threads=torch.get_num_threads())
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
-        found = self._index.search(self._form(queries), k, threads=torch.get_num_threads())
+        """Return rows and scores, both (Q, k); -1 and -inf pad."""
+        asked = to_bits(queries) if self._bits else queries
+        found = self._index.search(asked, k, threads=torch.get_num_threads())
         keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
         counts = np.atleast_1d(found.counts) if len(queries) > 1 else np.array([keys.shape[1]])
         rows = np.full((len(queries), k), -1, dtype=np.int32)
@@ -153,51 +94,87 @@ class _Usearch:
         return rows, scores
 
     def save(self, path: Path) -> None:
+        """Write the package's file."""
         self._index.save(str(path))
 
 
-class _Faiss:
+class Faiss:
+    """What a factory string of FAISS makes; ``settings`` are resolved."""
+
     def __init__(self, index: Any) -> None:
-        self._faiss, self._index = _package("faiss", "faiss"), index
+        self._faiss, self._index = package("faiss", "faiss"), index
         self._faiss.omp_set_num_threads(torch.get_num_threads())
 
     @classmethod
-    def make(cls, settings: Settings, passages: NDArray[np.float32]) -> _Faiss:
-        faiss, (n, width) = _package("faiss", "faiss"), passages.shape
-        if settings.kind == "faiss-hnsw":
-            stored = {"f32": "Flat", "bf16": "SQbf16", "f16": "SQfp16", "i8": "SQ8"}[settings.storage]
-            index = faiss.index_factory(width, f"HNSW{LINKS},{stored}", faiss.METRIC_INNER_PRODUCT)
-            index.hnsw.efConstruction = BUILD_EFFORT
-            learn_from = BLOCK
-        else:
-            if n < CENTROIDS:
-                raise StepwellError(
-                    f"{n} passages are too few for faiss-ivfpq: {CENTROIDS} are the least. For small collections exact "
-                    "search is faster anyway."
-                )
-            lists = settings.lists or max(1, min(round(4 * n**0.5), n // 39))
-            spec = f"IVF{lists},PQ{settings.code}x8np"  # np: no polysemous training, which is slow and of no use here
-            index = faiss.index_factory(width, spec, faiss.METRIC_INNER_PRODUCT)
-            learn_from = 64 * max(lists, CENTROIDS)
+    def make(cls, settings: IndexSettings, vectors: NDArray[np.float32], normalise: bool) -> Faiss:
+        """Return an empty index for vectors (N, width), trained on some of them where it wants that."""
+        index, n = empty_faiss(settings, vectors.shape[1]), len(vectors)
+        lists = package("faiss", "faiss").try_extract_index_ivf(index)
         if not index.is_trained:
-            chosen = np.unique(np.linspace(0, n - 1, min(n, learn_from)).astype(np.int64))
-            index.train(np.ascontiguousarray(passages[chosen], dtype=np.float32))
+            most = max(LEARN_FROM, 64 * lists.nlist if lists else 0)
+            chosen = np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+            part = np.ascontiguousarray(narrow(vectors[chosen], index.d, normalise))
+            try:
+                index.train(part)
+            except RuntimeError as error:
+                raise StepwellError(
+                    f"FAISS can't train {settings.faiss!r} on {n:,} passages ({_reason(error)}): where they are too "
+                    "few, take fewer lists and shorter codes. For small collections exact search is faster anyway."
+                ) from None
         return cls(index)
 
     @classmethod
-    def read(cls, settings: Settings, path: Path) -> _Faiss:
-        faiss = _package("faiss", "faiss")
-        index = faiss.read_index(str(path))
-        name = "efSearch" if settings.kind == "faiss-hnsw" else "nprobe"
-        faiss.ParameterSpace().set_index_parameter(index, name, settings.effort)
+    def read(cls, settings: IndexSettings, path: Path) -> Faiss:
+        """Open the package's file."""
+        index = package("faiss", "faiss").read_index(str(path))
+        _set(index, "nprobe", settings.effort)
+        _set(index, "efSearch", settings.effort)
         return cls(index)
 
     def add(self, start: int, vectors: NDArray[np.float32]) -> None:
+        """Add the passages from row ``start`` on, (n, D)."""
         self._index.add(vectors)
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
+        """Return rows and scores, both (Q, k); -1 and -inf pad."""
         scores, rows = self._index.search(queries, k)
         return rows.astype(np.int32), np.where(rows < 0, -np.inf, scores).astype(np.float32)
 
     def save(self, path: Path) -> None:
+        """Write the package's file."""
         self._faiss.write_index(self._index, str(path))
+
+
+def empty_faiss(settings: IndexSettings, width: int) -> Any:
+    """Return FAISS's own index, empty, of a factory string; a string that makes none is refused."""
+    faiss, string, d = package("faiss", "faiss"), str(settings.faiss), settings.dimension or width
+    try:
+        index = faiss.index_factory(d, string, faiss.METRIC_INNER_PRODUCT)
+        lists, reason = faiss.try_extract_index_ivf(index), ""
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            reason = "it does not rank by inner products"
+        elif "IDMap" in string:
+            reason = "passages go by their row numbers, without IDMap"
+        elif lists is not None and lists.nlist < 1:
+            reason = "there must be a list at least"
+    except RuntimeError as error:
+        reason = _reason(error)
+    if reason:
+        raise StepwellError(
+            f"FAISS makes no index of the string {string!r} (--faiss) for vectors of {d} dimensions: {reason}. Write "
+            "one of its factory strings, such as HNSW16,SQfp16 or IVF1024,PQ48, with a number behind PQ that divides "
+            "the dimensions."
+        )
+    _set(index, "efConstruction", BUILD_EFFORT)
+    return index
+
+
+def _set(index: Any, name: str, value: int) -> None:
+    """Set a parameter of FAISS where the index has such a one."""
+    with contextlib.suppress(RuntimeError):
+        package("faiss", "faiss").ParameterSpace().set_index_parameter(index, name, value)
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return what FAISS says, without the names and lines of its own source in front."""
+    return str(error).rpartition(": ")[2].strip().rstrip(".")[:200]

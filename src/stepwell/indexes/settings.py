@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from stepwell.errors import StepwellError
-from stepwell.indexes import packages
 
-Kind = Literal["exact", "usearch", "faiss-hnsw", "faiss-ivfpq", "milvus", "milvus-hnsw"]
+Kind = Literal["exact", "usearch", "faiss", "milvus", "milvus-hnsw"]
 Precision = Literal["fp32", "fp16", "int8", "binary"]
-Stored = Literal["fp32", "fp16", "int8", "binary", "pq"]
 
 PRECISIONS: dict[Kind, tuple[Precision, ...]] = {
     "exact": ("fp32", "fp16", "int8", "binary"),
     "usearch": ("fp32", "fp16", "int8", "binary"),
-    "faiss-hnsw": ("fp32", "fp16", "int8"),
-    "faiss-ivfpq": (),
     "milvus": ("fp32", "fp16"),
     "milvus-hnsw": ("fp32", "fp16"),
 }
-"""Number types that the vectors of each kind can be kept in."""
-STORAGE: dict[Stored, packages.Storage] = {
-    "fp32": "f32",
-    "fp16": "f16",
-    "int8": "i8",
-    "binary": "b1",
-    "pq": "f32",
-}
+"""Number types that the vectors of each kind can be kept in; a string of FAISS says its own."""
 RESCORE_BINARY, RESCORE_PQ = 4, 10
 
 
@@ -39,32 +28,35 @@ class IndexSettings:
     Parameters
     ----------
     kind
-        ``exact``: every passage is looked at. ``usearch``, ``faiss-hnsw``, ``milvus-hnsw``: a graph (HNSW).
-        ``faiss-ivfpq``: inverted lists of product-quantised vectors. ``milvus``: exact search by Milvus.
+        ``exact``: every passage is looked at. ``usearch``, ``milvus-hnsw``: a graph (HNSW, Malkov and Yashunin 2016).
+        ``milvus``: exact search by Milvus. ``faiss``: what the string ``faiss`` says.
     precision
-        Number type of the vectors that are searched; fp32 when None. ``faiss-ivfpq`` has codes of its own (``pq``).
+        Number type of the vectors that are searched; fp32 when None.
     dimension
         Leading numbers of a vector that are kept (Matryoshka, arXiv 2205.13147); all when None. Vectors of a cosine
         model are normalised again.
     rescore
         So many times the passages asked for are looked up, scored with the query in fp32 against the vectors of
-        ``rescore_with``, and the best of them kept. 0: the first scores count. None: 4 for binary, 10 for
-        ``faiss-ivfpq``, 0 else.
+        ``rescore_with``, and the best of them kept. 0: the first scores count. None: 4 for binary, 10 for a string
+        with product quantisation (PQ), 0 else.
     rescore_with
         Number type of those vectors; they stay on disk, and only what is scored is read. int8 when None.
     effort
-        Candidates that a graph looks at in a search; of ``faiss-ivfpq``: lists read.
+        Candidates that a graph looks at in a search (efSearch), and inverted lists that FAISS reads (nprobe).
     uri
         Address of a Milvus cluster; None: Milvus Lite, in the index's own folder.
+    faiss
+        FAISS's factory string, as ``HNSW16,SQfp16`` or ``IVF1024,PQ48``; the kind is ``faiss`` then.
     """
 
     kind: Kind = "exact"
-    precision: Stored | None = None
+    precision: Precision | None = None
     dimension: int | None = None
     rescore: int | None = None
     rescore_with: Precision | None = None
     effort: int = 64
     uri: str | None = None
+    faiss: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, get_args(Kind))
@@ -75,25 +67,29 @@ class IndexSettings:
                 f"an index of {self.dimension} dimensions, effort {self.effort} and rescore {self.rescore} can't be: "
                 "dimensions and effort start at 1, and rescore at 0 (none)."
             )
-        self._check_precision()
-        self._check_uri()
-
-    def _check_precision(self) -> None:
-        if self.kind == "faiss-ivfpq":
-            if self.precision not in (None, "pq"):
-                raise StepwellError(
-                    f"faiss-ivfpq keeps codes of its own, not {self.precision}: leave the precision out, and give the "
-                    "one to score again with (--rescore-with)."
-                )
+        if self.faiss is not None or self.kind == "faiss":
+            self._check_faiss()
         elif self.precision is not None:
             _one_of(f"precision with the kind {self.kind}", self.precision, PRECISIONS[self.kind])
+        if self.uri is not None:
+            self._check_uri(self.uri)
 
-    def _check_uri(self) -> None:
-        if self.uri is None:
-            return
+    def _check_faiss(self) -> None:
+        if self.faiss is None:
+            raise StepwellError("an index of FAISS needs its factory string: --faiss HNSW16,SQfp16, for example.")
+        if self.kind not in ("exact", "faiss"):
+            raise StepwellError(f"the string {self.faiss!r} is for FAISS, not for the kind {self.kind}: leave one out.")
+        if self.precision is not None:
+            raise StepwellError(
+                f"FAISS keeps codes of its own, as its string {self.faiss!r} says, not {self.precision}: leave the "
+                "precision out, and give the one to score again with (--rescore-with)."
+            )
+        object.__setattr__(self, "kind", "faiss")
+
+    def _check_uri(self, uri: str) -> None:
         if not self.kind.startswith("milvus"):
             raise StepwellError(f"an address is for the kinds milvus and milvus-hnsw, not for {self.kind}.")
-        parts = urlsplit(self.uri)
+        parts = urlsplit(uri)
         if parts.scheme not in ("http", "https", "tcp") or not parts.hostname or parts.username or parts.password:
             raise StepwellError(
                 "the address of a Milvus cluster is http://HOST:PORT or https://HOST:PORT, without a name or password "
@@ -102,32 +98,46 @@ class IndexSettings:
             )
 
     def resolve(self, width: int) -> IndexSettings:
-        """Return the settings for vectors of ``width`` numbers, with nothing left open.
-
-        Raises
-        ------
-        StepwellError
-            When more dimensions are asked for than there are, or two vectors a passage where one would do.
-        """
+        """Return the settings for vectors of ``width`` numbers, with nothing left open."""
         dimension = width if self.dimension is None else self.dimension
         if dimension > width:
             raise StepwellError(f"the model's vectors have {width} dimensions, so none can be cut to {dimension}.")
-        precision: Stored = "pq" if self.kind == "faiss-ivfpq" else self.precision or "fp32"
+        precision = None if self.kind == "faiss" else self.precision or "fp32"
         rescore = self.rescore
         if rescore is None:
-            wanted = {"binary": RESCORE_BINARY, "pq": RESCORE_PQ}.get(precision, 0)
-            rescore = wanted or (RESCORE_BINARY if self.rescore_with else 0)
+            rescore = RESCORE_BINARY if precision == "binary" or self.rescore_with else 0
+            rescore = RESCORE_PQ if "PQ" in (self.faiss or "") else rescore
         again = (self.rescore_with or "int8") if rescore else None
         if again == precision and self.kind == "exact" and precision != "binary":
             rescore, again = 0, None  # these are their own scores already
         return replace(self, precision=precision, dimension=dimension, rescore=rescore, rescore_with=again)
 
-    def graph(self) -> packages.Settings:
-        """Return the settings of the packages' indexes; of a resolved one."""
-        assert self.precision is not None and self.dimension is not None
-        kinds: dict[str, packages.Kind] = {k: k for k in get_args(packages.Kind)}
-        code = next(d for d in range(max(1, self.dimension // 8), 0, -1) if self.dimension % d == 0)
-        return packages.Settings(kinds[self.kind], STORAGE[self.precision], effort=self.effort, code=code)
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values, without a string of FAISS where there is none: older indexes have no such key."""
+        return {name: value for name, value in asdict(self).items() if name != "faiss" or value is not None}
+
+
+def quantised(passages: int, width: int) -> str:
+    """Return FAISS's string for the fewest bytes that still find most: inverted lists, a byte for 8 numbers (IVF-PQ).
+
+    >>> quantised(15_782, 384)
+    'IVF404,PQ48x8np'
+    """
+    lists = max(1, min(round(4 * passages**0.5), passages // 39))
+    code = next(size for size in range(max(1, width // 8), 0, -1) if width % size == 0)
+    return f"IVF{lists},PQ{code}x8np"  # np: no polysemous training, which is slow and of no use here
+
+
+def of_manifest(settings: dict[str, Any], passages: int) -> IndexSettings:
+    """Return the settings that an index's manifest holds; older ones named two kinds of FAISS instead of its string."""
+    kind = settings.get("kind")
+    if kind == "faiss-hnsw":
+        stored = {"fp32": "Flat", "fp16": "SQfp16", "int8": "SQ8"}[settings["precision"]]
+        settings = settings | {"kind": "faiss", "precision": None, "faiss": f"HNSW16,{stored}"}
+    if kind == "faiss-ivfpq":
+        string = quantised(passages, int(settings["dimension"]))
+        settings = settings | {"kind": "faiss", "precision": None, "faiss": string}
+    return IndexSettings(**settings)
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

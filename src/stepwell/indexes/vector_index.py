@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -9,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell.display import SILENT, Progress
-from stepwell.indexes import packages
+from stepwell.files import whole
 from stepwell.indexes.codes import Codes, narrow, narrowed, write_codes
 from stepwell.indexes.milvus import FILE, MilvusIndex
-from stepwell.indexes.packages import Found
+from stepwell.indexes.packages import Faiss, Usearch
 from stepwell.indexes.settings import IndexSettings
+from stepwell.retrieval.run import Found
 
-GRAPH_FILE = "index.bin"
+PACKAGE_FILE = "index.bin"
+"""What usearch or FAISS wrote."""
 AGAIN = "again"
 """Folder of the vectors to score again with."""
 
@@ -28,31 +31,16 @@ class Finder(Protocol):
 
 
 class VectorIndex:
-    """Finds passages by the vectors of queries.
-
-    Parameters
-    ----------
-    settings
-        How; resolved.
-    normalise
-        Whether vectors that are cut get the length 1.
-    first
-        What gives the first list.
-    again
-        The vectors that the best of it are scored again with.
-    """
+    """Finds passages by the vectors of queries, with resolved settings."""
 
     def __init__(self, settings: IndexSettings, normalise: bool, first: Finder, again: Codes | None) -> None:
-        self.settings, self.normalise, self.first, self.again = settings, normalise, first, again
+        self.settings, self.normalise = settings, normalise  # normalise: vectors that are cut get the length 1
+        self.first, self.again = first, again
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
-        """Return the ``k`` best passages of queries, vectors as the model gives them (Q, width), best first.
+        """Return rows and scores (Q, k) of the ``k`` best passages of queries (Q, width), best first.
 
-        Returns
-        -------
-        tuple
-            Passage rows (Q, k), int32, and scores (Q, k), float32; -1 and -inf where fewer were found. There are
-            fewer columns than k where there are fewer passages.
+        -1 and -inf where fewer were found; fewer columns than k where there are fewer passages.
         """
         queries = np.ascontiguousarray(narrow(queries, self.settings.dimension or queries.shape[1], self.normalise))
         rows, scores = self.first.search(queries, k * max(1, self.settings.rescore or 0))
@@ -76,85 +64,42 @@ def make(
     name: str,
     progress: Progress = SILENT,
 ) -> VectorIndex:
-    """Write the files of an index of passages' vectors (N, width) into ``folder``; Milvus gets a collection ``name``.
+    """Write an index of passages' vectors (N, width), read block by block, into ``folder``, and open it.
 
-    Parameters
-    ----------
-    settings
-        Resolved.
-    vectors
-        Read block by block.
-    normalise
-        Whether vectors that are cut get the length 1 (cosine).
-    folder
-        Its own alone; made when missing. A Milvus collection in it is gone on with, other files are written again.
-    name
-        Tells this index from others in the same Milvus.
-    progress
-        Advanced by the passages that are done.
+    The folder is its own alone. Milvus gets a collection ``name``, and goes on with it; files are written again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     width = settings.dimension or vectors.shape[1]
+    blocks = narrowed(vectors, width, normalise)
     if settings.rescore_with is not None:
-        (folder / AGAIN).mkdir(exist_ok=True)
         write_codes(vectors, folder / AGAIN, settings.rescore_with, width, normalise)
     if settings.kind == "exact":
-        assert settings.precision is not None and settings.precision != "pq"
-        write_codes(vectors, folder, settings.precision, width, normalise, progress)
+        write_codes(vectors, folder, settings.precision or "fp32", width, normalise, progress)
     elif settings.kind.startswith("milvus"):
-        milvus = MilvusIndex(settings, folder, name)
-        try:
-            milvus.load(narrowed(vectors, width, normalise), len(vectors), progress)
-        finally:
-            milvus.close()
+        with closing(MilvusIndex(settings, folder, name)) as milvus:
+            milvus.load((block for _, block in blocks), len(vectors), progress)
     else:
-        _make_graph(settings, vectors, width, normalise, folder, progress)
+        index = (Usearch if settings.kind == "usearch" else Faiss).make(settings, vectors, normalise)
+        for start, block in blocks:
+            index.add(start, np.ascontiguousarray(block))
+            progress.advance(len(block))
+        with whole(folder / PACKAGE_FILE) as draft:
+            index.save(draft)
     return read(settings, normalise, folder, name, len(vectors))
-
-
-def _make_graph(
-    settings: IndexSettings,
-    vectors: NDArray[np.float32],
-    width: int,
-    normalise: bool,
-    folder: Path,
-    progress: Progress,
-) -> None:
-    cut = folder / "cut"  # the vectors that it is made from, where they are not those of the model
-    if width < vectors.shape[1]:
-        cut.mkdir(exist_ok=True)
-        vectors = write_codes(vectors, cut, "fp32", width, normalise).values
-    index = packages.make(settings.graph(), vectors)
-    for start in range(0, len(vectors), packages.BLOCK):
-        part = np.ascontiguousarray(vectors[start : start + packages.BLOCK], dtype=np.float32)
-        index.add(start, part)
-        progress.advance(len(part))
-    index.save(folder / "index.draft")
-    (folder / "index.draft").replace(folder / GRAPH_FILE)
-    (cut / "fp32.npy").unlink(missing_ok=True)
-    if cut.is_dir():
-        cut.rmdir()
 
 
 def read(settings: IndexSettings, normalise: bool, folder: Path, name: str, count: int) -> VectorIndex:
     """Open what :func:`make` made of ``count`` passages.
 
-    Raises
-    ------
-    StepwellError
-        When a package is missing, or Milvus has not what it should have.
-    ValueError, OSError, RuntimeError
-        When a file is missing or damaged.
+    StepwellError when a package is missing or Milvus has not what it should have; ValueError, OSError or RuntimeError
+    when a file is missing or damaged.
     """
     width, again = settings.dimension or 0, None
     if settings.rescore_with is not None:
-        again = Codes.open(folder / AGAIN, settings.rescore_with, width)
-        _whole(again, count)
+        again = Codes.open(folder / AGAIN, settings.rescore_with, width, count)
     first: Finder
     if settings.kind == "exact":
-        assert settings.precision is not None and settings.precision != "pq"
-        first = Codes.open(folder, settings.precision, width)
-        _whole(first, count)
+        first = Codes.open(folder, settings.precision or "fp32", width, count)
     elif settings.kind.startswith("milvus"):
         first = MilvusIndex(settings, folder, name)
         try:
@@ -163,21 +108,17 @@ def read(settings: IndexSettings, normalise: bool, folder: Path, name: str, coun
             first.close()
             raise
     else:
-        first = packages.read(settings.graph(), folder / GRAPH_FILE)
+        first = (Usearch if settings.kind == "usearch" else Faiss).read(settings, folder / PACKAGE_FILE)
     return VectorIndex(settings, normalise, first, again)
-
-
-def _whole(codes: Codes, count: int) -> None:
-    if len(codes.values) != count:
-        raise ValueError(f"{codes.precision}.npy holds {len(codes.values)} vectors, not {count}")
 
 
 def sizes(settings: IndexSettings, folder: Path, count: int) -> tuple[int, int]:
     """Return the bytes of what is searched, and of the vectors to score again with; a cluster's are reckoned."""
-    again = sum(path.stat().st_size for path in (folder / AGAIN).rglob("*") if path.is_file())
+    again = _bytes(folder / AGAIN)
     if settings.uri is not None:
         return count * (settings.dimension or 0) * (2 if settings.precision == "fp16" else 4), again
-    files = folder / FILE if settings.kind.startswith("milvus") else folder
-    return sum(path.stat().st_size for path in files.rglob("*") if path.is_file()) - (
-        again if files == folder else 0
-    ), again
+    return _bytes(folder / FILE) if settings.kind.startswith("milvus") else _bytes(folder) - again, again
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -18,6 +18,9 @@ from stepwell.collection.readers.trec import own_id, run_id
 from stepwell.collection.row_tables import read_lists, read_rows, write_rows
 from stepwell.errors import CollectionError, RunError, StepwellError
 
+Found = tuple[NDArray[np.int32], NDArray[np.float32]]
+"""Passage rows and scores of queries, both (Q, k), best first; -1 and -inf pad."""
+
 
 @dataclass(frozen=True)
 class Run:
