@@ -1,7 +1,7 @@
 """The HTTP application: routes, and nothing that could be elsewhere."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -46,17 +46,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def make_app(systems: Systems, limits: Limits | None = None, token: str | None = None) -> App:
-    """Return the ASGI application.
-
-    Parameters
-    ----------
-    systems
-        What can be asked.
-    limits
-        What is refused.
-    token
-        What clients must show; None answers to loopback names alone.
-    """
+    """Return the ASGI application; without a ``token`` that clients must show it answers to loopback names alone."""
     limits, metrics = limits or Limits(), Metrics()
 
     @asynccontextmanager
@@ -85,11 +75,8 @@ def make_app(systems: Systems, limits: Limits | None = None, token: str | None =
     app.get("/metrics", response_class=Response)(read_metrics)
     for path, (name, kind) in PAGE.items():
         app.get(path, include_in_schema=False)(_asset(name, kind))
-    app.exception_handler(RequestValidationError)(_invalid)
-    app.exception_handler(AnyHTTPException)(_refused)
-    app.exception_handler(BusyError)(_busy)
-    app.exception_handler(GoneError)(_gone)
-    app.exception_handler(500)(_failed)
+    for error, answer in ERRORS.items():
+        app.exception_handler(error)(answer)
     return Guard(app, limits, token, metrics.answered)
 
 
@@ -123,10 +110,10 @@ async def search(asked: SearchRequest, request: Request) -> Response:
     if k > state.limits.k:
         raise HTTPException(422, f"k: at most {state.limits.k:,}.")
     lists = await state.engine.search(asked.system, queries, k, request.is_disconnected)
-    answers = [
-        {"query": query, "passages": _passages(query, hits, asked.characters)}
-        for query, hits in zip(queries, lists, strict=True)
-    ]
+    answers = []
+    for query, hits in zip(queries, lists, strict=True):
+        find = matcher(query)
+        answers.append({"query": query, "passages": [_passage(hit, find, asked.characters) for hit in hits]})
     seconds = time.perf_counter() - began
     state.metrics.seconds.labels(asked.system).observe(seconds)
     return _json({"system": asked.system, "milliseconds": round(1000 * seconds, 2), "answers": answers})
@@ -175,15 +162,9 @@ def _several(given: str | Sequence[str], what: str, limits: Limits) -> list[str]
     return texts
 
 
-def _passages(query: str, hits: Sequence[Hit], characters: int) -> list[dict[str, Any]]:
-    find = matcher(query)
-    return [_passage(hit, find, characters) for hit in hits]
-
-
-def _passage(hit: Hit, find: Any, characters: int) -> dict[str, Any]:
+def _passage(hit: Hit, find: Callable[[str], Spans], characters: int) -> dict[str, Any]:
     body = hit.text[len(hit.title) :].lstrip()
     text = body[:characters]
-    matches: Spans = find(text)
     return {
         "rank": hit.rank,
         "id": hit.passage_id,
@@ -192,7 +173,7 @@ def _passage(hit: Hit, find: Any, characters: int) -> dict[str, Any]:
         "cut": len(body) > characters,
         "score": hit.score,
         "title_matches": find(hit.title),
-        "text_matches": matches,
+        "text_matches": find(text),
     }
 
 
@@ -215,10 +196,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     problems = error.errors()
     if problems[0]["type"] == "json_invalid":
         return _json({"error": f"the body is no JSON: {problems[0]['ctx']['error']}."}, 400)
-    told = dict.fromkeys(
-        f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}" for problem in problems[:5]
-    )
-    return _json({"error": "; ".join(told)[:500]}, 422)
+    wrong = (f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}" for problem in problems[:5])
+    return _json({"error": "; ".join(dict.fromkeys(wrong))[:500]}, 422)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -237,3 +216,12 @@ async def _gone(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     """Answer without the traceback, which uvicorn logs."""
     return _json({"error": "something went wrong here; the server's own output says what."}, 500)
+
+
+ERRORS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    RequestValidationError: _invalid,
+    AnyHTTPException: _refused,
+    BusyError: _busy,
+    GoneError: _gone,
+    500: _failed,
+}

@@ -14,7 +14,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Gone = Callable[[], Awaitable[bool]]
-"""Tells whether the client that asked has hung up."""
+"""Returns whether the client that asked has hung up."""
 
 
 class BusyError(Exception):
@@ -44,38 +44,20 @@ class Batcher(Generic[T, R]):
     An idle worker takes what comes at once. While it works, others gather, and it takes them together. Those who were
     answered are likely to ask again: with others waiting it waits for them too, while they come, so that all are
     answered in one round and nobody has to wait for two.
-
-    Parameters
-    ----------
-    work
-        Answers items, one answer each in their order; runs in the worker thread. An exception as an answer is raised
-        where the item was asked for.
-    most
-        Items of a batch, at most.
-    queue
-        Items that may wait, at most.
-    linger
-        Seconds to wait for one more where several ask.
-    told
-        Told the items of each batch and the seconds that they waited.
-    patience
-        Seconds that an item has waited when its client is looked for: the look costs as much as a short answer.
-    pause
-        Waits for so many seconds.
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[T]], Sequence[R | Exception]],
-        most: int,
-        queue: int,
-        linger: float = 0.002,
-        told: Callable[[Sequence[T], Sequence[float]], None] = lambda items, waited: None,
-        patience: float = 0.5,
+        work: Callable[[Sequence[T]], Sequence[R | Exception]],  # one answer an item; an exception is raised by ask
+        most: int,  # items of a batch
+        queue: int,  # items that may wait
+        linger: float = 0.002,  # seconds to wait for one more where several ask
+        count: Callable[[Sequence[T], Sequence[float]], None] = lambda items, waited: None,  # called with each batch
+        patience: float = 0.5,  # seconds an item waits before its client is looked for: it costs a short answer's time
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.work, self.most, self.queue = work, most, queue
-        self.linger, self.told, self.patience, self.pause = linger, told, patience, pause
+        self.linger, self.count, self.patience, self.pause = linger, count, patience, pause
         self._waiting: deque[_Waiting[T, R]] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stepwell-search")
@@ -97,15 +79,7 @@ class Batcher(Generic[T, R]):
         self._thread.shutdown(wait=True)
 
     async def ask(self, items: Sequence[T], gone: Gone = stays) -> list[R]:
-        """Return the answers to items, in their order.
-
-        Raises
-        ------
-        BusyError
-            When not all of them have room in the queue.
-        GoneError
-            When ``gone`` says so before their turn comes.
-        """
+        """Return the answers to items, in their order; BusyError when the queue has no room, GoneError in time."""
         if len(self._waiting) + len(items) > self.queue:
             raise BusyError
         loop = asyncio.get_running_loop()
@@ -153,7 +127,7 @@ class Batcher(Generic[T, R]):
             batch.append(one)
             waits.append(now - one.since)
         if batch:
-            self.told([one.item for one in batch], waits)
+            self.count([one.item for one in batch], waits)
         return batch
 
     def _answer(self, items: list[T]) -> Sequence[R | Exception]:

@@ -41,29 +41,23 @@ class Reranking(NamedTuple):
     hits: list[Hit]
 
 
-Told = Callable[[Sequence[Any], Sequence[float]], None]
-
-
 class Engine:
     """Answers for all clients.
 
     Tokenisers and models are touched by one thread each: that of the encoders, and that of the cross-encoder, which is
     a hundred times slower and must hold up nobody else.
-
-    Parameters
-    ----------
-    systems
-        What can be asked.
-    limits
-        Length of the queue, size of a batch.
-    told
-        Told the items of each batch and the seconds that they waited.
     """
 
-    def __init__(self, systems: Systems, limits: Limits, told: Told = lambda items, waited: None) -> None:
+    def __init__(
+        self,
+        systems: Systems,
+        limits: Limits,
+        count: Callable[[Sequence[Any], Sequence[float]], None] = lambda items, waited: None,  # called with each batch
+    ) -> None:
         self.systems = systems
-        self.quick: Batcher[Question | Embedding, Any] = Batcher(self._answer, limits.at_once, limits.queue, told=told)
-        self.slow: Batcher[Reranking, list[Hit]] = Batcher(_rerank, 1, limits.queue, told=told)
+        most, queue = limits.at_once, limits.queue
+        self.quick: Batcher[Question | Embedding, Any] = Batcher(self._answer, most, queue, count=count)
+        self.slow: Batcher[Reranking, list[Hit]] = Batcher(_rerank, 1, queue, count=count)
 
     def start(self) -> None:
         """Begin to answer."""

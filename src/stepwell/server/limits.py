@@ -35,39 +35,17 @@ SAFETY = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused.
+    """What is refused."""
 
-    Parameters
-    ----------
-    text
-        Characters of a query or a text to embed.
-    batch
-        Queries or texts of a request.
-    k
-        Passages a query.
-    queue
-        Queries that may wait; beyond it the answer is 503.
-    at_once
-        Queries that are embedded and searched together.
-    body
-        Bytes of a request's body.
-    head
-        Bytes of a request's line and headers.
-    seconds
-        Seconds that a head may take to arrive, and a body.
-    connections
-        Open connections; beyond it the answer is 503.
-    """
-
-    text: int = 2_000
-    batch: int = 64
-    k: int = 100
-    queue: int = 256
-    at_once: int = 32
-    body: int = 1 << 20
-    head: int = 16_384
-    seconds: float = 10.0
-    connections: int = 512
+    text: int = 2_000  # characters of a query or a text to embed
+    batch: int = 64  # queries or texts of a request
+    k: int = 100  # passages a query
+    queue: int = 256  # queries that may wait; beyond it the answer is 503
+    at_once: int = 32  # queries that are embedded and searched together
+    body: int = 1 << 20  # bytes of a request's body
+    head: int = 16_384  # bytes of a request's line and headers
+    seconds: float = 10.0  # that a head may take to arrive, and a body
+    connections: int = 512  # that are open; beyond it the answer is 503
 
 
 class RefusedError(Exception):
@@ -81,23 +59,18 @@ class RefusedError(Exception):
 class Guard:
     """Checks host and token, reads the body within its limits, and adds safe headers to every answer.
 
-    Parameters
-    ----------
-    app
-        What answers.
-    limits
-        Of body and time.
-    token
-        What ``Authorization: Bearer`` must carry. Without one, only requests to a loopback name are answered: a web
-        page elsewhere that points its own name at this machine (DNS rebinding) gets nothing.
-    told
-        Told path and status of every answer.
+    Without a token that ``Authorization: Bearer`` must carry, only requests to a loopback name are answered: a web page
+    elsewhere that points its own name at this machine (DNS rebinding) gets nothing.
     """
 
     def __init__(
-        self, app: App, limits: Limits, token: str | None, told: Callable[[str, int], None] = lambda path, status: None
+        self,
+        app: App,
+        limits: Limits,
+        token: str | None,
+        count: Callable[[str, int], None] = lambda path, status: None,  # called with path and status of every answer
     ) -> None:
-        self.app, self.limits, self.told = app, limits, told
+        self.app, self.limits, self.count = app, limits, count
         self.token = None if token is None else token.encode()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -111,7 +84,7 @@ class Guard:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                self.told(scope["path"], message["status"])
+                self.count(scope["path"], message["status"])
                 message["headers"] = [*message.get("headers", ()), *SAFETY]
             await send(message)
 

@@ -54,13 +54,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address, not listening yet.
-
-    Raises
-    ------
-    StepwellError
-        When the address is taken or is none.
-    """
+    """Return a socket bound to an address, not listening yet."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -139,7 +133,7 @@ def serve(
         torch.set_num_threads(threads)
     with listen(host, port) as bound:
         opened = open_systems(Path(place), collection, systems)
-        opened.by_name[STUDENT].searcher.search("ready?")  # what can't be read is told now, and the first user is quick
+        opened.by_name[STUDENT].searcher.search("ready?")  # what can't be read is said now, and the first user is quick
         bound.listen(2048)
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         say(f"{opened.collection.name}: {opened.collection.n_passages:,} passages, {', '.join(opened.by_name)}.")

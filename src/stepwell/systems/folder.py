@@ -23,17 +23,19 @@ SEARCHED = "search.vectors"
 R = TypeVar("R", bound=Record)
 
 
-def real_name(name: str, student_after: Callable[[str], str | None]) -> str | None:
+def real_name(name: str, student_after: Callable[[str], str]) -> str:
     """Return the stage behind a name: ``student@3.dev`` is the dev stage of the student that goes on after rung 3.
 
-    ``student_after`` says which, by the name of the stage that decides it (``promote-3``); None: not decided.
+    ``student_after`` returns that student's stage, by the name of the stage that decides it (``promote-3``).
+
+    >>> [real_name(name, {"promote-3": "rung-2"}.__getitem__) for name in ("student@3.dev", "student@0", "rung-1.dev")]
+    ['rung-2.dev', 'start', 'rung-1.dev']
     """
     head, dot, tail = name.partition(".")
     if not head.startswith("student@"):
         return name
     number = head.partition("@")[2]
-    student = "start" if number == "0" else student_after(f"promote-{number}")
-    return None if student is None else f"{student}{dot}{tail}"
+    return ("start" if number == "0" else student_after(f"promote-{number}")) + dot + tail
 
 
 @dataclass(frozen=True)
@@ -194,11 +196,11 @@ class RunFolder:
         if name in self._by_name:
             return self._by_name[name]
 
-        def student_after(promotion: str) -> str | None:
+        def student_after(promotion: str) -> str:
             decision = self.read(promotion, Promotion)
-            return decision.student if decision else None
+            return decision.student if decision else "nobody yet"
 
-        return self._by_name.get(real_name(name, student_after) or "")
+        return self._by_name.get(real_name(name, student_after))
 
     def read(self, name: str, kind: type[R]) -> R | None:
         """Return what the stage of a name left of a kind, None when it is not there."""

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from stepwell.collection import Collection
 from stepwell.errors import RunError, StepwellError
 from stepwell.indexes.folder import open_index
-from stepwell.indexes.packages import Found
 from stepwell.indexes.vector_index import VectorIndex
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.bm25 import BM25Index, bm25_of
 from stepwell.retrieval.fusion import reciprocal_rank_fusion
-from stepwell.retrieval.run import Run
+from stepwell.retrieval.run import Found, Run
 from stepwell.retrieval.search import top_k
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems.folder import SEARCHED, RunFolder
