@@ -19,7 +19,7 @@ from torch import nn
 
 from stepwell import distributed
 from stepwell.display import say
-from stepwell.models.build import quiet
+from stepwell.models.opening import quiet
 
 BATCHES = (8, 16, 32, 64, 128)
 CALIBRATION = 128

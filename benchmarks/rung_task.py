@@ -14,8 +14,9 @@ from side_by_side import score
 from stepwell.collection import Qrels
 from stepwell.distil.candidates import Candidates
 from stepwell.distil.negatives import mine
-from stepwell.models.build import build_cross_encoder, build_student, head_parameters, transformer_of
+from stepwell.models.build import build_cross_encoder, build_student, head_parameters
 from stepwell.models.encoder import Encoder
+from stepwell.models.opening import transformer_of
 from stepwell.models.reranker import Reranker
 from stepwell.recipe import Mining
 from stepwell.systems.opening import retrieve_with

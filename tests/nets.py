@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines.backends import Net, pair_samples, text_samples
+from stepwell.models.engines.backends import Net
+from stepwell.models.engines.parity import pair_samples, text_samples
 from stepwell.models.reranker import Reranker
 
 

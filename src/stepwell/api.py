@@ -252,7 +252,8 @@ def index(
     from stepwell.indexes.build import build
     from stepwell.indexes.settings import IndexSettings
 
-    return build(*_vectors_of(source, collection), Path(out), settings or IndexSettings(), split)
+    wanted = settings or IndexSettings()
+    return build(*_vectors_of(source, collection, [wanted]), Path(out), wanted, split)
 
 
 def compare_indexes(
@@ -265,7 +266,7 @@ def compare_indexes(
     from stepwell.indexes.build import choices
     from stepwell.indexes.build import compare as compare_choices
 
-    opened, encoder, passages = _vectors_of(source, collection)
+    opened, encoder, passages = _vectors_of(source, collection, settings or ())
     wanted = choices(*passages.shape) if settings is None else settings
     return compare_choices(opened, encoder, passages, wanted, split)
 
@@ -311,7 +312,18 @@ def _report_at_the_end(folder: Path) -> None:
         say(f"No report was written: {error}")
 
 
-def _vectors_of(source: str | Path, collection: str | None) -> tuple[Collection, Encoder, NDArray[np.float32]]:
+def _vectors_of(
+    source: str | Path, collection: str | None, settings: Sequence[IndexSettings]
+) -> tuple[Collection, Encoder, NDArray[np.float32]]:
+    """Return what indexes with these settings are made from; a string of FAISS is tried before a model encodes."""
+    from stepwell.indexes.build import fitting
+    from stepwell.models.encoder import Encoder
+    from stepwell.systems.opening import open_system
+
+    strings = [one for one in settings if one.faiss is not None]
+    if strings and collection is not None and open_system(source, "search").kind == "model":
+        width = Encoder.open(str(source)).dimension
+        strings = [fitting(one, width) for one in strings]
     opened = open_searcher(source, collection=collection)
     if opened.encoder is None or opened.vectors is None:
         raise RunError(f"{source} is an index already, and what it lost can't come back: build from the run or model.")

@@ -173,19 +173,19 @@ def claimed(folder: Path, source: Mapping[str, Any], what: str, anew: bool = Fal
     StepwellError
         When the folder holds anything else, or another process is at work in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     facts = folder / "source.json"
+    own = {".lock", f"draft-{facts.name}"}
+    others = {path.name for path in folder.iterdir()} - own if folder.is_dir() else folder.exists()
+    if others and not facts.is_file():  # in this order, as another process may just begin; nothing is written before
+        raise RunError(f"{folder} holds files that are no {what} of stepwell's: choose a folder that is empty or new.")
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             if not facts.is_file():
-                if {path.name for path in folder.iterdir()} - {".lock", f"draft-{facts.name}"}:
-                    raise RunError(
-                        f"{folder} holds files that are no {what} of stepwell's: choose a folder that is empty or new."
-                    )
                 write_json(facts, dict(source))
             elif read_json(facts) != dict(source) and anew:
                 for path in folder.iterdir():
-                    if path.name != ".lock":
+                    if path.name not in (".lock", facts.name):
                         remove(path)
                 write_json(facts, dict(source))
             elif read_json(facts) != dict(source):

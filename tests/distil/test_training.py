@@ -23,9 +23,10 @@ from stepwell.distil.candidates import Candidates, Draw
 from stepwell.distil.objectives import EmbeddingObjective, RerankObjective, StudentObjective, Terms
 from stepwell.distil.training import batches, learning_rate, total_steps, train
 from stepwell.errors import StepwellError
-from stepwell.models.build import build_cross_encoder, build_student, fingerprint, head_parameters
+from stepwell.models.build import build_cross_encoder, build_student, head_parameters, word_tables
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines import attention, words
+from stepwell.models.engines import cpu
+from stepwell.models.opening import fingerprint
 from stepwell.models.reranker import Reranker
 from stepwell.recipe import Optimiser, RerankTraining
 from stepwell.retrieval.vectors import Vectors
@@ -405,8 +406,8 @@ class TestOptimiser:
             pad_token_id=0,
         )
         with_head = ModernBertForSequenceClassification(config)
-        assert [table.shape for table in words.word_tables(with_head)] == [(50, 16)]
-        assert words.word_tables(with_head)[0] is with_head.model.embeddings.tok_embeddings.weight
+        assert [table.shape for table in word_tables(with_head)] == [(50, 16)]
+        assert word_tables(with_head)[0] is with_head.model.embeddings.tok_embeddings.weight
 
     def test_only_matrices_decay(self, tmp_path):
         toy = Toy(lambda step, loss: 0 * loss)
@@ -451,7 +452,7 @@ def test_sparse_gradients_of_words_are_added_up_to_those_of_dense_ones(student, 
     def gradients():
         objective = student()
         tables = [p for name, p in objective.module.named_parameters() if "word_embeddings" in name]
-        with words.sparse_words(objective.module):
+        with cpu.sparse_words(objective.module):
             for examples in ([0, 1, 2], [2, 3]):  # as the chunks of a batch: the second adds to the first
                 torch.autograd.backward(objective.loss(np.array(examples), 0)[0])
                 assert all(p.grad is not None and not p.grad.is_sparse for p in tables)
@@ -460,7 +461,7 @@ def test_sparse_gradients_of_words_are_added_up_to_those_of_dense_ones(student, 
         return {name: p.grad for name, p in objective.module.named_parameters() if p.grad is not None}
 
     dense = gradients()
-    monkeypatch.setattr(words, "VOCABULARY", 1)
+    monkeypatch.setattr(cpu, "VOCABULARY", 1)
     sparse = gradients()
     assert dense.keys() == sparse.keys()
     for name, gradient in dense.items():
@@ -468,7 +469,7 @@ def test_sparse_gradients_of_words_are_added_up_to_those_of_dense_ones(student, 
 
 
 def test_within_a_training_alone_attention_is_plain_and_words_are_sparse(student, monkeypatch, tmp_path):
-    monkeypatch.setattr(words, "VOCABULARY", 1)
+    monkeypatch.setattr(cpu, "VOCABULARY", 1)
     objective, seen = student(), []
 
     def state():
@@ -480,5 +481,5 @@ def test_within_a_training_alone_attention_is_plain_and_words_are_sparse(student
     monkeypatch.setattr(objective, "loss", lambda examples, epoch: (seen.append(state()), loss(examples, epoch))[1])
     before = state()
     train(objective, Optimiser(steps=2, batch=4), tmp_path, 1)
-    assert seen == [({attention.NAME}, True)] * 2
+    assert seen == [({cpu.ATTENTION}, True)] * 2
     assert state() == before == ({"sdpa"}, False)

@@ -16,9 +16,10 @@ from stepwell.exports import folder as folders
 from stepwell.exports.folder import Exported, export, table
 from stepwell.exports.graph import ONNX, ONNX_INT8, OPENVINO, OPENVINO_INT8
 from stepwell.exports.quality import Yardstick
-from stepwell.models.build import build_student, open_sentence_transformer, save_model
+from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import missing
+from stepwell.models.opening import open_sentence_transformer, save_model
 from stepwell.systems.opening import open_system, retrieve_with
 from test_docs import ROOT, blocks
 

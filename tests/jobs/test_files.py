@@ -17,7 +17,7 @@ from stepwell.jobs.cluster import Cluster
 from stepwell.jobs.encoding import encode_collection
 from stepwell.jobs.mining import write_pairs, write_tuples
 from stepwell.jobs.scoring import read_pairs, score_pairs
-from stepwell.models.build_late import build_multi_vector
+from stepwell.models.build import build_multi_vector
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker

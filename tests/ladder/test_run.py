@@ -25,8 +25,9 @@ from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare, shared_facts
 from stepwell.ladder.workspace import Workspace, damage
 from stepwell.models import shape
-from stepwell.models.build import build_student, open_sentence_transformer, save_model
+from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder
+from stepwell.models.opening import open_sentence_transformer, save_model
 from stepwell.models.shape import vector_width
 from stepwell.recipe import Rung, StudentSection
 from stepwell.recipe.teachers import DualEncoderTeacher

@@ -24,9 +24,10 @@ from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare
 from stepwell.ladder.stage import Job, Settings
 from stepwell.ladder.trainings import build_dense
-from stepwell.models.build import build_student, save_model
+from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
+from stepwell.models.opening import save_model
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.teachers.from_file import content_fingerprint
 from stepwell.teachers.protocol import Several

@@ -26,18 +26,20 @@ from transformers import (
 from stepwell.errors import StepwellError
 from stepwell.models.build import (
     build_cross_encoder,
+    build_multi_vector,
     build_student,
     cut_layers,
-    fingerprint,
     head_parameters,
+    pick_layers,
+)
+from stepwell.models.files import locate
+from stepwell.models.opening import (
+    fingerprint,
     open_cross_encoder,
     open_sentence_transformer,
-    pick_layers,
     save_model,
     transformer_of,
 )
-from stepwell.models.build_late import build_multi_vector
-from stepwell.models.files import locate
 from stepwell.teachers.scoring import open_model
 
 TEXTS = ["the river was old and deep", "sail", "the market was large , with a quiet side to it"]

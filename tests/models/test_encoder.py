@@ -11,10 +11,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from stepwell.display import Progress
-from stepwell.models.build import build_student, open_sentence_transformer, save_model
+from stepwell.models.build import build_student
 from stepwell.models.encoder import FEW, Encoder
 from stepwell.models.engines.backends import open_way
 from stepwell.models.engines.inference import LEAST, Opened
+from stepwell.models.opening import open_sentence_transformer, save_model
 
 TEXTS = [
     "the river was old and deep , with a slow side to it",
@@ -168,7 +169,7 @@ def test_where_shapes_cost_a_step_has_few_of_them_and_the_same_vectors(tiny_mode
         return forward(features, **options)
 
     monkeypatch.setattr(transformer, "forward", spy)
-    for module in ("engines.machine", "encoder"):
+    for module in ("engines.forward", "encoder"):
         monkeypatch.setattr(f"stepwell.models.{module}.few_shapes", lambda: True)
     assert torch.allclose(encoder.embed(tokens, rows, "document"), expected, atol=1e-5)
     assert sum(rows for rows, _ in shapes) == 19

@@ -8,7 +8,8 @@ import torch
 from sentence_transformers import MultiVectorEncoder
 
 from stepwell.errors import StepwellError
-from stepwell.models.build_late import build_multi_vector, is_multi_vector
+from stepwell.models.build import build_multi_vector
+from stepwell.models.files import is_multi_vector
 from stepwell.models.late_interaction import LateInteraction
 
 QUERIES = ["which river is old", "engine", "a bright castle"]

@@ -14,11 +14,12 @@ from stepwell.ablations.rendering import latex, markdown
 from stepwell.display import Cell, Table, duration
 from stepwell.evaluation import Comparison, Evaluation, compare
 from stepwell.evaluation.comparison import Row
-from stepwell.files import read_json, write_text
+from stepwell.files import write_text
 from stepwell.ladder.context import Context
 from stepwell.ladder.judging import measures_of
 from stepwell.ladder.workspace import versions
 from stepwell.models.engines.machine import machine
+from stepwell.systems.records import Manifest
 from stepwell.teachers.counts import FILE, read_counts
 
 
@@ -71,7 +72,7 @@ class Shared:
             for folder in set(outcome.stages.values()):
                 alone[folder] = alone.get(folder, 0) + 1
                 pairs[folder] = _pairs(stages / folder)
-        seconds = {folder: float(read_json(stages / folder / "manifest.json")["seconds"]) for folder in alone}
+        seconds = {folder: Manifest.load(stages / folder).seconds or 0.0 for folder in alone}
         return cls(
             stages=sum(alone.values()),
             run=len(alone),

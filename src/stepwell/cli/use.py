@@ -16,7 +16,7 @@ from stepwell.display import say, show
 from stepwell.errors import StepwellError
 
 Mode = Literal["student", "asymmetric", "bm25", "fused"]
-Kind = Literal["exact", "usearch", "faiss-hnsw", "faiss-ivfpq", "milvus", "milvus-hnsw"]
+Kind = Literal["exact", "usearch", "milvus", "milvus-hnsw"]
 Precision = Literal["fp32", "fp16", "int8", "binary"]
 SplitOption = Annotated[
     str | None,
@@ -138,6 +138,9 @@ def index(
     source: Annotated[Path, typer.Argument(help="A finished run, or a model directory (with --collection).")],
     out: Annotated[Path | None, typer.Option("--out", help="The folder of the index.")] = None,
     kind: Annotated[Kind, typer.Option("--kind", help="How passages are found.")] = "exact",
+    faiss: Annotated[
+        str | None, typer.Option("--faiss", help="FAISS's factory string, as IVF1024,PQ48: FAISS finds them.")
+    ] = None,
     precision: Annotated[
         Precision | None, typer.Option("--precision", help="Number type of the vectors; fp32 when left out.")
     ] = None,
@@ -152,7 +155,7 @@ def index(
         Precision | None, typer.Option("--rescore-with", help="Number type of the vectors for that; int8, else.")
     ] = None,
     effort: Annotated[
-        int, typer.Option("--effort", min=1, help="Candidates that a graph looks at, or lists that are read.")
+        int, typer.Option("--effort", min=1, help="Candidates that a graph looks at, or lists read (efSearch, nprobe).")
     ] = 64,
     uri: Annotated[
         str | None, typer.Option("--uri", help="A Milvus cluster, http://HOST:PORT; a file in the folder, else.")
@@ -174,7 +177,7 @@ def index(
     if out is None:
         reports = api.compare_indexes(source, None, collection, split)
     else:
-        settings = IndexSettings(kind, precision, dimension, rescore, rescore_with, effort, uri)
+        settings = IndexSettings(kind, precision, dimension, rescore, rescore_with, effort, uri, faiss)
         reports = [api.index(source, out, settings, collection, split)]
     if as_json:
         print_json([report.to_json() for report in reports])

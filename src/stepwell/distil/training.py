@@ -28,10 +28,10 @@ from stepwell import distributed
 from stepwell.display import SILENT, Progress, counted, warn
 from stepwell.errors import StepwellError
 from stepwell.files import whole
-from stepwell.models.build import cannot_write, head_parameters, sha256_of
-from stepwell.models.engines.attention import for_training
-from stepwell.models.engines.machine import Work, work
-from stepwell.models.engines.words import sparse_words, word_tables
+from stepwell.models.build import head_parameters, word_tables
+from stepwell.models.engines.cpu import for_training, sparse_words
+from stepwell.models.engines.forward import Work, work
+from stepwell.models.opening import cannot_write, sha256_of
 from stepwell.recipe import Optimiser, RerankTraining
 
 Rows = NDArray[np.int64]

@@ -29,7 +29,7 @@ from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import WAYS, Net, Runner, extra_of, missing, open_way, parts, unfit
 from stepwell.models.engines.inference import Opened
 from stepwell.models.engines.machine import machine, token_budget
-from stepwell.models.engines.probe import bf16_is_slow
+from stepwell.models.engines.race import bf16_is_slow
 from stepwell.models.tokens import Tokens
 
 ROUNDS = 5
@@ -196,7 +196,7 @@ def _open(
 def _reason(way: str, net: Net) -> str | None:
     if package := missing(way):
         return f"needs {package}, which is not installed: pip install 'stepwell[{extra_of(way)}]'"
-    return unfit(way, net.device) or (bf16_is_slow(net) if parts(way) == ("torch", "bf16") else None)
+    return unfit(way, net.device) or bf16_is_slow(net, way)
 
 
 def _race(runners: Mapping[str, Runner], encoder: Encoder, tokens: Tokens) -> dict[str, float]:

@@ -14,9 +14,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_downloa
 
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Comparison, bootstrap_interval
-from stepwell.models.build import transformer_of
 from stepwell.models.encoder import Encoder
 from stepwell.models.files import locate
+from stepwell.models.opening import transformer_of
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.opening import System
 from stepwell.systems.records import Promotion, Results

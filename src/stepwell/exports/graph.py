@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from stepwell.errors import RunError
 from stepwell.exports.quantise import quantise_onnx
-from stepwell.models.build import quiet
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines.graphs import Run, Source, load_onnx, load_openvino, write_onnx, write_openvino
+from stepwell.models.opening import quiet
 from stepwell.models.tokens import Features
 
 OUTPUTS = {"sentence_embedding": 1, "last_hidden_state": 2}

@@ -13,10 +13,11 @@ from stepwell.display import progress
 from stepwell.errors import RunError, StepwellError
 from stepwell.evaluation import evaluate
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines.backends import LONG, SHORT, Runner, open_way
+from stepwell.models.engines.backends import Runner, open_way
 from stepwell.models.engines.graphs import Run as Forward
 from stepwell.models.engines.inference import Opened
 from stepwell.models.engines.machine import token_budget
+from stepwell.models.engines.parity import LONG, SHORT
 from stepwell.models.tokens import Tokens
 from stepwell.recipe import CollectionSection
 from stepwell.retrieval.run import Run

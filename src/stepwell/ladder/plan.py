@@ -17,11 +17,11 @@ from stepwell.ladder.context import Context
 from stepwell.ladder.prices import BACKWARD, Prices, Work
 from stepwell.ladder.stage import Stage
 from stepwell.ladder.workspace import Workspace, damage
-from stepwell.models.build import quiet
-from stepwell.models.engines.attention import for_training
+from stepwell.models.engines.cpu import for_training, sparse_words
 from stepwell.models.engines.machine import autocast, micro_batch, precision, token_budget
-from stepwell.models.engines.words import sparse_words
+from stepwell.models.opening import quiet
 from stepwell.models.shape import config_of, operations_a_token
+from stepwell.systems.records import Decision, Manifest
 from stepwell.teachers.opening import kind_of
 
 
@@ -154,8 +154,8 @@ def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Sp
             done.append(True)
             continue
         place = workspace.place(stage) if workspace.ready(stage) else None
-        finished = place is not None and (place / "manifest.json").is_file()
-        if place is not None and finished and (stage.by_content or (place / "decision.json").is_file()):
+        finished = place is not None and (place / Manifest.file).is_file()
+        if place is not None and finished and (stage.by_content or (place / Decision.file).is_file()):
             finished = damage(place) is None  # it is read next
         if place is not None:
             name = workspace.resolve(stage.name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from stepwell.distil.training import total_steps
 from stepwell.ladder.context import Context
-from stepwell.models.build import open_one_tower, transformer_of
+from stepwell.models.opening import open_one_tower, transformer_of
 from stepwell.models.shape import config_of, operations_a_token
 from stepwell.models.tokens import Template, Tokens
 from stepwell.recipe import Optimiser, Refine, Rung

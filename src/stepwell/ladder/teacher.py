@@ -165,7 +165,7 @@ def _imitate(
 ) -> None:
     """Run the imitation phase once: its result is kept, so that a resumed stage goes on behind it."""
     folder = job.folder / "imitation"
-    if not (folder / "training.json").is_file():
+    if not (folder / Training.file).is_file():
         folder.mkdir(exist_ok=True)
         learn(replace(job, folder=folder), objective, settings, model)
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)

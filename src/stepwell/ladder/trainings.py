@@ -16,11 +16,12 @@ from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.scoring import Scores, warn_of
 from stepwell.ladder.stage import Job, Stage, recorded
-from stepwell.models.build import build_student, transformer_of
+from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines.flops import inner_width, layer_peak, operations
 from stepwell.models.engines.machine import precision
 from stepwell.models.late_interaction import LateInteraction
+from stepwell.models.opening import transformer_of
 from stepwell.models.reranker import Reranker
 from stepwell.models.token_store import unlabelled_tokens
 from stepwell.recipe import DenseTraining, Optimiser, Refine, Rung, StudentSection, WarmUp

@@ -27,6 +27,7 @@ from stepwell.files import sha256, writing
 from stepwell.ladder.context import Surroundings
 from stepwell.ladder.stage import Job, Settings, Stage
 from stepwell.models.engines.machine import machine
+from stepwell.systems.folder import real_name
 from stepwell.systems.records import Decision, Manifest, Promotion
 from stepwell.teachers.counts import counting
 
@@ -101,15 +102,12 @@ class Workspace:
 
         Before the decision is taken (in a plan) every rung counts as promoted.
         """
-        head, dot, tail = name.partition(".")
-        if head.startswith("student@"):
-            number = head.partition("@")[2]
-            decision = self.folders.get(f"promote-{number}")
-            if decision is not None:
-                head = Promotion.load(decision).student
-            else:
-                head = "start" if number == "0" else f"rung-{number}"
-        return head + dot + tail
+
+        def student_after(promotion: str) -> str:
+            folder = self.folders.get(promotion)
+            return Promotion.load(folder).student if folder else promotion.replace("promote", "rung")
+
+        return real_name(name, student_after)
 
     def inputs(self, stage: Stage) -> dict[str, str]:
         """Return the stage behind each role; of optional roles only those whose stage is there."""

@@ -1,146 +1,28 @@
-"""Opening base models and cutting them: embeddings and chosen layers kept, the configuration fixed."""
+"""Building models from a base model: embeddings and chosen layers kept, the configuration fixed, a new head."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
-from stepwell.errors import RecipeError, RunError, StepwellError
-from stepwell.models.files import facts_of, locate
-from stepwell.models.tokens import tokenizer_fingerprint
-
-WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
-"""How weights are read: in fp32, and never from a pickle."""
-
-
-def open_sentence_transformer(base: str) -> SentenceTransformer:
-    """Open any encoder on the CPU, in fp32, with a StepwellError that says what failed.
-
-    A part that the weights lack, such as a pooler that nothing uses, is random and always the same.
-    """
-    with opening(base, "encoder"), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = SentenceTransformer(locate(base), device="cpu", model_kwargs=WEIGHTS)
-    _check_routes(model, base)
-    return model
-
-
-def _check_routes(model: SentenceTransformer, base: str) -> None:
-    """Refuse towers that stepwell can't feed: it tokenises both sides alike, and knows no other routes."""
-    routes: list[Any] = list(model[0].sub_modules.values()) if isinstance(model[0], Router) else []
-    tokenizers: list[Any] = [route[0].tokenizer for route in routes if isinstance(route[0], Transformer)]
-    alike = len(tokenizers) == len(routes) and all(t.get_vocab() == tokenizers[0].get_vocab() for t in tokenizers)
-    if not alike or any(set(router.sub_modules) != {"query", "document"} for router in _routers(model)):
-        raise RunError(
-            f"can't use {base}: it sends texts different ways, and stepwell only knows the ways `query` and `document` "
-            "that both begin with a transformer and the same tokenizer; other vectors would mean nothing. Take a model "
-            "with such towers, or with one."
-        )
-
-
-def open_one_tower(base: str) -> SentenceTransformer:
-    """Open an encoder whose transformer is to be cut or built upon.
-
-    Raises
-    ------
-    StepwellError
-        When it can't be opened, or has a tower for each side: neither can stand for both.
-    """
-    model = open_sentence_transformer(base)
-    if _routers(model):
-        raise RecipeError(
-            f"{base} has two towers, one for queries and one for passages, and what is cut or built here starts from "
-            "one: the other would be lost. Name the directory of one tower in `from` (query_0_Transformer or "
-            "document_0_Transformer in it), or take the whole as a dual-encoder teacher without `layers`, `pooling` "
-            "and `similarity`."
-        )
-    return model
-
-
-def _routers(model: nn.Module) -> list[Router]:
-    return [module for module in model.modules() if isinstance(module, Router)]
-
-
-def open_cross_encoder(base: str) -> CrossEncoder:
-    """Open any cross-encoder with one output, as raw logits.
-
-    Raises
-    ------
-    StepwellError
-        When it can't be opened, has no scoring head of its own, or gives more than one score.
-    """
-    model = _with_any_head(base)
-    kinds = getattr(transformer_of(model).auto_model.config, "architectures", None)
-    if len(model) == 1 and not _scores(kinds):  # the head is a random one
-        raise RunError(
-            f"{base} is no cross-encoder: its config.json names {' and '.join(kinds or ['no architecture'])}, where a "
-            "re-ranker's names one for sequence classification. It has no scoring head, so its scores would be random. "
-            "Choose a re-ranker, or give it `train` so that it gets a head of its own."
-        )
-    if model.num_labels != 1:
-        raise RunError(
-            f"the cross-encoder {base} gives {model.num_labels} scores a pair and a ranking needs one: it was trained "
-            "to classify. Choose a re-ranker, or give it `train` so that it gets a head of its own."
-        )
-    return model
-
-
-def _with_any_head(base: str) -> CrossEncoder:
-    with opening(base, "cross-encoder"):
-        model: CrossEncoder = CrossEncoder(
-            locate(base), device="cpu", model_kwargs=WEIGHTS, activation_fn=nn.Identity()
-        )
-    return model
-
-
-def _scores(architectures: list[str] | None) -> bool:
-    return any(str(name).endswith("ForSequenceClassification") for name in architectures or [])
-
-
-def cannot_open(base: str, what: str, error: Exception) -> StepwellError:
-    """Return what a user is told when a model can't be opened."""
-    reason = " ".join(str(error).split())[:400].rstrip(".")
-    return RunError(
-        f"can't open {base} as {what}: {reason}. Give a directory with a sentence-transformers or transformers "
-        "model in safetensors, or a hub name (and a connection, the first time)."
-    )
-
-
-@contextlib.contextmanager
-def opening(base: str, what: str) -> Iterator[None]:
-    """Open a model in here: without transformers' own bars, and with a StepwellError that says what failed."""
-    try:
-        with quiet():
-            yield
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, ImportError) as error:
-        raise cannot_open(base, what, error) from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back transformers' own bars and notes while a model loads or saves."""
-    log: Any = transformers_logging
-    bars, level = log.is_progress_bar_enabled(), log.get_verbosity()
-    log.disable_progress_bar()
-    log.set_verbosity_error()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
+from stepwell.errors import RecipeError
+from stepwell.models.files import is_multi_vector, is_scorer
+from stepwell.models.opening import (
+    most_tokens,
+    open_classifier,
+    open_multi_vector,
+    open_one_tower,
+    open_sentence_transformer,
+    quiet,
+    transformer_of,
+)
 
 
 def pick_layers(total: int, layers: int | None, pick: str | list[int]) -> list[int]:
@@ -198,14 +80,6 @@ def cut_layers(model: nn.Module, layers: int | None, pick: str | list[int] = "fi
     config.num_hidden_layers = len(keep)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[layer] for layer in keep]
-
-
-def transformer_of(model: nn.Module) -> Transformer:
-    """Return the (first) Transformer module of a sentence-transformers model."""
-    found: Transformer | None = next((module for module in model.modules() if isinstance(module, Transformer)), None)
-    if found is not None:
-        return found
-    raise RunError(f"a {type(model).__name__} without a transformer can be neither student nor teacher here.")
 
 
 def build_student(
@@ -277,15 +151,6 @@ def _prompts_of(model: SentenceTransformer) -> dict[str, str]:
     return prompts
 
 
-def most_tokens(model: nn.Module) -> int | None:
-    """Return how many tokens a transformers model has positions for; RoBERTa's kin count from padding_idx + 1 on."""
-    config: Any = model.config
-    most = getattr(config, "max_position_embeddings", None)
-    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
-    padding = getattr(tables[0], "padding_idx", None) if tables else None
-    return most and (int(most) if padding is None else int(most) - padding - 1)
-
-
 def _similarity_of(model: SentenceTransformer) -> str:
     if any(isinstance(module, Normalize) for module in model.modules()):
         return "cos"
@@ -297,22 +162,14 @@ def build_cross_encoder(base: str, layers: int | None, max_tokens: int, seed: in
 
     A base that already is a cross-encoder with one score keeps its head; one that was trained to classify loses it.
     """
-    model = _with_any_head(base) if _is_scorer(base) else None
+    model = open_classifier(base) if is_scorer(base) else None
     if model is not None and model.num_labels == 1:
         cut_layers(transformer_of(model).auto_model, layers)
     else:
         transformer = transformer_of(open_one_tower(base))
         cut_layers(transformer.auto_model, layers)
         width = transformer.get_embedding_dimension()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            head = Dense(
-                width,
-                1,
-                activation_function=nn.Identity(),
-                module_input_name="sentence_embedding",
-                module_output_name="scores",
-            )
+        head = _random_dense(seed, width, 1, module_input_name="sentence_embedding", module_output_name="scores")
         nn.init.zeros_(head.linear.bias)
         modules: list[nn.Module] = [transformer, Pooling(width, "mean"), head]
         with quiet():
@@ -321,9 +178,43 @@ def build_cross_encoder(base: str, layers: int | None, max_tokens: int, seed: in
     return model
 
 
-def _is_scorer(base: str) -> bool:
-    own = facts_of(base, "config_sentence_transformers.json").get("model_type")
-    return own == "CrossEncoder" or _scores(facts_of(base, "config.json").get("architectures"))
+def build_multi_vector(
+    base: str, layers: int | None, width: int | None, query: int, passage: int, seed: int
+) -> MultiVectorEncoder:
+    """Build a late-interaction model to be trained: any encoder's first layers, or one of its own kind, kept as it is.
+
+    Token vectors are compared by their cosines, after a random projection to ``width`` unless that is None. The
+    longest query has ``query`` tokens, the longest passage ``passage``.
+    """
+    if is_multi_vector(base):
+        if width is not None:
+            raise RecipeError(
+                f"{base} is a late-interaction model with a projection of its own: leave `width` empty for it."
+            )
+        model = open_multi_vector(base)
+        cut_layers(transformer_of(model).auto_model, layers)
+        return model
+    source = open_one_tower(base)
+    transformer: Any = transformer_of(source)
+    cut_layers(transformer.auto_model, layers)
+    limit = most_tokens(transformer.auto_model) or transformer.max_seq_length or max(query, passage)
+    transformer.max_seq_length = min(max(query, passage), limit)
+    transformer.query_length, transformer.document_length = min(query, limit), min(passage, limit)
+    modules: list[nn.Module] = [transformer]
+    if width is not None:
+        own = transformer.get_embedding_dimension()
+        modules.append(_random_dense(seed, own, width, bias=False, module_input_name="token_embeddings"))
+    modules += [MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
+    prompts = {side: prompt for side in ("query", "document") if (prompt := source.prompts.get(side))}
+    with quiet():
+        return MultiVectorEncoder(modules=modules, device="cpu", prompts=prompts or None)
+
+
+def _random_dense(seed: int, width: int, out: int, **options: Any) -> Dense:
+    """Return a linear layer whose weights the seed alone decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Dense(width, out, activation_function=nn.Identity(), **options)
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -334,35 +225,17 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for head in heads for parameter in head.parameters()]
 
 
-def fingerprint(model: nn.Module, *extra: object) -> str:
-    """Return the sha256 (hex) of weights, tokenizer, pooling and dense layers, and of ``extra`` facts."""
-    tokenizer = getattr(model, "tokenizer", None)
-    words = None if tokenizer is None else tokenizer_fingerprint(tokenizer)
-    shapes = [part.get_config_dict() for part in model.modules() if isinstance(part, Pooling | Dense)]
-    return sha256_of(model.state_dict(), json.dumps([words, shapes, *map(str, extra)], sort_keys=True))
+def word_tables(module: nn.Module) -> list[Tensor]:
+    """Return the tables of word embeddings in ``module``, whatever their architecture calls them (they may be frozen).
 
-
-def sha256_of(tensors: Mapping[str, Tensor], facts: str) -> str:
-    """Return the sha256 (hex) of a text and of named tensors, of any shape and type; on a CPU nothing is copied."""
-    digest = hashlib.sha256(facts.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def save_model(model: SentenceTransformer | CrossEncoder | MultiVectorEncoder, folder: Path) -> None:
-    """Write a sentence-transformers directory (safetensors)."""
+    An architecture that does not say which they are is refused.
+    """
+    models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
     try:
-        with quiet():
-            model.save_pretrained(str(folder), create_model_card=False)
-    except SafetensorError as error:
-        raise cannot_write(folder, error) from error
-
-
-def cannot_write(path: Path, error: Exception) -> StepwellError:
-    """Return what a user is told when safetensors can't write weights (it does not say so as an OSError)."""
-    return StepwellError(
-        f"can't write {path}: {error}. Is the disk full? What is finished is safe; make room and run the same command "
-        "again: it goes on."
-    )
+        tables = [cast("Tensor", model.get_input_embeddings().weight) for model in models]
+        return list({id(table): table for table in tables}.values())  # a model with a head holds one without
+    except (NotImplementedError, AttributeError) as error:
+        raise RecipeError(
+            f"freeze_words: where {type(models[0]).__name__} keeps its word embeddings is not known ({error}). Leave "
+            "`freeze_words` out."
+        ) from error

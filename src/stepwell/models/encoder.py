@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,30 +12,21 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
-from stepwell import distributed
 from stepwell.display import SILENT, Progress
-from stepwell.models.build import fingerprint, open_sentence_transformer, save_model
-from stepwell.models.engines.backends import Net, text_samples
+from stepwell.models.engines.backends import Net
 from stepwell.models.engines.inference import Inference, Opened
-from stepwell.models.engines.machine import BATCH_COST, TRIM, few_shapes, forward_all, trim
-from stepwell.models.tokens import (
-    Features,
-    Template,
-    Tokens,
-    batches_by_length,
-    cheapest_batches,
-    filled,
-    round_up,
-    row_step,
-)
-
-Side = Literal["query", "document"]
+from stepwell.models.engines.machine import few_shapes
+from stepwell.models.engines.parity import text_samples
+from stepwell.models.model import Model, Rows
+from stepwell.models.model import Side as Side
+from stepwell.models.opening import open_sentence_transformer
+from stepwell.models.tokens import Features, Tokens
 
 FEW = 256
 """Texts up to which the cheapest cut into batches is looked for: it costs a tenth of a millisecond for ten of them."""
 
 
-class Encoder:
+class Encoder(Model[SentenceTransformer]):
     """Embeds queries and passages.
 
     Parameters
@@ -49,10 +40,7 @@ class Encoder:
     kind = "dual-encoder"
 
     def __init__(self, model: SentenceTransformer, scale: float | None = None) -> None:
-        self.model = model.to(distributed.state().device)
-        self.gradient_cache = False  # set by a training that asks for it
-        self.tokenizer = model.tokenizer
-        self.template = Template.of(self.tokenizer)
+        super().__init__(model)
         self.limit = int(model.max_seq_length or 512)
         self.cosine = "cos" in str(model.similarity_fn_name or "cosine").lower()
         self.scale = scale if scale is not None else (20.0 if self.cosine else 1.0)
@@ -66,20 +54,13 @@ class Encoder:
         """Open a sentence-transformers directory or hub name."""
         return cls(open_sentence_transformer(str(place)), scale)
 
-    def save(self, folder: Path) -> None:
-        """Write a sentence-transformers directory."""
-        save_model(self.model, folder)
-
     @property
     def dimension(self) -> int:
         """Width D of the vectors."""
         return int(self.model.get_embedding_dimension() or 0)
 
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the model, token limit, prompts and similarity."""
-        prompts = [self.prompt("query"), self.prompt("document")]
-        return fingerprint(self.model, self.limit, prompts, self.cosine, self.scale)
+    def _facts(self) -> tuple[object, ...]:
+        return self.limit, [self.prompt("query"), self.prompt("document")], self.cosine, self.scale
 
     def prompt(self, side: Side) -> str:
         """Return what the model wants in front of its texts, as sentence-transformers would choose it."""
@@ -102,18 +83,15 @@ class Encoder:
         """Tokenise texts of one side in memory."""
         return Tokens.build(self.tokenizer, texts, self.room(side), self.prompt(side))
 
-    def embed(self, tokens: Tokens, rows: NDArray[np.int64], side: Side) -> Tensor:
+    def embed(self, tokens: Tokens, rows: Rows, side: Side) -> Tensor:
         """Embed the texts ``rows`` with the gradient, shared over the processes: (B, D), normalised for cosine."""
         lengths = tokens.lengths_of(rows) + self.template.overhead[0]
-        return forward_all(lengths, lambda items: self._forward(tokens, rows[items], side), self.gradient_cache)
+        return self._with_gradient(lengths, lambda items: self._forward(tokens, rows[items], side))
 
-    def _forward(self, tokens: Tokens, rows: NDArray[np.int64], side: Side) -> Tensor:
-        device = distributed.state().device
-        features: dict[str, Any] = self.template.texts(tokens, rows, self.limit, few_shapes())
-        features = {name: tensor.to(device) for name, tensor in features.items()}
-        if side in self.unpooled:
-            features["prompt_length"] = self.unpooled[side]
-        vectors: Tensor = self.model(features, task=side)["sentence_embedding"]
+    def _forward(self, tokens: Tokens, rows: Rows, side: Side) -> Tensor:
+        features = self.template.texts(tokens, rows, self.limit, few_shapes())
+        more = {"prompt_length": self.unpooled[side]} if side in self.unpooled else {}
+        vectors: Tensor = self._run(features, more, task=side)["sentence_embedding"]
         return nn.functional.normalize(vectors.float(), dim=1) if self.cosine else vectors
 
     def _samples(self, task: str | None) -> list[Features]:
@@ -121,11 +99,7 @@ class Encoder:
         return text_samples(self.template, lambda texts: self.tokenise(texts, side), self.limit)
 
     def encode(
-        self,
-        tokens: Tokens,
-        side: Side,
-        rows: NDArray[np.int64] | None = None,
-        progress: Progress = SILENT,
+        self, tokens: Tokens, side: Side, rows: Rows | None = None, progress: Progress = SILENT
     ) -> NDArray[np.float32]:
         """Embed texts without a gradient, on this process: all, or ``rows`` (B,).
 
@@ -140,33 +114,15 @@ class Encoder:
         return self.encode_by(opened, tokens, rows, progress)
 
     def encode_by(
-        self,
-        opened: Opened,
-        tokens: Tokens,
-        rows: NDArray[np.int64] | None = None,
-        progress: Progress = SILENT,
+        self, opened: Opened, tokens: Tokens, rows: Rows | None = None, progress: Progress = SILENT
     ) -> NDArray[np.float32]:
         """Embed texts in a way that the caller has opened: (B, D)."""
         rows = np.arange(len(tokens)) if rows is None else rows
         lengths = tokens.lengths_of(rows) + self.template.overhead[0]
         out = np.empty((len(rows), self.dimension), dtype=np.float32)
-        few = len(rows) <= FEW
-        rounded = few_shapes() or not few
-        widths, budget = round_up(lengths) if rounded else lengths, opened.token_budget
-        batches = cheapest_batches(widths, budget, BATCH_COST) if few else list(batches_by_length(widths, budget))
-        steps = [self._row_step(len(batch), int(widths[batch].max()), budget, rounded, few) for batch in batches]
-        shapes = map(filled, batches, steps)
-        padded = (self.template.texts(tokens, rows[batch], self.limit, rounded) for batch in shapes)
-        for batch, vectors in zip(batches, opened.runner.each(padded), strict=True):
-            out[batch] = vectors[: len(batch)].numpy()
-            progress.advance(len(batch))
-            if not few:
-                trim(TRIM)
-        return out
 
-    @staticmethod
-    def _row_step(rows: int, width: int, budget: int, rounded: bool, few: bool) -> int:
-        """Return of what the rows of a batch are to be a multiple."""
-        if not rounded:
-            return 1
-        return row_step(width, budget) if not few else 4 if rows > 4 else 1
+        def pad(items: Rows, rounded: bool) -> Features:
+            return self.template.texts(tokens, rows[items], self.limit, rounded)
+
+        opened.run_all(lengths, pad, out, progress, FEW)
+        return out

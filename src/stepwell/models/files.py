@@ -9,11 +9,14 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers.utils.hub import cached_file
 
 from stepwell.errors import MissingPackage, RecipeError, RunError
+from stepwell.files import sha256
+
+Kind = Literal["dual-encoder", "cross-encoder", "late-interaction"]
 
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors of all-MiniLM-L6-v2, as its package carries it."""
@@ -26,13 +29,7 @@ CONTENT = re.compile(
 
 
 def locate(base: str) -> str:
-    """Return what the loaders take: the directory behind ``demo``, a directory, or a hub name unchanged.
-
-    Raises
-    ------
-    StepwellError
-        When ``demo`` is not installed or its weights are not the published ones, or a directory is missing.
-    """
+    """Return what the loaders take: the directory behind ``demo``, a directory, or a hub name unchanged."""
     if base != "demo":
         if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
             raise RecipeError(f"there is no model directory {base}: give a directory or a hub name in `from`.")
@@ -61,6 +58,36 @@ def facts_of(base: str, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def model_kind(base: str) -> Kind:
+    """Return the kind of a directory or hub name by its own files; cross-encoder where they don't say."""
+    if is_multi_vector(base):
+        return "late-interaction"
+    own = facts_of(base, "config_sentence_transformers.json")
+    saved_before_kinds = bool(own) and "model_type" not in own and not names_a_scorer(_architectures(base)[:1])
+    return "dual-encoder" if saved_before_kinds or own.get("model_type") == "SentenceTransformer" else "cross-encoder"
+
+
+def is_multi_vector(base: str) -> bool:
+    """Return whether a model is for late interaction: it says so itself, or as PyLate or the first ColBERT did."""
+    named = facts_of(base, "config_sentence_transformers.json").get("model_type")
+    return named in ("MultiVectorEncoder", "ColBERT") or _architectures(base)[:1] == ["HF_ColBERT"]
+
+
+def is_scorer(base: str) -> bool:
+    """Return whether a model has a head for scores or classes."""
+    named = facts_of(base, "config_sentence_transformers.json").get("model_type")
+    return named == "CrossEncoder" or names_a_scorer(_architectures(base))
+
+
+def names_a_scorer(architectures: list[str] | None) -> bool:
+    """Return whether one of the architectures in a config.json has a head for scores or classes."""
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures or [])
+
+
+def _architectures(base: str) -> list[str]:
+    return list(facts_of(base, "config.json").get("architectures") or [])
+
+
 def modules_of(base: str) -> list[tuple[str, str]]:
     """Return kind and folder of each module of a sentence-transformers model; none of a model of transformers alone.
 
@@ -86,15 +113,7 @@ def _json(base: str, name: str) -> Any:
 def content_digest(base: str) -> str | None:
     """Return the sha256 (hex) of the model files in a directory and the folders of its modules.
 
-    Parameters
-    ----------
-    base
-        As in a recipe's ``from``.
-
-    Returns
-    -------
-    str | None
-        None for a hub name and for ``demo`` (whose weights are checked against a known digest): the name says it all.
+    None for a hub name and for ``demo`` (whose weights are checked against a known digest): the name says it all.
     """
     folder = Path(base).expanduser()
     if base == "demo" or not folder.is_dir():
@@ -114,5 +133,4 @@ def content_digest(base: str) -> str | None:
 @lru_cache(maxsize=1024)
 def _digest(path: Path, changed: int, size: int) -> str:
     """Return the sha256 of a file, read once while it is as old and as large as it was."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)

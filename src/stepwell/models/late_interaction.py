@@ -17,20 +17,17 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.util.similarity import maxsim_pairwise
 from torch import Tensor, nn
 
-from stepwell import distributed
 from stepwell.display import SILENT, Progress
-from stepwell.models.build import fingerprint, save_model, transformer_of
-from stepwell.models.build_late import open_multi_vector
-from stepwell.models.encoder import Side
-from stepwell.models.engines.machine import autocast, forward_all, token_budget
-from stepwell.models.tokens import Template, Tokens, batches_by_length
+from stepwell.models.engines.machine import autocast, token_budget
+from stepwell.models.model import Model, Rows, Side
+from stepwell.models.opening import open_multi_vector, transformer_of
+from stepwell.models.tokens import Tokens, batches_by_length
 
-Rows = NDArray[np.int64]
 Vectors = tuple[Tensor, Tensor]
 """Vectors of tokens (B, L, D), and which of them count (B, L)."""
 
 
-class LateInteraction:
+class LateInteraction(Model[MultiVectorEncoder]):
     """Scores pairs by MaxSim, as raw sums over the query's tokens (their mean where the model was made for that).
 
     Parameters
@@ -44,10 +41,7 @@ class LateInteraction:
     kind = "late-interaction"
 
     def __init__(self, model: MultiVectorEncoder, query: int, passage: int) -> None:
-        self.model = model.to(distributed.state().device)
-        self.gradient_cache = False  # set by a training that asks for it
-        self.tokenizer = model.tokenizer
-        self.template = Template.of(self.tokenizer)
+        super().__init__(model)
         transformer: Any = transformer_of(model)
         self.expansion: dict[str, Any] | None = transformer.query_expansion
         own = int(model.max_seq_length or 512)
@@ -56,28 +50,19 @@ class LateInteraction:
             "document": min(passage, transformer.document_length or own, own),
         }
         if self.expansion is not None:  # such a model reads all queries at a width of its own
-            self.limits["query"] = max(int(self.expansion["length"]), 0 if self._fixed else self.limits["query"])
+            fixed = self.expansion["strategy"] == "fixed"
+            self.limits["query"] = max(int(self.expansion["length"]), 0 if fixed else self.limits["query"])
         self.mean = model.similarity_fn_name == "meanmaxsim"
-
-    @property
-    def _fixed(self) -> bool:
-        return self.expansion is not None and self.expansion["strategy"] == "fixed"
 
     @classmethod
     def open(cls, place: str | Path, query: int, passage: int) -> LateInteraction:
         """Open a sentence-transformers directory or hub name."""
         return cls(open_multi_vector(str(place)), query, passage)
 
-    def save(self, folder: Path) -> None:
-        """Write a sentence-transformers directory."""
-        save_model(self.model, folder)
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the model, limits, prompts and everything else that the scores depend on."""
+    def _facts(self) -> tuple[object, ...]:
         words = [getattr(module, "skiplist_words", None) for module in self.model]
         prompts = [self.prompt("query"), self.prompt("document")]
-        return fingerprint(self.model, sorted(self.limits.items()), prompts, self.expansion, words, self.mean)
+        return sorted(self.limits.items()), prompts, self.expansion, words, self.mean
 
     def prompt(self, side: Side) -> str:
         """Return what the model wants in front of its texts."""
@@ -91,17 +76,16 @@ class LateInteraction:
         """Tokenise texts of one side in memory."""
         return Tokens.build(self.tokenizer, texts, self.room(side), self.prompt(side))
 
-    def _lengths(self, tokens: Tokens, rows: Rows, side: Side) -> NDArray[np.int64]:
+    def _lengths(self, tokens: Tokens, rows: Rows, side: Side) -> Rows:
         lengths = np.minimum(tokens.lengths_of(rows) + self.template.overhead[0], self.limits[side])
         floor = int(self.expansion["length"]) if self.expansion is not None and side == "query" else 0
         return np.maximum(lengths, floor)
 
     def _forward(self, tokens: Tokens, rows: Rows, side: Side) -> Vectors:
-        features: dict[str, Any] = self.template.texts(tokens, rows, self.limits[side])
+        features = self.template.texts(tokens, rows, self.limits[side])
         if self.expansion is not None and side == "query":
             features = _expanded(features, self.expansion, self.tokenizer)
-        device = distributed.state().device
-        out = self.model({name: tensor.to(device) for name, tensor in features.items()}, task=side)
+        out = self._run(features, task=side)
         return out["token_embeddings"].float(), out["attention_mask"].bool()
 
     def embed(self, tokens: Tokens, rows: Rows, side: Side) -> Vectors:
@@ -109,12 +93,12 @@ class LateInteraction:
         lengths = self._lengths(tokens, rows, side)
         width = int(lengths.max())
 
-        def forward(items: NDArray[np.int64]) -> Tensor:
+        def forward(items: Rows) -> Tensor:
             vectors, mask = self._forward(tokens, rows[items], side)
             joined = torch.cat([vectors, mask[:, :, None].to(vectors.dtype)], dim=2)  # (b, l, D + 1)
             return nn.functional.pad(joined, (0, 0, 0, width - joined.shape[1]))
 
-        joined = forward_all(lengths, forward, self.gradient_cache)  # (B, L, D + 1)
+        joined = self._with_gradient(lengths, forward)  # (B, L, D + 1)
         return joined[:, :, :-1], joined[:, :, -1] > 0.5
 
     def logits(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> Tensor:
@@ -131,12 +115,7 @@ class LateInteraction:
 
     @torch.inference_mode()
     def score(
-        self,
-        queries: Tokens,
-        passages: Tokens,
-        query_rows: Rows,
-        passage_rows: Rows,
-        progress: Progress = SILENT,
+        self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows, progress: Progress = SILENT
     ) -> NDArray[np.float32]:
         """Score pairs without a gradient, on this process: (B,).
 

@@ -10,16 +10,10 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoConfig
 
-from stepwell.models.build import (
-    build_student,
-    cannot_open,
-    open_sentence_transformer,
-    quiet,
-    takes_whole,
-    transformer_of,
-)
+from stepwell.models.build import build_student, takes_whole
 from stepwell.models.engines.flops import inner_width
 from stepwell.models.files import locate, modules_of
+from stepwell.models.opening import cannot_open, open_sentence_transformer, quiet, transformer_of
 from stepwell.recipe import StudentSection
 from stepwell.recipe.teachers import DualEncoderTeacher
 

@@ -10,21 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-from filelock import FileLock
 
 from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.collection.unlabelled import Unlabelled
 from stepwell.display import progress
-from stepwell.files import cache, writing
-from stepwell.models.encoder import Encoder, Side
+from stepwell.files import cache, locked, remove, whole, writing
+from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
+from stepwell.models.model import Side
 from stepwell.models.reranker import Reranker
 from stepwell.models.tokens import BLOCK, Tokens, id_type, tokenise_block, tokenizer_fingerprint
 
@@ -35,11 +34,7 @@ Texts = Callable[[int, int], list[str]]
 """Gives the texts of rows [start, stop)."""
 
 
-def side_tokens(
-    collection: Collection,
-    encoder: Encoder | LateInteraction,
-    side: Side,
-) -> Tokens:
+def side_tokens(collection: Collection, encoder: Encoder | LateInteraction, side: Side) -> Tokens:
     """Return the tokens of all queries or passages, cut where the encoder cuts them."""
     return _of_collection(collection, side, encoder.tokenizer, encoder.room(side), encoder.prompt(side))
 
@@ -53,10 +48,10 @@ def unlabelled_tokens(unlabelled: Unlabelled, encoder: Encoder, side: Side) -> T
 
 def pair_tokens(collection: Collection, reranker: Reranker) -> tuple[Tokens, Tokens]:
     """Return the tokens of all queries and of all passages for a cross-encoder, to be paired."""
-    return (
-        _of_collection(collection, "query", reranker.tokenizer, reranker.room, ""),
-        _of_collection(collection, "document", reranker.tokenizer, reranker.room, ""),
+    queries, passages = (
+        _of_collection(collection, side, reranker.tokenizer, reranker.room, "") for side in get_args(Side)
     )
+    return queries, passages
 
 
 def both_tokens(collection: Collection, model: Encoder | Reranker | LateInteraction) -> tuple[Tokens, Tokens]:
@@ -77,47 +72,19 @@ def _of_collection(collection: Collection, side: Side, tokenizer: Any, limit: in
     return open_tokens(cache() / "tokens", name, tokenizer, texts, size, limit, prompt)
 
 
-def open_tokens(
-    root: Path,
-    name: str,
-    tokenizer: Any,
-    texts: Texts,
-    size: int,
-    limit: int,
-    prompt: str = "",
-) -> Tokens:
-    """Map the tokens of some texts, tokenising those that the store has not.
+def open_tokens(root: Path, name: str, tokenizer: Any, texts: Texts, size: int, limit: int, prompt: str = "") -> Tokens:
+    """Map the tokens of ``size`` texts, cut to ``limit`` each, tokenising those that the store in ``root`` has not.
 
-    Parameters
-    ----------
-    root
-        The folder of all stores.
-    name
-        Names the texts: the same name is the same texts, for good (a fingerprint and a side).
-    tokenizer
-        Of transformers; two that cut alike share a store.
-    texts, size
-        The texts, and how many there are.
-    limit
-        Tokens that count of each text.
-    prompt
-        Goes in front of each text.
-
-    Returns
-    -------
-    Tokens
-        Memory-mapped, cut to ``limit``.
+    The same name is the same texts, for good (a fingerprint and a side). Tokenizers that cut alike share a store.
     """
     kept = max(LEAST, 1 << (limit - 1).bit_length())
     facts = json.dumps([name, tokenizer_fingerprint(tokenizer), prompt, kept])
     folder = root / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     tokens = _map(folder, tokenizer, size, kept)
     if tokens is None and distributed.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with locked(folder), writing(folder):
             if _map(folder, tokenizer, size, kept) is None:
-                with writing(folder):
-                    _make(folder, tokenizer, texts, size, kept, prompt)
+                _make(folder, tokenizer, texts, size, kept, prompt)
     distributed.barrier()
     tokens = tokens or _map(folder, tokenizer, size, kept)
     if tokens is None:
@@ -140,10 +107,11 @@ def _map(folder: Path, tokenizer: Any, size: int, limit: int) -> Tokens | None:
 
 
 def _make(folder: Path, tokenizer: Any, texts: Texts, size: int, limit: int, prompt: str) -> None:
+    """Tokenise block by block, from the last whole block of an interrupted run on."""
     kind = id_type(tokenizer)
     if (folder / "offsets.npy").is_file():  # it was finished once and does not fit: nothing of it can be trusted
-        shutil.rmtree(folder)
-        folder.mkdir()
+        remove(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "ids.bin").open("ab") as ids, (folder / "lengths.bin").open("ab") as lengths:
         done = _whole_blocks(folder, kind.itemsize, size)
         lengths.truncate(4 * done)
@@ -160,9 +128,8 @@ def _make(folder: Path, tokenizer: Any, texts: Texts, size: int, limit: int, pro
         os.fsync(ids.fileno())
     offsets = np.zeros(size + 1, dtype=np.int64)
     np.cumsum(np.fromfile(folder / "lengths.bin", dtype=np.uint32), out=offsets[1:])
-    draft = folder / "offsets.draft.npy"
-    np.save(draft, offsets)
-    draft.replace(folder / "offsets.npy")
+    with whole(folder / "offsets.npy") as draft:
+        np.save(draft, offsets)
     (folder / "lengths.bin").unlink()
 
 

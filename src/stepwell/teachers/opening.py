@@ -17,8 +17,7 @@ from stepwell.collection import Collection
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RecipeError
 from stepwell.files import read_json, write_json
-from stepwell.models.build import build_cross_encoder, build_student
-from stepwell.models.build_late import build_multi_vector
+from stepwell.models.build import build_cross_encoder, build_multi_vector, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker

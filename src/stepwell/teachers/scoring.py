@@ -15,8 +15,8 @@ from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
-from stepwell.models.build_late import model_kind
 from stepwell.models.encoder import Encoder
+from stepwell.models.files import model_kind
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.models.token_store import both_tokens

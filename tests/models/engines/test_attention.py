@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from stepwell.models.engines import attention
-from stepwell.models.engines.attention import SHORT, for_training, short_attention
+from stepwell.models.engines import cpu
+from stepwell.models.engines.cpu import SHORT, for_training, short_attention
 
 
 def qkv(length: int, dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
@@ -61,7 +61,7 @@ def test_other_cases_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def theirs(*_: object, **__: object) -> tuple[str, None]:
         return "theirs", None
 
-    monkeypatch.setattr(attention, "sdpa_attention_forward", theirs)
+    monkeypatch.setattr(cpu, "sdpa_attention_forward", theirs)
     causal = nn.Module()
     causal.is_causal = True  # type: ignore[assignment]
     plain = nn.Module()
@@ -97,7 +97,7 @@ def test_a_training_in_bf16_has_the_gradient_of_fp32_and_gives_the_model_back() 
     before = model.config._attn_implementation
     whole = gradient()
     with for_training(model), torch.autocast("cpu", torch.bfloat16):
-        assert model.config._attn_implementation == attention.NAME
+        assert model.config._attn_implementation == cpu.ATTENTION
         half = gradient()
     assert model.config._attn_implementation == before == "sdpa"
     assert torch.nn.functional.cosine_similarity(whole, half, dim=0) > 0.999

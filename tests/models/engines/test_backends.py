@@ -20,8 +20,9 @@ from stepwell.errors import StepwellError
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines import backends, graphs
-from stepwell.models.engines.backends import WAYS, Runner, disparity, distance, missing, open_way, pack, unfit
+from stepwell.models.engines.backends import WAYS, Runner, missing, open_way, pack, unfit
 from stepwell.models.engines.graphs import Source, write_onnx, write_openvino
+from stepwell.models.engines.parity import LONG, disparity, distance
 from stepwell.models.reranker import Reranker
 
 ENGINES = [
@@ -102,7 +103,7 @@ class TestTorch:
 
 def test_torch_fp32_is_the_encoders_own(tiny_model):
     encoder = Encoder.open(tiny_model)
-    expected = encoder.encode(encoder.tokenise(backends.LONG, "query"), "query")
+    expected = encoder.encode(encoder.tokenise(LONG, "query"), "query")
     net = encoder_net(encoder)
     assert open_way(net, "torch-fp32")(net.samples[1]).numpy() == pytest.approx(expected, abs=1e-6)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stepwell.models.build import build_cross_encoder, build_student
-from stepwell.models.engines.fused import FusedLinear, can_fuse, fuse
+from stepwell.models.engines.cpu import FusedLinear, can_fuse, fuse
 
 needs_bf16 = pytest.mark.skipif(
     not can_fuse(nn.Linear(2, 2).bfloat16()), reason="this torch, or this CPU, has no operators for bf16"

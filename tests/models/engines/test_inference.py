@@ -11,9 +11,10 @@ import torch
 from nets import encoder_net
 from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines import inference
-from stepwell.models.engines.backends import distance, missing, open_way
+from stepwell.models.engines import inference, race
+from stepwell.models.engines.backends import missing, open_way
 from stepwell.models.engines.inference import LEAST, Inference
+from stepwell.models.engines.parity import distance
 from stepwell.models.engines.probe import Choice
 
 
@@ -49,7 +50,7 @@ def test_a_small_job_goes_through_torch_at_once(encoder, monkeypatch):
 
 def test_a_small_job_of_a_settled_model_goes_through_a_kept_copy_in_bf16(encoder, monkeypatch):
     monkeypatch.setattr(inference, "choose", lambda net, kind: pytest.fail("it probes"))
-    monkeypatch.setattr(inference.engine, "precision", lambda: torch.bfloat16)
+    monkeypatch.setattr(inference.machine, "precision", lambda: torch.bfloat16)
     engine = Inference(encoder_net(encoder), "embedding")
     assert engine.open(10).runner.way == "torch-bf16-autocast"  # its weights may change before the next
     engine.settle()
@@ -89,7 +90,7 @@ def test_a_way_that_differs_is_told_and_not_taken(encoder, chosen, monkeypatch):
     warnings = []
     monkeypatch.setattr(inference.display, "warn", warnings.append)
     monkeypatch.setattr(
-        inference,
+        race,
         "open_way",
         lambda net, way: replace(open_way(net, "torch-fp32"), way=way, run=lambda f: torch.ones(4, 32)),
     )

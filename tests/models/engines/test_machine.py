@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
 from stepwell.models.encoder import Encoder
+from stepwell.models.engines import forward
 from stepwell.models.engines import machine as engine
 
 TEXTS = [
@@ -98,27 +99,27 @@ def test_a_gradient_cache_agrees_with_sentence_transformers(tiny_model):
 
 def test_work_counts_texts_tokens_and_padding(monkeypatch):
     monkeypatch.setattr(engine, "token_budget", lambda: 3)
-    before = replace(engine.work)
-    engine.forward_all(np.array([9, 2, 4, 9, 3]), lambda items: torch.from_numpy(items).float())
-    assert engine.work.since(before) == engine.Work(5, 27, 3 * 4 + 9 + 9, 81 + 4 + 16 + 81 + 9)
+    before = replace(forward.work)
+    forward.forward_all(np.array([9, 2, 4, 9, 3]), lambda items: torch.from_numpy(items).float())
+    assert forward.work.since(before) == forward.Work(5, 27, 3 * 4 + 9 + 9, 81 + 4 + 16 + 81 + 9)
 
 
 def test_micro_batches_hold_texts_of_similar_length(tiny_model, monkeypatch):
     monkeypatch.setattr(engine, "token_budget", lambda: 3)  # training takes four times as much
     seen = []
 
-    def forward(items):
+    def run(items):
         seen.append(items.tolist())
         return torch.from_numpy(items).float()
 
     lengths = np.array([9, 2, 4, 9, 3])
-    assert engine.forward_all(lengths, forward).tolist() == [0, 1, 2, 3, 4]
+    assert forward.forward_all(lengths, run).tolist() == [0, 1, 2, 3, 4]
     assert seen == [[1, 4, 2], [0], [3]]
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=30))
 def test_outputs_come_in_the_order_of_the_items(lengths):
-    out = engine.forward_all(np.array(lengths), lambda items: torch.from_numpy(items).double()[:, None])
+    out = forward.forward_all(np.array(lengths), lambda items: torch.from_numpy(items).double()[:, None])
     assert out.dtype == torch.float32
     assert out[:, 0].tolist() == list(range(len(lengths)))
 

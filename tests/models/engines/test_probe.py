@@ -16,9 +16,10 @@ from stepwell.errors import StepwellError
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines import machine as engine
-from stepwell.models.engines import probe
+from stepwell.models.engines import probe, race
 from stepwell.models.engines.backends import WAYS, missing
-from stepwell.models.engines.probe import ROUNDS, Choice, choose, fastest, wished
+from stepwell.models.engines.probe import Choice, choose, speed, wished
+from stepwell.models.engines.race import ROUNDS, fastest
 from stepwell.models.reranker import Reranker
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -54,13 +55,13 @@ def peaks(monkeypatch):
 @pytest.fixture
 def opened(monkeypatch):
     """Return the ways that the probe opens."""
-    ways, open_way = [], probe.open_way
+    ways, open_way = [], race.open_way
 
     def note(net, way):
         ways.append(way)
         return open_way(net, way)
 
-    monkeypatch.setattr(probe, "open_way", note)
+    monkeypatch.setattr(race, "open_way", note)
     return ways
 
 
@@ -68,12 +69,12 @@ def opened(monkeypatch):
 def speeds(monkeypatch):
     """Return the tokens a second that ways are said to reach, 100 when unknown, at any budget."""
     found = {}
-    monkeypatch.setattr(probe, "_rate", lambda runner, tokens: found.get(runner.way, 100.0))
+    monkeypatch.setattr(probe, "speed", lambda runner, tokens: found.get(runner.way, 100.0))
     return found
 
 
 def forbid(monkeypatch):
-    monkeypatch.setattr(probe, "_probe", lambda *arguments: pytest.fail("it probes again"))
+    monkeypatch.setattr(probe, "probed", lambda *arguments: pytest.fail("it probes again"))
 
 
 class TestRace:
@@ -114,7 +115,7 @@ class TestRace:
         ways = [str(number) for number in range(len(rates))]
         (best, _), _ = fastest(lambda way, tokens: rates[int(way)], ways, 8, (8, 8))
         assert rates[int(best)] >= rates[0]
-        assert max(rates) < probe.MARGIN * rates[int(best)] * (1 + 1e-9)
+        assert max(rates) < race.MARGIN * rates[int(best)] * (1 + 1e-9)
 
 
 class TestWishes:
@@ -204,7 +205,7 @@ class TestChoose:
         self, wish, net, tiny_model, tmp_path, monkeypatch
     ):
         probed = []
-        monkeypatch.setattr(probe, "_probe", lambda net, ways, budget: probed.append(1) or Choice(ways[0], 8))
+        monkeypatch.setattr(probe, "probed", lambda net, ways, budget: probed.append(1) or Choice(ways[0], 8))
         smaller = build_student(str(tiny_model), 1, "first", None, None, 1, 48)
         teacher = reranker_net(Reranker(build_cross_encoder(str(tiny_model), 2, 64, 1)))
         choose(net, "embedding")
@@ -247,14 +248,14 @@ class TestProbe:
         assert opened == []
 
     def test_a_way_that_differs_is_not_taken(self, wish, net, peaks, speeds, monkeypatch):
-        open_way = probe.open_way
+        open_way = race.open_way
 
         def lossy(net, way):
             runner = open_way(net, way)
             broken = {"torch-bf16-weights": lambda features: runner.run(features).flip(0)}
             return replace(runner, run=broken.get(way, runner.run))
 
-        monkeypatch.setattr(probe, "open_way", lossy)
+        monkeypatch.setattr(race, "open_way", lossy)
         speeds["torch-bf16-weights"] = 9000.0
         wish("torch")
         choice = choose(net, "embedding")
@@ -262,14 +263,14 @@ class TestProbe:
         assert "from torch fp32, where 2e-03 is allowed" in choice.rejected["torch-bf16-weights"]
 
     def test_a_way_that_fails_is_not_taken(self, wish, net, peaks, monkeypatch):
-        open_way = probe.open_way
+        open_way = race.open_way
 
         def failing(net, way):
             if way == "torch-bf16-weights":
                 raise RuntimeError("unsupported\noperator")
             return open_way(net, way)
 
-        monkeypatch.setattr(probe, "open_way", failing)
+        monkeypatch.setattr(race, "open_way", failing)
         wish("torch-bf16-weights")
         choice = choose(net, "embedding")
         assert (choice.way, choice.rejected) == (
@@ -280,7 +281,7 @@ class TestProbe:
 
     def test_a_slow_model_is_compared_on_fewer_tokens_and_keeps_the_usual_budget(self, wish, net, monkeypatch):
         tried = []
-        monkeypatch.setattr(probe, "_rate", lambda runner, tokens: tried.append(tokens) or 200.0)
+        monkeypatch.setattr(probe, "speed", lambda runner, tokens: tried.append(tokens) or 200.0)
         wish("torch", "fp32")
         assert choose(net, "embedding").token_budget == 1024
         assert tried == [256, 100]
@@ -302,8 +303,11 @@ class TestProbe:
 
 
 def test_a_timed_batch_repeats_texts_up_to_the_budget(net):
-    batch = net.samples[-1]
-    width = batch["input_ids"].shape[1]
-    tiled = probe._tiled(batch, 6 * width + 3)
-    assert tiled["input_ids"].tolist() == batch["input_ids"][[0, 1, 2, 3, 0, 1]].tolist()
-    assert np.array_equal(tiled["attention_mask"].sum(1), batch["attention_mask"].sum(1)[[0, 1, 2, 3, 0, 1]])
+    batch, seen = net.samples[-1], []
+    plain = race.open_way(net, "torch-fp32")
+    spy = replace(plain, run=lambda features: seen.append(features) or plain.run(features))
+    assert speed(spy, 6 * batch["input_ids"].shape[1] + 3) > 0
+    for timed in seen:
+        for name in ("input_ids", "attention_mask"):
+            assert torch.equal(timed[name], batch[name][[0, 1, 2, 3, 0, 1]])
+    assert len(seen) == 2  # the first time, an engine makes ready

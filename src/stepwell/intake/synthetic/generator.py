@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from stepwell.models.build import opening
 from stepwell.models.files import locate
+from stepwell.models.opening import opening
 
 TOKENS = 320  # of a passage
 _NEW_TOKENS = 48

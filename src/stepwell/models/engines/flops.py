@@ -8,9 +8,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoModel
 
@@ -50,19 +48,7 @@ def layer_peak(width: int, inner: int, dtype: torch.dtype) -> float:
 def matmul_peak(dtype: torch.dtype, products: Sequence[Product], seconds: float = 0.1) -> float:
     """Measure the operations a second of some matrix products in a row: what no forward pass can beat.
 
-    Parameters
-    ----------
-    dtype
-        The number type.
-    products
-        See :func:`layer_products`.
-    seconds
-        Time to measure for, after which the fastest round counts; two rounds at least.
-
-    Returns
-    -------
-    float
-        Operations a second (a multiplication and an addition are two).
+    A multiplication and an addition are two. The fastest round within ``seconds`` counts, of two at least.
     """
     device = distributed.state().device
     pairs = [
@@ -79,34 +65,19 @@ def matmul_peak(dtype: torch.dtype, products: Sequence[Product], seconds: float 
     return 2.0 * sum(m * k * n for m, k, n in products) / best
 
 
-def forward_flops(config: Any, lengths: NDArray[np.int64]) -> float:
-    """Count the operations of a forward pass: two a weight of the layers and token, and attention's.
+def operations(config: Any, tokens: float, squares: float) -> float:
+    """Count the operations of a forward pass over texts of ``tokens`` in all, whose L^2 sum up to ``squares``.
 
-    Parameters
-    ----------
-    config
-        Of a transformers model; its layers are built without weights and counted.
-    lengths
-        Tokens of each text, shape (B,), without padding.
-
-    Returns
-    -------
-    float
-        ``2 * weights * sum(L) + 4 * layers * width * sum(L^2)``; a model that attends to a window needs less.
+    ``2 * weights * tokens + 4 * layers * width * squares``, of layers that are built without weights and counted; a
+    model that attends to a window needs less.
 
     Examples
     --------
     >>> from transformers import BertConfig
     >>> config = BertConfig(hidden_size=8, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
-    >>> forward_flops(config, np.array([3, 5])) == 2 * 2 * (4 * 8 * 8 + 2 * 8 * 32) * 8 + 4 * 2 * 8 * (9 + 25)
+    >>> operations(config, 3 + 5, 9 + 25) == 2 * 2 * (4 * 8 * 8 + 2 * 8 * 32) * 8 + 4 * 2 * 8 * (9 + 25)
     True
     """
-    tokens = lengths.astype(np.float64)
-    return operations(config, float(tokens.sum()), float(np.square(tokens).sum()))
-
-
-def operations(config: Any, tokens: float, squares: float) -> float:
-    """Count the operations of a forward pass over texts of ``tokens`` in all, whose L^2 sum up to ``squares``."""
     automatic: Any = AutoModel
     with torch.device("meta"):
         model = automatic.from_config(config)

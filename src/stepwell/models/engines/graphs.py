@@ -12,9 +12,7 @@ import importlib
 import importlib.metadata
 import io
 import os
-import shutil
 import sys
-import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,12 +21,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
+from stepwell import files
 from stepwell.errors import RunError
-from stepwell.files import cache as default_cache
-from stepwell.models.build import quiet
+from stepwell.models.opening import quiet
 from stepwell.models.tokens import Features
 
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxruntime"), "int8": ("openvino", "nncf")}
@@ -49,27 +46,13 @@ _Loaded = TypeVar("_Loaded")
 
 @dataclass(frozen=True)
 class Source:
-    """What a graph is made from.
+    """What a graph is made from."""
 
-    Parameters
-    ----------
-    apply
-        The model, features to outputs (B, ...).
-    model
-        Holds its weights.
-    samples
-        Batches of real texts; the last one is traced, and int8 is calibrated on all of them.
-    name
-        Names model and task in the cache: the same name is the same graph, for good.
-    outputs
-        Names of what ``apply`` gives, and how many axes of each vary: 1 for (B, D), 2 for (B, L, D). The first one is
-        what a run returns.
-    """
-
-    apply: Callable[[Features], Tensor | tuple[Tensor, ...]]
-    model: nn.Module
-    samples: Sequence[Features]
-    name: str
+    apply: Callable[[Features], Tensor | tuple[Tensor, ...]]  # the model, features to outputs (B, ...)
+    model: nn.Module  # holds its weights
+    samples: Sequence[Features]  # batches of real texts: the last one is traced, int8 is calibrated on all of them
+    name: str  # of model and task in the cache: the same name is the same graph, for good
+    # Names of what `apply` gives, and how many axes of each vary: 1 for (B, D), 2 for (B, L, D). The first is a run's.
     outputs: Mapping[str, int] = field(default_factory=lambda: {"output": 1})
 
     @property
@@ -122,14 +105,15 @@ def _check_traceable() -> None:
 
 def open_openvino(source: Source, number: str) -> Run:
     """Open a model in OpenVINO on the CPU, in ``fp32``, ``bf16`` or ``int8``."""
-
-    def export(path: Path) -> None:
-        write_openvino(source, path, number == "int8")
-
-    def load(path: Path) -> Run:
-        return load_openvino(path, list(source.example), number)
-
-    return from_cache(source, "openvino", "int8" if number == "int8" else "fp32", "graph.xml", export, load)
+    int8 = number == "int8"
+    return from_cache(
+        source,
+        "openvino",
+        "int8" if int8 else "fp32",
+        "graph.xml",
+        lambda path: write_openvino(source, path, int8),
+        lambda path: load_openvino(path, list(source.example), number),
+    )
 
 
 def write_openvino(source: Source, path: Path, int8: bool = False) -> None:
@@ -147,17 +131,10 @@ class Streams:
     """A graph of OpenVINO on the CPU, its threads shared out to streams that each run a batch of their own.
 
     Two threads that run a batch each wait for one another less often than two that share every product.
-
-    Parameters
-    ----------
-    compiled
-        The compiled graph.
-    names
-        Of its inputs, in their order.
     """
 
     def __init__(self, compiled: Any, names: Sequence[str]) -> None:
-        self.names = names
+        self.names = names  # of its inputs, in their order
         wanted = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         # One more than run at once, so that a stream has its next batch while the results of the last are taken.
         self.requests = [compiled.create_infer_request() for _ in range(wanted + 1)]
@@ -256,44 +233,26 @@ def from_cache(
     export: Callable[[Path], None],
     load: Callable[[Path], _Loaded],
 ) -> _Loaded:
-    """Load the graph of a model, exporting it when the cache has none or a damaged one.
-
-    Parameters
-    ----------
-    source
-        Its name is the graph's.
-    engine, number
-        What the graph is for.
-    file
-        Its file in its folder.
-    export
-        Writes the graph to a path, and what else it needs beside it.
-    load
-        Loads what ``export`` wrote.
-    """
+    """Load the graph of a model from a file, which is exported when the cache has none or a damaged one."""
     versions = "-".join(version_of(package) for package in ("torch", *PACKAGES[engine]))
-    folder = default_cache() / "graphs" / f"{source.name}-{engine}-{number}-{versions}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.exists():
-            try:
-                os.utime(folder)
-                return load(folder / file)
-            except Exception:  # engines raise what they like for a damaged graph
-                shutil.rmtree(folder, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix="draft-"))
+    root = files.cache() / "graphs"
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracers warn of every branch that they take
+            export(folder / file)
+        graphs = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        for oldest in graphs[:-GRAPHS_KEPT]:
+            files.remove(oldest)
+
+    def read(folder: Path) -> _Loaded | None:
         try:
-            with quiet(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # tracers warn of every branch that they take
-                export(draft / file)
-            draft.replace(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        _drop_oldest(folder.parent)
-        return load(folder / file)
+            os.utime(folder)  # it was used
+            return load(folder / file)
+        except Exception:  # it is not there; or engines raise what they like for a damaged graph
+            return None
 
-
-def _drop_oldest(root: Path) -> None:
-    graphs = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    for folder in graphs[:-GRAPHS_KEPT]:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = root / f"{source.name}-{engine}-{number}-{versions}"
+    found = files.read_or_make(folder, read, make)
+    return load(folder / file) if found is None else found  # or raises what is wrong with a new one

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from sentence_transformers.base.modules import Router
+from numpy.typing import NDArray
 from torch import nn
 
 from stepwell import display
-from stepwell.models.engines import machine as engine
-from stepwell.models.engines.backends import Net, Runner, disparity, open_way
+from stepwell.models.engines import machine
+from stepwell.models.engines.backends import Net, Runner, open_way
 from stepwell.models.engines.probe import choose
+from stepwell.models.engines.race import open_checked
+from stepwell.models.opening import routers_of
+from stepwell.models.tokens import Features, batches_by_length, cheapest_batches, filled, round_up, row_step
 
 LEAST = 32_768
 """Tokens from which on a job is worth a probe and an export; a smaller one goes through torch at once."""
+
+Pad = Callable[[NDArray[np.int64], bool], Features]
+"""Gives the padded batch of some items (B,), of a rounded length or not."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,33 @@ class Opened:
 
     runner: Runner
     token_budget: int
+
+    def run_all(
+        self, lengths: NDArray[np.int64], pad: Pad, out: NDArray[np.float32], progress: display.Progress, few: int = 0
+    ) -> None:
+        """Write the outputs of items of so many tokens (B,) to ``out`` (B, ...), in batches of similar length.
+
+        The cheapest cut into batches is looked for up to ``few`` items; more come in few shapes.
+        """
+        small = len(lengths) <= few
+        rounded = machine.few_shapes() or not small
+        widths, budget = round_up(lengths) if rounded else lengths, self.token_budget
+        batches = list(batches_by_length(widths, budget))
+        if small:
+            batches = cheapest_batches(widths, budget, machine.BATCH_COST)
+
+        def step(batch: NDArray[np.int64]) -> int:
+            """Return of what the rows of a batch are to be a multiple."""
+            if not small:
+                return row_step(int(widths[batch].max()), budget)
+            return 4 if rounded and len(batch) > 4 else 1
+
+        padded = (pad(filled(batch, step(batch)), rounded) for batch in batches)
+        for batch, outputs in zip(batches, self.runner.each(padded), strict=True):
+            out[batch] = outputs[: len(batch)].numpy()
+            progress.advance(len(batch))
+            if not small:
+                machine.trim(machine.TRIM)
 
 
 @torch.inference_mode()
@@ -38,15 +73,7 @@ def state_of(model: nn.Module) -> tuple[list[int], list[float]]:
 
 
 class Inference:
-    """Gives the runner for a job.
-
-    Parameters
-    ----------
-    net
-        The model, which may go on being trained; its task is the caller's.
-    kind
-        What is done with it: ``embedding`` or ``scoring``.
-    """
+    """Gives the runner for a job of a ``kind``, embedding or scoring, with a model that may go on being trained."""
 
     def __init__(self, net: Net, kind: str) -> None:
         self.net, self.kind = net, kind
@@ -63,52 +90,41 @@ class Inference:
         self._exact = True
 
     def open(self, tokens: int, task: str | None = None) -> Opened:
-        """Return what runs a job of so many tokens.
+        """Return what runs a job of so many tokens in all: torch fp32 where the chosen way does not agree with it.
 
-        A way that does not agree with torch fp32 on this model is not taken, and that is said.
-
-        Parameters
-        ----------
-        tokens
-            Of all texts of the job.
-        task
-            ``query`` or ``document`` for an encoder, which may have a tower for each, or a prompt that is not pooled.
+        The ``task``, query or document, counts for an encoder with a tower for each, or a prompt that is not pooled.
         """
-        routed = self.net.unpooled or any(isinstance(module, Router) for module in self.net.model.modules())
+        routed = self.net.unpooled or routers_of(self.net.model)
         net = replace(self.net, task=task if routed else None)
         if self._exact:
-            return Opened(open_way(net, "torch-fp32"), engine.token_budget())
+            return self._plain(net)
         if tokens < LEAST:
             return self._open_small(net)
         weights = state_of(net.model)
         known = self._opened.get(net.task)
         if known is None or known[0] != weights:
             self._opened.pop(net.task, None)  # frees its memory before the next takes as much
-            self._opened[net.task] = weights, self._open(net)
+            choice = choose(net, self.kind)
+            self._opened[net.task] = weights, self._checked(net, choice.way, choice.token_budget)
         return self._opened[net.task][1]
 
-    def _open_small(self, net: Net) -> Opened:
-        if engine.precision() is torch.float32:
-            return Opened(open_way(net, "torch-fp32"), engine.token_budget())
-        if not self._settled:
-            return Opened(open_way(net, "torch-bf16-autocast"), engine.token_budget())
-        if net.task not in self._small:
-            self._small[net.task] = self._checked(net, "torch-bf16-weights", engine.token_budget())
-        return self._small[net.task]
+    def _plain(self, net: Net, way: str = "torch-fp32") -> Opened:
+        return Opened(open_way(net, way), machine.token_budget())
 
-    def _open(self, net: Net) -> Opened:
-        choice = choose(net, self.kind)
-        return self._checked(net, choice.way, choice.token_budget)
+    def _open_small(self, net: Net) -> Opened:
+        if machine.precision() is torch.float32:
+            return self._plain(net)
+        if not self._settled:
+            return self._plain(net, "torch-bf16-autocast")
+        if net.task not in self._small:
+            self._small[net.task] = self._checked(net, "torch-bf16-weights", machine.token_budget())
+        return self._small[net.task]
 
     def _checked(self, net: Net, way: str, token_budget: int) -> Opened:
         """Return a way that agrees with torch fp32, or else torch fp32."""
         if way != "torch-fp32":
-            try:
-                runner = open_way(net, way)
-                reason = disparity(runner)
-            except Exception as error:  # an engine that can't take this model raises what it likes
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            if reason is None:
-                return Opened(runner, token_budget)
-            display.warn(f"{way} is not used for {self.kind} with this model, torch-fp32 is: {reason}.")
+            opened = open_checked(net, way)
+            if isinstance(opened, Runner):
+                return Opened(opened, token_budget)
+            display.warn(f"{way} is not used for {self.kind} with this model, torch-fp32 is: {opened}.")
         return Opened(open_way(net, "torch-fp32"), token_budget)

@@ -1,4 +1,4 @@
-"""How texts go through a model: padded by length, shared over processes, in the number type that is fastest here."""
+"""The machine: the number type that is fastest on it, how many tokens a batch has, its name."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ import ctypes
 import os
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
 from stepwell import distributed
 from stepwell.errors import StepwellError
-from stepwell.models.tokens import cheapest_batches, round_up
 
 for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's, and oneDNN's behind it
     os.environ.setdefault(_cache, "512")  # not 1,024 shapes of bf16 products: each holds a buffer of megabytes
@@ -33,9 +27,6 @@ GAIN_ROUNDS = 40
 
 TRIM = 0.5
 """Seconds of a long job between two times that freed memory is given back."""
-
-Forward = Callable[[NDArray[np.int64]], Tensor]
-"""Gives the outputs (B, ...) of the items (B,), padded to one batch."""
 
 
 @lru_cache(maxsize=1)
@@ -157,72 +148,3 @@ def searches_exactly() -> bool:
     Then search ranks as sentence-transformers does. A GPU has so much more speed in bf16 that it would cost too much.
     """
     return few_shapes()
-
-
-@dataclass
-class Work:
-    """What went through models on this process, with a gradient: to be logged.
-
-    ``padded`` are the tokens with the padding of their batches, ``squares`` the sum of the squared lengths.
-    """
-
-    texts: int = 0
-    tokens: int = 0
-    padded: int = 0
-    squares: int = 0
-
-    def since(self, before: Work) -> Work:
-        """Return what came after ``before``."""
-        return Work(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
-
-
-work = Work()
-"""All that this process has put through :func:`forward_all`."""
-
-
-def forward_all(lengths: NDArray[np.int64], forward: Forward, gradient_cache: bool = False) -> Tensor:
-    """Run all items through ``forward`` and return their outputs in order, with the gradient.
-
-    Items are shared over the processes and padded only with others of their length; the graph is kept, so
-    the gradient is that of one big batch.
-
-    Parameters
-    ----------
-    lengths
-        Tokens of each item, shape (B,).
-    forward
-        The model, for items given by their numbers.
-    gradient_cache
-        Keep the outputs alone and run each micro-batch again in backward: the memory of one micro-batch, however
-        large the batch, for one more forward (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
-        Memory Limited Setup"). The gradient is the same.
-
-    Returns
-    -------
-    Tensor
-        Outputs in the order of the items, fp32, shape (B, ...), the same on every process.
-    """
-    world, own = distributed.world_size(), distributed.rank()
-    order = np.argsort(lengths, kind="stable")
-    padded = np.resize(order, -(-len(order) // world) * world)  # repeat a few, so that all have as many
-    mine = padded[own::world]
-    outputs: list[Tensor] = []
-    places: list[NDArray[np.int64]] = []
-    widths = round_up(lengths[mine]) if few_shapes() else lengths[mine]
-    for batch in cheapest_batches(widths, micro_batch(), BATCH_COST):
-        items = mine[batch]
-        with autocast():
-            out = checkpoint(forward, items, use_reentrant=False) if gradient_cache else forward(items)
-        outputs.append(out.float())
-        places.append(batch)
-        work.texts += len(items)
-        work.tokens += int(lengths[items].sum())
-        work.squares += int(np.square(lengths[items]).sum())
-        work.padded += len(items) * int(widths[batch].max())
-    back = np.argsort(np.concatenate(places), kind="stable")
-    local = torch.cat(outputs)[torch.from_numpy(back)]
-    everything = distributed.gather_rows(local)  # rank r's j-th row is item padded[j * world + r]
-    position = np.empty(len(order), dtype=np.int64)
-    flat = np.concatenate([padded[r::world] for r in range(world)])
-    position[flat[::-1]] = np.arange(len(flat))[::-1]  # the first of a repeated item
-    return everything[torch.from_numpy(position)]

@@ -11,34 +11,26 @@ import hashlib
 import importlib.util
 import json
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from filelock import FileLock
 
-from stepwell import display, distributed
+from stepwell import display, distributed, files
 from stepwell.errors import StepwellError
-from stepwell.files import cache as default_cache
-from stepwell.models.build import transformer_of
-from stepwell.models.engines import machine as engine
-from stepwell.models.engines.backends import WAYS, Net, Runner, disparity, missing, open_way, parts, unfit
+from stepwell.models.engines import machine
+from stepwell.models.engines.backends import WAYS, Net, Runner, missing, open_way, parts
 from stepwell.models.engines.graphs import PACKAGES, version_of
+from stepwell.models.engines.race import bf16_is_slow, fastest, open_checked, rate
+from stepwell.models.opening import transformer_of
 from stepwell.models.tokens import Features
 
 FORMAT = 3
 """Of a kept choice; a change makes every machine probe again."""
-
-MARGIN = 1.1
-"""How many times faster a rival has to be, in the median of the rounds."""
-
-ROUNDS = 5
-"""Rounds of a race, or fewer where most of them are won or lost: on a busy machine, chance alone should not decide."""
 
 PATIENCE = 0.5
 """Longest time, in seconds, that one forward of the probe should take; larger batches are not tried."""
@@ -49,24 +41,12 @@ BUDGETS = {"cpu": (512, 8_192), "cuda": (16_384, 131_072)}
 
 @dataclass(frozen=True)
 class Choice:
-    """How to run a kind of model on this machine.
+    """How to run a kind of model on this machine."""
 
-    Parameters
-    ----------
-    way
-        One of :data:`~stepwell.models.engines.backends.WAYS`.
-    token_budget
-        Padded tokens of a batch.
-    tokens_per_second
-        As the probe measured it; None when nothing had to be probed.
-    rejected
-        Ways, or all ways of an engine, that were not chosen, and why.
-    """
-
-    way: str
-    token_budget: int
-    tokens_per_second: float | None = None
-    rejected: Mapping[str, str] = field(default_factory=dict)
+    way: str  # of WAYS
+    token_budget: int  # padded tokens of a batch
+    tokens_per_second: float | None = None  # None when nothing had to be probed
+    rejected: Mapping[str, str] = field(default_factory=dict)  # ways, or all of an engine, and why they were not chosen
 
     def sentence(self, kind: str) -> str:
         """Return the choice in one line, ``kind`` being what is done (embedding, scoring).
@@ -80,8 +60,9 @@ class Choice:
         reasons: dict[str, list[str]] = {}
         for way, reason in self.rejected.items():
             reasons.setdefault(reason, []).append(_plain(way))
-        told = "; ".join(f"{', '.join(ways)}: {reason}" for reason, ways in reasons.items())
-        return f"{kind} with {_plain(self.way)}, {self.token_budget:,} tokens a batch{speed}" + (told and f" ({told})")
+        others = "; ".join(f"{', '.join(ways)}: {reason}" for reason, ways in reasons.items())
+        chosen = f"{kind} with {_plain(self.way)}, {self.token_budget:,} tokens a batch{speed}"
+        return f"{chosen} ({others})" if others else chosen
 
 
 def _plain(way: str) -> str:
@@ -89,13 +70,7 @@ def _plain(way: str) -> str:
 
 
 def wished(device: torch.device) -> tuple[list[str], int | None]:
-    """Return the ways that the user's environment leaves to choose from, plainest first, and the token budget.
-
-    Raises
-    ------
-    StepwellError
-        When a variable has an unknown value, or a named way can't be taken here.
-    """
+    """Return the ways that the user's environment leaves to choose from, plainest first, and the token budget."""
     wish = os.environ.get("STEPWELL_BACKEND") or "auto"
     number = os.environ.get("STEPWELL_PRECISION") or "auto"
     size = os.environ.get("STEPWELL_TOKEN_BUDGET") or "auto"
@@ -124,21 +99,9 @@ def _unknown(variable: str, value: str, known: str) -> StepwellError:
 
 
 def choose(net: Net, kind: str) -> Choice:
-    """Return how to run a model on this machine: the kept choice, or a probe's.
+    """Return how to run a model for a ``kind`` of work (embedding, scoring) on this machine: as kept, or by a probe.
 
     Processes of one machine probe one after the other, so that the first one's choice is everyone's.
-
-    Parameters
-    ----------
-    net
-        The model.
-    kind
-        What is done with it: ``embedding`` or ``scoring``.
-
-    Raises
-    ------
-    StepwellError
-        When the user's environment asks for what is unknown, or not to be had here.
     """
     ways, budget = wished(net.device)
     if all(map(missing, ways)):
@@ -146,16 +109,17 @@ def choose(net: Net, kind: str) -> Choice:
     if len(ways) == 1 and budget:
         choice = Choice(ways[0], budget)
     else:
-        facts = json.dumps([FORMAT, _machine(net.device), _architecture(net), kind, ways, budget])
-        path = default_cache() / "choices" / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            kept = _read(path, ways)
-            choice = kept or _probe(net, ways, budget)
-            if kept is None:
-                draft = path.with_suffix(f".{os.getpid()}")
-                draft.write_text(json.dumps(asdict(choice) | {"of": json.loads(facts)}, indent=1), encoding="utf-8")
-                draft.replace(path)
+        facts = [FORMAT, _machine(net.device), _architecture(net), kind, ways, budget]
+        name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+        def make(path: Path) -> None:
+            path.write_text(json.dumps(asdict(probed(net, ways, budget)) | {"of": facts}, indent=1), encoding="utf-8")
+
+        path = files.cache() / "choices" / f"{name}.json"
+        kept = files.read_or_make(path, lambda path: _read(path, ways), make)
+        if kept is None:
+            raise OSError(f"the choice in {path} can't be read back: the disk may be failing")
+        choice = kept
     if distributed.is_main():
         _say_once(choice.sentence(kind))
     return choice
@@ -167,8 +131,9 @@ def _say_once(line: str) -> None:
 
 
 def _read(path: Path, ways: Sequence[str]) -> Choice | None:
+    """Return a kept choice; None when it is absent, damaged, or none of these ways."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = files.read_json(path)
         choice = Choice(kept["way"], int(kept["token_budget"]), kept["tokens_per_second"], dict(kept["rejected"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -176,7 +141,7 @@ def _read(path: Path, ways: Sequence[str]) -> Choice | None:
 
 
 def _machine(device: torch.device) -> list[Any]:
-    name = engine.processor(device)
+    name = machine.processor(device)
     packages = sorted({"torch", "transformers", *(package for group in PACKAGES.values() for package in group)})
     versions = {package: version_of(package) for package in packages if importlib.util.find_spec(package)}
     return [name, torch.backends.cpu.get_cpu_capability(), device.type, torch.get_num_threads(), versions]
@@ -188,122 +153,45 @@ def _architecture(net: Net) -> list[Any]:
     return [config.model_type, *sizes, sum(parameter.numel() for parameter in net.model.parameters())]
 
 
-def _probe(net: Net, ways: Sequence[str], budget: int | None) -> Choice:
-    size = budget or engine.token_budget()
-    slow = bf16_is_slow(net) if ("torch", "bf16") in map(parts, ways) else None
-    if slow and "torch-fp32" not in ways and parts(ways[0]) == ("torch", "bf16"):
+def probed(net: Net, ways: Sequence[str], budget: int | None) -> Choice:
+    """Return the fastest of some ways that agree with torch fp32, and its best token budget unless that is given."""
+    size = budget or machine.token_budget()
+    if bf16_is_slow(net, ways[0]):  # fp32 would come first
         return Choice(ways[0], size)  # the user wants it, and a race would take minutes
-    runners, rejected = _open_all(net, ways, slow)
+    runners, rejected = _open_all(net, ways)
     if not runners:  # all that the user left failed
         return Choice("torch-fp32", size, None, rejected)
-
-    def rate(way: str, tokens: int) -> float:
-        return _rate(runners[way], tokens)
-
-    affordable = int(_rate(open_way(net, "torch-fp32"), 256) * PATIENCE)
+    affordable = int(speed(open_way(net, "torch-fp32"), 256) * PATIENCE)
     trial = size if budget else min(size, max(affordable, 64))
     least, most = BUDGETS.get(net.device.type, BUDGETS["cpu"])
     limits = (least, min(most, affordable)) if budget is None and trial == size else (trial, trial)
-    (best, found), rates = fastest(rate, list(runners), trial, limits)
+    (best, found), rates = fastest(lambda way, tokens: speed(runners[way], tokens), list(runners), trial, limits)
     rejected |= {way: f"{rates[way, trial]:,.0f} tokens/s" for way in runners if way != best}
     return Choice(best, found if trial == size else size, rates[best, found], rejected)
 
 
-def bf16_is_slow(net: Net) -> str | None:
-    """Return by how much torch's bf16 products are slower than fp32 here, or None when they are not."""
-    if net.device.type != "cpu" or (gain := engine.bf16_gain()) > 1:
-        return None
-    return f"its products are {1 / gain:,.1f} times slower here than in fp32"
-
-
-def _open_all(net: Net, ways: Sequence[str], slow: str | None) -> tuple[dict[str, Runner], dict[str, str]]:
+def _open_all(net: Net, ways: Sequence[str]) -> tuple[dict[str, Runner], dict[str, str]]:
     """Return the ways that can be taken, opened, and why the others can't."""
     runners: dict[str, Runner] = {}
     rejected: dict[str, str] = {}
     for way in ways:
         if missing(way):
             rejected[parts(way)[0]] = "not installed"
-        elif slow and parts(way) == ("torch", "bf16"):
+        elif slow := bf16_is_slow(net, way):
             rejected["torch-bf16"] = slow
-        elif isinstance(opened := _try(net, way), Runner):
+        elif isinstance(opened := open_checked(net, way), Runner):
             runners[way] = opened
         else:
             rejected[way] = opened
     return runners, rejected
 
 
-def _try(net: Net, way: str) -> Runner | str:
-    """Open a way and compare it with torch fp32: the runner, or what speaks against it."""
-    try:
-        reason = unfit(way, net.device)
-        if reason is None:
-            runner = open_way(net, way)
-            reason = disparity(runner)
-    except Exception as error:  # an exporter or an engine that can't take this model: it raises what it likes
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-    return reason or runner
-
-
-def fastest(
-    rate: Callable[[str, int], float], ways: Sequence[str], start: int, limits: tuple[int, int]
-) -> tuple[tuple[str, int], dict[tuple[str, int], float]]:
-    """Race ways, and then token budgets of the winner; who wins most rounds by :data:`MARGIN` goes on.
-
-    Parameters
-    ----------
-    rate
-        Measures the tokens a second of a way and a budget.
-    ways
-        The first one holds the place that the others want.
-    start
-        The budget that ways are compared at; it is doubled, or else halved, as long as that wins.
-    limits
-        The smallest and the largest budget to try.
-
-    Returns
-    -------
-    tuple
-        The best way and budget, and the median rate of each that was tried: all ways at ``start``, and some budgets.
-    """
-    holder = ways[0], start
-    rates = {holder: [rate(*holder)]}
-
-    def wins(rival: tuple[str, int]) -> bool:
-        most, outcomes = ROUNDS // 2 + 1, [0, 0]  # rounds lost and won
-        while max(outcomes) < most:
-            own, other = rate(*holder), rate(*rival)
-            rates[holder].append(own)
-            rates.setdefault(rival, []).append(other)
-            outcomes[other >= MARGIN * own] += 1
-        return outcomes[1] == most
-
-    for way in ways[1:]:
-        if wins((way, start)):
-            holder = way, start
-    for factor in (2, 0.5):
-        while limits[0] <= (tokens := int(holder[1] * factor)) <= limits[1] and wins((holder[0], tokens)):
-            holder = holder[0], tokens
-        if holder[1] != start:
-            break
-    return holder, {tried: median(measured) for tried, measured in rates.items()}
-
-
-def _rate(runner: Runner, tokens: int) -> float:
-    """Return tokens a second (padding not counted) of batches of about so many."""
-    batch = _tiled(runner.net.samples[-1], tokens)
-    batches = [batch] * runner.at_once
-    try:
-        for _ in range(2):  # an engine makes ready for a shape when it first meets it
-            start = time.perf_counter()
-            for _ in runner.each(batches):
-                pass
-    except torch.cuda.OutOfMemoryError:
-        return 0.0
-    return len(batches) * int(batch["attention_mask"].sum()) / (time.perf_counter() - start)
-
-
-def _tiled(features: Features, tokens: int) -> Features:
-    """Repeat the texts of a batch until it has about so many padded tokens."""
+def speed(runner: Runner, tokens: int) -> float:
+    """Return the tokens a second of batches of about so many: the net's longest samples, again and again."""
+    features = runner.net.samples[-1]
     rows, width = features["attention_mask"].shape
     chosen = torch.arange(max(1, tokens // width)) % rows
-    return {name: tensor[chosen] for name, tensor in features.items()}
+    batch: Features = {name: tensor[chosen] for name, tensor in features.items()}
+    batches = [batch] * runner.at_once
+    real = len(batches) * int(batch["attention_mask"].sum())  # padding not counted
+    return rate(runner, lambda runner: deque(runner.each(batches), maxlen=0), real)

@@ -1,0 +1,59 @@
+"""What the encoder, the re-ranker and late interaction share: a model on this process's device, and its tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+from torch import Tensor
+
+from stepwell import distributed
+from stepwell.models.engines.forward import forward_all
+from stepwell.models.files import Kind
+from stepwell.models.opening import fingerprint, save_model
+from stepwell.models.tokens import Template
+
+Side = Literal["query", "document"]
+Rows = NDArray[np.int64]
+
+M = TypeVar("M", SentenceTransformer, CrossEncoder, MultiVectorEncoder)
+
+
+class Model(ABC, Generic[M]):
+    """A sentence-transformers model on this process's device."""
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, model: M) -> None:
+        self.model: M = model.to(distributed.state().device)
+        self.gradient_cache = False  # set by a training that asks for it
+        self.tokenizer: Any = model.tokenizer
+        self.template = Template.of(self.tokenizer)
+
+    def save(self, folder: Path) -> None:
+        """Write a sentence-transformers directory."""
+        save_model(self.model, folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the model and of all that its outputs depend on besides."""
+        return fingerprint(self.model, *self._facts())
+
+    @abstractmethod
+    def _facts(self) -> tuple[object, ...]:
+        """Return what outputs depend on besides weights, tokenizer and modules."""
+
+    def _run(self, features: Mapping[str, Tensor], more: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run the model on a padded batch; ``more`` are features that are no tensors."""
+        device = distributed.state().device
+        moved = {name: tensor.to(device) for name, tensor in features.items()}
+        return self.model({**moved, **(more or {})}, **options)
+
+    def _with_gradient(self, lengths: Rows, forward: Callable[[Rows], Tensor]) -> Tensor:
+        """Run all items of so many tokens through ``forward``, shared over the processes: (B, ...)."""
+        return forward_all(lengths, forward, self.gradient_cache)
