@@ -82,11 +82,11 @@ def whole(path: Path) -> Iterator[Path]:
             yield draft
             for file in draft.rglob("*") if draft.is_dir() else [draft]:
                 if file.is_file():
-                    _sync(file)
+                    sync(file)
             if draft.is_dir() and path.is_dir():
                 remove(path)
             draft.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
     except BaseException:
         remove(draft)
         raise
@@ -200,7 +200,7 @@ def claimed(folder: Path, source: Mapping[str, Any], what: str, anew: bool = Fal
         ) from None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file or a folder's list of names is on the disk."""
     if os.name == "nt" and path.is_dir():
         return

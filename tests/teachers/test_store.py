@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.errors import StepwellError
-from stepwell.teachers import segments as score_segments
 from stepwell.teachers.segments import BLOCK
 from stepwell.teachers.store import ScoreStore
 
@@ -171,13 +170,22 @@ class TestAdd:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(score_segments.os, "fsync", full)
+            patch.setattr(os, "fsync", full)
             with pytest.raises(StepwellError, match=r"(?s)can't be written: No space left.*is safe"):
                 store.add([2], [2], [2.0])
         np.testing.assert_array_equal(open_store(tmp_path).lookup([1, 2], [1, 2]), [1.0, np.nan])
-        assert not list(store.directory.glob("*.tmp"))
+        assert not list(store.directory.glob("draft-*"))
         store.add([2], [2], [2.0])
         assert len(store) == 2
+
+    def test_what_another_process_is_writing_is_no_segment_yet(self, tmp_path):
+        store = open_store(tmp_path)
+        store.add([1], [1], [1.0])
+        draft = store.directory / "draft-0.arrow"
+        draft.write_bytes(b"the beginning of a segm")
+        assert len(open_store(tmp_path)) == 1 and draft.exists()  # neither read nor put aside
+        store.add([2], [2], [2.0])  # whoever writes holds the lock: it was left by a kill
+        assert not draft.exists()
 
     def test_a_folder_that_cannot_be_made_is_one_sentence(self, tmp_path):
         (tmp_path / "scores").write_text("a file, not a folder")
@@ -343,7 +351,7 @@ class TestKill:
                 break
             work_until_killed(root, tmp_path / "other log", first, most=4)  # and it goes on from there
             assert len(open_store(root)) == (first + 4) * PAIRS
-            assert not list(root.rglob("*.tmp"))
+            assert not list(root.rglob("draft-*"))
         assert n > 30
 
 

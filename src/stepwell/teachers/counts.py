@@ -10,55 +10,49 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepwell import distributed
+from stepwell.files import write_text
 
 FILE = "pairs.json"
 
 
 @dataclass
-class _Counter:
-    """Counts of one stage, one (asked, scored) a request."""
+class _Requests:
+    """Those of one stage."""
 
     place: Path
-    requests: int = 0
-
-    def add(self, asked: int, scored: int) -> None:
-        """Keep a request's counts.
-
-        A stage that goes on after a kill asks the same again and finds what it scored before; the first counts stay.
-        """
-        counts = read_counts(self.place)
-        if self.requests == len(counts) and distributed.is_main():
-            draft = self.place.with_suffix(".draft")
-            draft.write_text(json.dumps([*counts, (asked, scored)]), encoding="utf-8")
-            draft.replace(self.place)
-        self.requests += 1
+    made: int = 0
 
 
-_counter: ContextVar[_Counter | None] = ContextVar("stepwell_pair_counter", default=None)
+_requests: ContextVar[_Requests | None] = ContextVar("stepwell_pair_requests", default=None)
 
 
 @contextmanager
 def counting(folder: Path) -> Iterator[None]:
     """Keep the counts of what is asked meanwhile in ``pairs.json`` in a folder."""
-    token = _counter.set(_Counter(folder / FILE))
+    token = _requests.set(_Requests(folder / FILE))
     try:
         yield
     finally:
-        _counter.reset(token)
+        _requests.reset(token)
 
 
 def count(asked: int, scored: int) -> None:
-    """Say that ``asked`` pairs were wanted and ``scored`` of them had no score; nobody listens outside of a stage."""
-    counter = _counter.get()
-    if counter is not None:
-        counter.add(asked, scored)
+    """Count a request of ``asked`` pairs of which ``scored`` had no score; nothing is counted outside of a stage.
+
+    A stage that goes on after a kill asks the same again and finds what it scored before; the first counts stay.
+    """
+    requests = _requests.get()
+    if requests is None:
+        return
+    counts = read_counts(requests.place)
+    if requests.made == len(counts) and distributed.is_main():
+        write_text(requests.place, json.dumps([*counts, (asked, scored)]))
+    requests.made += 1
 
 
 def read_counts(place: Path) -> list[tuple[int, int]]:
     """Return the counts (asked, scored) in a file; none when there is no such file.
 
-    Examples
-    --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> with counting(folder):

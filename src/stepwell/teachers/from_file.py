@@ -1,4 +1,4 @@
-"""Scores that a teacher left in a file: Parquet, TSV or a TREC run, read once into a score store."""
+"""Teachers that only left files: scores as Parquet, TSV or a TREC run, read once into a score store; or vectors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from stepwell.collection.readers.trec import own_id
 from stepwell.collection.source import Problem
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
+from stepwell.files import read_json, sha256
+from stepwell.models.encoder import Side
+from stepwell.retrieval.vectors import Vectors
+from stepwell.teachers.protocol import Rows, Scores
 from stepwell.teachers.store import ScoreStore
 
 BLOCK = 1 << 18  # lines that are read at a time
@@ -30,20 +34,11 @@ NAMES = (
 Block = tuple[list[str], list[str], NDArray[np.float64], int]
 """Query ids, passage ids, scores, and the number of the first line (0: no lines)."""
 
-Rows = NDArray[np.int32]
-
 
 def content_fingerprint(path: Path) -> str:
-    """Return the sha256 of a file.
-
-    Raises
-    ------
-    StepwellError
-        When it is not there or can't be read.
-    """
+    """Return the sha256 of a file of scores."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise RunError(
             f"the file of scores {path} can't be read ({error.strerror or error}): give the right path in `file` of "
@@ -54,16 +49,8 @@ def content_fingerprint(path: Path) -> str:
 def import_scores(path: Path, store: ScoreStore, collection: Collection) -> tuple[NDArray[np.float32], dict[str, int]]:
     """Add the scores of a file to a store; of a pair that occurs twice the first counts.
 
-    Returns
-    -------
-    tuple
-        The lowest score of each query of the collection, NaN for one without; and counts: ``pairs`` read, and
-        ``unknown``: pairs of a query or passage that the collection has not, which are passed over.
-
-    Raises
-    ------
-    StepwellError
-        With the line, when it can't be read; or when it has no pair of this collection.
+    Returns the lowest score of each query of the collection (NaN for one without), and counts: ``pairs`` read, and
+    ``unknown``: pairs of a query or passage that the collection has not, which are passed over.
     """
     floors = np.full(collection.n_queries, np.inf, dtype=np.float32)
     pairs = unknown = 0
@@ -150,13 +137,8 @@ def _parquet(path: Path) -> Iterator[Block]:
 class FileTeacher:
     """A teacher of which only scores are there.
 
-    Parameters
-    ----------
-    store
-        Its scores.
-    floors
-        The lowest score of each query of the collection, NaN for one without: what its other candidates get. Without
-        floors they have no score.
+    ``floors`` has the lowest score of each query of the collection, NaN for one without: what its other candidates get.
+    Without floors they have no score.
     """
 
     def __init__(self, store: ScoreStore, floors: NDArray[np.float32] | None = None) -> None:
@@ -174,3 +156,19 @@ class FileTeacher:
         if self.floors is not None:
             scores = np.where(np.isnan(scores), self.floors[queries][:, None], scores)
         return np.where(candidates >= 0, scores, 0).astype(np.float32)
+
+
+class Embedded:
+    """A dual encoder by the vectors that a stage left in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.vectors = Vectors.open(folder)
+        self.fingerprint = str(read_json(folder / "manifest.json")["key"])
+
+    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
+        """Return the similarities (Q, K) times the scale."""
+        return self.vectors.scores(queries, candidates)
+
+    def embed(self, rows: Rows, side: Side) -> Scores:
+        """Return the vectors of queries or passages: (B, D)."""
+        return self.vectors.of_queries(rows) if side == "query" else np.asarray(self.vectors.passages[rows])

@@ -41,20 +41,7 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 class HostedReranker:
-    """Scores pairs by asking a server.
-
-    Parameters
-    ----------
-    settings
-        Where to ask, and how.
-    wait
-        Sleeps so many seconds.
-
-    Raises
-    ------
-    StepwellError
-        When the environment variable that the key is read from is not set.
-    """
+    """Scores pairs by asking a server; ``wait`` sleeps so many seconds between two attempts."""
 
     def __init__(self, settings: HostedTeacher, wait: Callable[[float], None] = time.sleep) -> None:
         self.settings, self.wait = settings, wait
@@ -77,13 +64,7 @@ class HostedReranker:
     def scores(
         self, queries: Sequence[str], passages: Sequence[str], progress: Progress = SILENT
     ) -> NDArray[np.float32]:
-        """Return the score of each pair of texts, shape (B,); pairs with one query behind one another share requests.
-
-        Raises
-        ------
-        StepwellError
-            When the server refuses, or does not answer after all attempts.
-        """
+        """Return the score of each pair of texts (B,); pairs with one query behind one another share requests."""
         requests: list[list[int]] = []
         for place, query in enumerate(queries):
             fits = requests and queries[requests[-1][0]] == query and len(requests[-1]) < self.settings.batch

@@ -33,8 +33,7 @@ from stepwell.recipe.teachers import (
     Missing,
     ScoresTeacher,
 )
-from stepwell.teachers.from_file import FileTeacher, content_fingerprint, import_scores
-from stepwell.teachers.from_vectors import Embedded
+from stepwell.teachers.from_file import Embedded, FileTeacher, content_fingerprint, import_scores
 from stepwell.teachers.hosted import HostedReranker
 from stepwell.teachers.protocol import LogOdds, Rows, Scores, Several, Teacher
 from stepwell.teachers.scoring import Scorer, Stored
@@ -86,11 +85,12 @@ class Kind(Generic[Section]):
     model: ClassVar[Literal["dense", "reranker", "late"] | None] = None  # what a stage takes as it is or trains
     cut_by: ClassVar[tuple[str, ...]] = ()  # settings in `tokens` that the model depends on
     stage: ClassVar[str] = "name-teacher"  # how a stage makes it where there is no model
+    titled: ClassVar[str] = "{}"  # what that stage is called, of its name and those of its parts
 
     @property
     def title(self) -> str:
         """What the stage that makes it is called on the screen, where there is no model."""
-        return self.name
+        return self.titled.format(self.name, ", ".join(part.name for part in self.parts))
 
     @property
     def embeds(self) -> bool:
@@ -109,8 +109,8 @@ class Kind(Generic[Section]):
 
     @property
     def missing(self) -> tuple[Missing, ...]:
-        """What is to become of pairs without a score; empty where every pair has one."""
-        return ()
+        """What is to become of pairs without a score, by the recipe; empty where every pair has one."""
+        return tuple(choice for part in self.parts for choice in part.missing)
 
     def inputs(self) -> tuple[str, ...]:
         """Return the stages whose folders :meth:`open` reads; the first is its own."""
@@ -126,16 +126,12 @@ class Kind(Generic[Section]):
 
     def cost(self, queries: float, k: int) -> Cost:
         """Return what the scores of K candidates of so many queries take when none of them is there yet."""
-        return Cost()
+        costs = [part.cost(queries, k) for part in self.parts]
+        reads = tuple(model for cost in costs for model in cost.reads)
+        return Cost(reads, sum(cost.rounds for cost in costs), sum(cost.kept for cost in costs))
 
     def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
-        """Open it as a teacher that scores any pair and keeps the score.
-
-        Raises
-        ------
-        StepwellError
-            When it can't, or the ladder has to train it first.
-        """
+        """Open it as a teacher that scores any pair and keeps the score; refuse what can't, or is yet to be trained."""
         raise RecipeError(
             f"the teacher {self.name!r} is of the kind {self.section.kind}, which scores no pair by itself: "
             "`score` needs a model or a server. Score with each of the teachers that it is made of instead."
@@ -254,11 +250,7 @@ class ScoresFile(Kind[ScoresTeacher]):
     """Scores in a file, which a stage reads once."""
 
     stage = "take-scores"
-
-    @property
-    def title(self) -> str:
-        """What its stage is called on the screen."""
-        return f"read the scores of {self.name}"
+    titled = "read the scores of {}"
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -292,10 +284,7 @@ class ScoresFile(Kind[ScoresTeacher]):
 class Hosted(Kind[HostedTeacher]):
     """A re-ranker behind an HTTP API: the same in a ladder and outside of one."""
 
-    @property
-    def title(self) -> str:
-        """What its stage is called on the screen."""
-        return f"{self.name} is asked over HTTP"
+    titled = "{} is asked over HTTP"
 
     def settings(self) -> dict[str, Any]:
         """Return what its scores depend on."""
@@ -325,26 +314,12 @@ class Hosted(Kind[HostedTeacher]):
 class SeveralKind(Kind[SeveralSection]):
     """Teachers at once."""
 
-    @property
-    def title(self) -> str:
-        """What its stage is called on the screen."""
-        return f"{self.name} is made of {', '.join(self.section.of)}"
+    titled = "{} is made of {}"
 
     @property
     def parts(self) -> tuple[Kind[Any], ...]:
         """The teachers that it is made of."""
         return tuple(kind_of(name, self.teachers) for name in self.section.of)
-
-    @property
-    def missing(self) -> tuple[Missing, ...]:
-        """What the recipe says of each of its files."""
-        return tuple(choice for part in self.parts for choice in part.missing)
-
-    def cost(self, queries: float, k: int) -> Cost:
-        """Return the sum of its teachers'."""
-        costs = [part.cost(queries, k) for part in self.parts]
-        reads = tuple(model for cost in costs for model in cost.reads)
-        return Cost(reads, sum(cost.rounds for cost in costs), sum(cost.kept for cost in costs))
 
     def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
         """Open all of them; outside of a ladder each is asked alone."""

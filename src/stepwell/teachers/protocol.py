@@ -80,15 +80,8 @@ class PairModel(Protocol):
 class Several:
     """Several teachers at once, whose score is their mean; a pair that one of them has no score of has none.
 
-    Parameters
-    ----------
-    teachers
-        Two or more.
-    standardise
-        Bring each teacher's scores of a query's list to mean 0 and standard deviation 1 first.
+    ``standardise`` brings each teacher's scores of a query's list to mean 0 and standard deviation 1 first.
 
-    Examples
-    --------
     >>> standardised(np.float32([[1, 3, 0]]), np.array([[True, True, False]]))  # the last is no candidate
     array([[-1.,  1.,  0.]], dtype=float32)
     """
@@ -132,15 +125,7 @@ def standardised(scores: Scores, there: NDArray[np.bool_]) -> Scores:
 
 
 class LogOdds:
-    """A teacher that gives probabilities, as one that gives their logits.
-
-    Parameters
-    ----------
-    teacher
-        The one that gives probabilities.
-    name
-        What the user calls it.
-    """
+    """A teacher that gives probabilities, as one that gives their logits; ``name`` is what the user calls it."""
 
     def __init__(self, teacher: Teacher, name: str) -> None:
         self.teacher, self.name = teacher, name
@@ -151,13 +136,7 @@ class LogOdds:
         return hashlib.sha256(f"{self.teacher.fingerprint} logit".encode()).hexdigest()
 
     def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
-        """Return log(p / (1 - p)) of the teacher's scores p, shape (Q, K); see :meth:`Teacher.score`.
-
-        Raises
-        ------
-        StepwellError
-            When a score is not between 0 and 1.
-        """
+        """Return log(p / (1 - p)) of the teacher's scores p (Q, K); one that is not between 0 and 1 is refused."""
         scores = self.teacher.score(queries, candidates, progress)
         there = candidates >= 0
         if ((scores < 0) | (scores > 1)).any():
@@ -172,8 +151,6 @@ class LogOdds:
 def log_odds(probabilities: Scores) -> Scores:
     """Return log(p / (1 - p)), within the +-15 that single precision can tell.
 
-    Examples
-    --------
     >>> log_odds(np.float32([0.5, 0.0])).round(2).tolist()
     [0.0, -15.0]
     """

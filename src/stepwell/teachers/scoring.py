@@ -144,19 +144,9 @@ def score_into(
 class Stored:
     """A teacher whose score of a pair is paid for once, ever: what its store has not is scored and kept.
 
-    Parameters
-    ----------
-    root
-        Folder of all score stores.
-    fingerprint
-        The teacher's.
-    collection
-        The fingerprint of the texts.
-    scorer
-        Called for the scorer of a block when there is something to score.
-    block
-        Pairs that are scored before they are kept, what an interrupted job pays for again at most; :data:`BLOCK` when
-        None.
+    The store is that of a teacher's and a collection's fingerprints, under ``root``. ``scorer`` is called when there is
+    something to score; ``block`` pairs are scored before they are kept, which is what an interrupted job pays for again
+    at most (:data:`BLOCK` when None).
     """
 
     def __init__(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import uuid
 import zlib
 from dataclasses import dataclass, field
@@ -21,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from stepwell.files import whole
 
 BLOCK = 1024  # pairs; a power of two, because `find` halves it
 
@@ -42,47 +43,23 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """An open segment of S pairs in B blocks; only ``firsts``, ``checksums`` and ``checked`` are in memory.
-
-    Parameters
-    ----------
-    path
-        The file.
-    owner
-        Whose scores it holds.
-    replaces
-        Names of the segments whose pairs it holds, and which are to be ignored.
-    pairs, scores
-        Memory-mapped columns, shape (S,), uint64 and float32.
-    firsts, checksums
-        First pair and CRC-32 of each block, shape (B,), uint64 and uint32.
-    checked
-        Which blocks have been read and found whole, shape (B,).
-    """
+    """An open segment of S pairs in B blocks; only the last three fields are in memory."""
 
     path: Path
     owner: Owner
-    replaces: tuple[str, ...]
-    pairs: NDArray[np.uint64]
-    scores: NDArray[np.float32]
-    firsts: NDArray[np.uint64]
-    checksums: NDArray[np.uint32]
-    checked: NDArray[np.bool_] = field(repr=False)
+    replaces: tuple[str, ...]  # names of the segments whose pairs it holds, and which are to be ignored
+    pairs: NDArray[np.uint64]  # (S,), memory-mapped
+    scores: NDArray[np.float32]  # (S,), memory-mapped
+    firsts: NDArray[np.uint64]  # (B,), the first pair of each block
+    checksums: NDArray[np.uint32]  # (B,), CRC-32 of each block
+    checked: NDArray[np.bool_] = field(repr=False)  # (B,), which blocks have been read and found whole
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     @classmethod
     def open(cls, path: Path) -> Segment:
-        """Map a segment and check its index.
-
-        Raises
-        ------
-        DamagedError
-            When the file is cut off, or not a segment, or its index is not the one that was written.
-        OSError
-            When the file is gone or can't be read.
-        """
+        """Map a segment and check its index; DamagedError for a file that is not as it was written."""
         try:
             with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
                 metadata = reader.schema.metadata or {}
@@ -93,8 +70,8 @@ class Segment:
             index = base64.b64decode(metadata[b"stepwell.index"], validate=True)
             if hashlib.sha256(facts + index).hexdigest().encode() != metadata[b"stepwell.checksum"]:
                 raise DamagedError(path)
-            told = json.loads(facts)
-            if batch.num_rows != told["pairs"] or batch.schema.types != [pa.uint64(), pa.float32()]:
+            known = json.loads(facts)
+            if batch.num_rows != known["pairs"] or batch.schema.types != [pa.uint64(), pa.float32()]:
                 raise DamagedError(path)
             # Not `to_numpy`: it imports pandas, which takes longer than everything here.
             pairs = np.frombuffer(batch.column(0).buffers()[1], np.uint64, count=batch.num_rows)
@@ -105,11 +82,11 @@ class Segment:
             if error.errno is None:  # Arrow's own complaint about a file that ends too early
                 raise DamagedError(path) from error
             raise
-        blocks = -(-told["pairs"] // BLOCK)
+        blocks = -(-known["pairs"] // BLOCK)
         return cls(
             path=path,
-            owner=Owner(told["teacher"], told["collection"]),
-            replaces=tuple(told["replaces"]),
+            owner=Owner(known["teacher"], known["collection"]),
+            replaces=tuple(known["replaces"]),
             pairs=pairs,
             scores=scores,
             firsts=np.frombuffer(index, "<u8", count=blocks).astype(np.uint64),
@@ -163,11 +140,7 @@ def write_segment(
     scores: NDArray[np.float32],
     replaces: tuple[str, ...] = (),
 ) -> Path:
-    """Write pairs (S,), rising and each once, and their scores (S,) as a new segment, whole or not at all.
-
-    The file appears under its name only when all of it is on the disk (write aside, fsync, rename, fsync of
-    the directory).
-    """
+    """Write pairs (S,), rising and each once, and their scores (S,) as a new segment, whole or not at all."""
     blocks = range(-(-len(pairs) // BLOCK))
     checksums = np.array([_checksum(pairs, scores, block) for block in blocks], dtype="<u4")
     index = pairs[::BLOCK].astype("<u8").tobytes() + checksums.tobytes()
@@ -181,30 +154,9 @@ def write_segment(
     )
     # A name is never used twice: `replaces` of an older segment must not hit a newer one.
     path = directory / f"{uuid.uuid4().hex}.arrow"
-    aside = path.with_suffix(".tmp")
-    try:
-        with aside.open("wb") as file:
-            with pa.ipc.new_file(file, batch.schema) as writer:
-                writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    sync_directory(directory)
+    with whole(path) as draft, draft.open("wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
     return path
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in ``directory`` survive a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _checksum(pairs: NDArray[np.uint64], scores: NDArray[np.float32], block: int) -> int:

@@ -20,45 +20,22 @@ FLAT = 0.99  # share of the greatest possible entropy above which a softmax is a
 
 @dataclass(frozen=True)
 class Spread:
-    """What the scores of many queries' candidates look like.
+    """What the scores (logits) of many queries' candidates look like."""
 
-    Parameters
-    ----------
-    queries
-        Queries with two scores or more; the others are left out.
-    mean_std, median_std
-        Standard deviation of the scores within a query: mean and median over the queries (logits).
-    low, high
-        Smallest and largest score of all (logits).
-    one_hot, flat
-        Share of the queries whose softmax at ``tau`` is as good as a label or as good as even.
-    entropy
-        Mean over the queries of the softmax's entropy, as a share of the greatest possible (1 = even).
-    tau
-        The temperature.
-    """
-
-    queries: int
-    mean_std: float
+    queries: int  # those with two scores or more; the others are left out
+    mean_std: float  # of the standard deviation within a query
     median_std: float
-    low: float
+    low: float  # of all scores
     high: float
-    one_hot: float
-    flat: float
-    entropy: float
+    one_hot: float  # share of the queries whose softmax at tau is as good as a label
+    flat: float  # or as good as even
+    entropy: float  # of the softmax, mean over the queries, as a share of the greatest possible (1 = even)
     tau: float
 
 
 def spread(scores: ArrayLike, tau: float = 1.0) -> Spread:
     """Describe scores (Q, K) at a temperature; NaN marks a candidate without score.
 
-    Raises
-    ------
-    ValueError
-        When no query has two scores.
-
-    Examples
-    --------
     >>> spread([[2.0, 2.0], [9.0, -9.0]]).one_hot
     0.5
     """
@@ -100,8 +77,6 @@ class Histogram:
 def histogram(scores: ArrayLike, bins: int = 40) -> Histogram | None:
     """Count scores (..., K), less the mean of their query; NaN marks a candidate without score. None without scores.
 
-    Examples
-    --------
     >>> histogram([[3.0, 1.0], [10.0, 12.0]], bins=2)
     Histogram(edges=[-1.0, 0.0, 1.0], counts=[2, 2], std=1.0)
     """
@@ -123,8 +98,6 @@ def check_tau(scores: ArrayLike, tau: float) -> list[str]:
     The tau that is suggested is the median standard deviation within a query: the softmax then sees scores
     that differ by about 1.
 
-    Examples
-    --------
     >>> check_tau([[4.0, 1.0, -1.0], [3.0, 2.5, 0.0]], tau=1.0)
     []
     """
@@ -160,8 +133,6 @@ def check_tau(scores: ArrayLike, tau: float) -> list[str]:
 def check_scores(scores: ArrayLike, tau: float | None) -> list[str]:
     """Return the warnings about scores (..., Q, K) of one or several teachers; a ``tau`` of None asks for no softmax.
 
-    Examples
-    --------
     >>> len(check_scores([[0.2, 0.99]], tau=0.3)), check_scores([[9.0, -9.0]], tau=None)
     (1, [])
     """
@@ -174,8 +145,6 @@ def check_scores(scores: ArrayLike, tau: float | None) -> list[str]:
 def check_range(scores: ArrayLike) -> list[str]:
     """Return a warning when all scores (Q, K) lie in 0..1, as probabilities do; NaN marks one that is not there.
 
-    Examples
-    --------
     >>> check_range([[0.2, 3.0]]), len(check_range([[0.2, 0.99]]))
     ([], 1)
     """

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stepwell.errors import RunError, StepwellError
-from stepwell.teachers.segments import DamagedError, Owner, Segment, sync_directory, write_segment
+from stepwell.files import sync
+from stepwell.teachers.segments import DamagedError, Owner, Segment, write_segment
 
 FAN = 4  # so many segments of about one size become one
 LARGEST = 4**11  # pairs; a segment of this size is not merged any more, so that merging needs bounded memory
@@ -56,12 +57,7 @@ class ScoreStore:
         root
             Folder of all score stores.
         teacher, collection
-            Fingerprints (letters and digits).
-
-        Raises
-        ------
-        StepwellError
-            When the folder can't be made, or holds scores of another teacher or collection.
+            Fingerprints (letters and digits); a folder with scores of others is refused.
         """
         for fingerprint in (teacher, collection):
             if not re.fullmatch(r"\w[\w.-]*", fingerprint):
@@ -159,7 +155,8 @@ class ScoreStore:
         """See the segments that are there now."""
         for _ in range(100):
             try:
-                segments = {path.name: self._open(path) for path in sorted(self.directory.glob("*.arrow"))}
+                paths = [path for path in sorted(self.directory.glob("*.arrow")) if not path.name.startswith("draft-")]
+                segments = {path.name: self._open(path) for path in paths}
                 break
             except FileNotFoundError:
                 continue  # merged by another process between the listing and the opening: list again
@@ -187,7 +184,7 @@ class ScoreStore:
         return segment
 
     def _sweep(self) -> None:
-        """Delete what merging or a kill has left behind; only with the lock, so nobody is writing it."""
+        """Delete what merging or a kill (of an older version: ``.tmp``) has left; only with the lock: nobody writes."""
         for path in self.directory.iterdir():
             stale = path.suffix == ".tmp" or (path.suffix == ".arrow" and path.name not in self._segments)
             if stale:
@@ -236,7 +233,7 @@ class ScoreStore:
     def _set_aside(self, path: Path, what: str) -> None:
         try:
             path.replace(path.with_suffix(".damaged"))
-            sync_directory(self.directory)
+            sync(self.directory)
         except FileNotFoundError:
             return  # another process was faster
         warnings.warn(
@@ -244,8 +241,6 @@ class ScoreStore:
             "computed again. If this happens often, look at the disk.",
             stacklevel=3,
         )
-
-    # -- words for the user
 
     @contextmanager
     def _disk(self, done: str) -> Iterator[None]:
