@@ -15,13 +15,11 @@ from stepwell.errors import CollectionError
 from stepwell.files import cache
 
 SHOWN = 20
+"""Problems of one kind that are listed for one file; the rest is counted in one more line."""
 
 
-def check_directory(path: Place, shown: int = SHOWN) -> list[Problem]:
-    """Return every problem of a collection of any format: errors stop a run, warnings do not.
-
-    Of one kind in one file, ``shown`` problems are listed; the rest is counted in one more line.
-    """
+def check_directory(path: Place) -> list[Problem]:
+    """Return every problem of a collection of any format: errors stop a run, warnings do not."""
     problems: list[Problem] = []
     counts: Counter[tuple[str, str, str]] = Counter()
     seen: set[int] = set()  # some files are read more than once
@@ -30,7 +28,7 @@ def check_directory(path: Place, shown: int = SHOWN) -> list[Problem]:
         if hash(problem) not in seen:
             seen.add(hash(problem))
             counts[_kind(problem)] += 1
-            if counts[_kind(problem)] <= shown:
+            if counts[_kind(problem)] <= SHOWN:
                 problems.append(problem)
 
     section = section_of(path)
@@ -45,14 +43,14 @@ def check_directory(path: Place, shown: int = SHOWN) -> list[Problem]:
             f"{section.path} can't be checked: {error.strerror or error}. Checking takes room for about the size of "
             f"the texts in {tempfile.gettempdir()}; the environment variable TMPDIR names another place."
         ) from error
-    return _with_rests(problems, counts, shown)
+    return _with_rests(problems, counts)
 
 
 def _kind(problem: Problem) -> tuple[str, str, str]:
     return problem.file, problem.code, problem.severity
 
 
-def _with_rests(problems: list[Problem], counts: Counter[tuple[str, str, str]], shown: int) -> list[Problem]:
+def _with_rests(problems: list[Problem], counts: Counter[tuple[str, str, str]]) -> list[Problem]:
     """Say behind the last listed problem of a kind how many more there are."""
     listed: list[Problem] = []
     left = counts.copy()
@@ -60,6 +58,6 @@ def _with_rests(problems: list[Problem], counts: Counter[tuple[str, str, str]], 
         listed.append(problem)
         left[_kind(problem)] -= 1
         rest = left[_kind(problem)]
-        if rest and counts[_kind(problem)] - rest == shown:
+        if rest and counts[_kind(problem)] - rest == SHOWN:
             listed.append(replace(problem, line=None, message=f"and {rest:,} more of this kind."))
     return listed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from transformers import AutoTokenizer
 import slices
 from conftest import TINY_RECIPE, write_recipe
 from stepwell.collection import check_directory, open_collection
-from stepwell.collection.readers.formats import find_source, section_of
+from stepwell.collection.readers.formats import FORMATS, NAMED, find_source, section_of
 from stepwell.collection.source import Join, Text
 from stepwell.errors import StepwellError
 from stepwell.recipe import CollectionSection
@@ -54,6 +55,11 @@ def test_a_format_is_told_by_a_prefix_or_named_in_the_recipe(tmp_path):
     assert kind("hf:org/wells") == kind("{path: org/wells, format: huggingface}") == "HuggingFace"
     (tmp_path / "collection.tsv").touch()
     assert kind(CollectionSection(path=str(tmp_path), format="tables")) == "Tables"
+
+
+def test_every_format_can_be_named_in_a_recipe():
+    named = set(get_args(CollectionSection.model_fields["format"].annotation))
+    assert named == {"auto", *FORMATS, *NAMED}
 
 
 def test_an_unknown_directory_is_told_with_everything_that_was_looked_for(tmp_path):
