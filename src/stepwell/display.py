@@ -39,20 +39,6 @@ _quiet = False
 class Table:
     """A titled table with notes beneath it.
 
-    Parameters
-    ----------
-    title
-        One line above the table.
-    columns
-        Column heads. The first column is set left; another one is set right when all of it are numbers.
-    rows
-        One sequence of cells a row: text as it is, integers with thousands separators, floats with three
-        decimals, None empty.
-    notes
-        Lines beneath the table, one sentence each: what a mark means, what was left out.
-    highlight
-        Numbers of the rows (from 0) that stand out on a terminal.
-
     Examples
     --------
     >>> table = Table("Dropped", ["reason", "passages"], [["known positive", 1204], ["near duplicate", 31]])
@@ -64,11 +50,11 @@ class Table:
     near duplicate        31
     """
 
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    notes: Sequence[str] = ()
-    highlight: Sequence[int] = ()
+    title: str  # one line above the table
+    columns: Sequence[str]  # heads; the first column is set left, another one right when all of it are numbers
+    rows: Sequence[Sequence[Cell]]  # integers get thousands separators, floats three decimals, None is empty
+    notes: Sequence[str] = ()  # lines beneath the table, one sentence each
+    highlight: Sequence[int] = ()  # numbers of the rows (from 0) that stand out on a terminal
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -170,8 +156,6 @@ def set_quiet(quiet: bool) -> None:
 def duration(seconds: float) -> str:
     """Return a length of time in words, no finer than a reader cares for.
 
-    Examples
-    --------
     >>> duration(4.2), duration(200), duration(9000)
     ('4 s', '3 min 20 s', '2 h 30 min')
     """
@@ -186,8 +170,6 @@ def duration(seconds: float) -> str:
 def counted(number: int, thing: str) -> str:
     """Return how many there are of a thing that takes an s.
 
-    Examples
-    --------
     >>> counted(1, "step"), counted(1200, "step")
     ('1 step', '1,200 steps')
     """
@@ -200,8 +182,6 @@ class Progress:
     Whoever knows how much there is to do calls :meth:`start`; what does the work calls :meth:`advance`, or hands
     :meth:`part` on. ``show`` is called with the share done (0 to 1, never falling) and a note.
 
-    Examples
-    --------
     >>> whole = Progress(lambda share, note: print(f"{share:.0%} {note}")).start(4, "texts")
     >>> whole.advance(2)
     50% 2 of 4 texts
@@ -255,12 +235,6 @@ def progress(total: int | None, description: str, done: int = 0) -> Iterator[Pro
     On a terminal it is a bar with an ETA (bars may be nested: they stand beneath one another); elsewhere a
     plain line every ten seconds or more; nothing when quiet. ``total`` is None when unknown; ``done`` were done
     before (a resumed stage): they count in the bar but not in the ETA.
-
-    Examples
-    --------
-    >>> with progress(3, "encoding passages") as bar:
-    ...     for _ in range(3):
-    ...         bar.advance()
     """
     if _quiet:
         yield SILENT

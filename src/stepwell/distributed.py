@@ -22,10 +22,8 @@ from torch import Tensor, nn
 
 @lru_cache(maxsize=1)
 def state() -> PartialState:
-    """Return accelerate's state of the processes, set up at the first call.
-
-    Accelerate has to be told that processes without a GPU are several: it would take each for the only one.
-    """
+    """Return accelerate's state of the processes, set up at the first call."""
+    # Without a GPU, accelerate would take each of several processes for the only one, but for `cpu`.
     device = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not device)
 
@@ -51,20 +49,10 @@ def barrier() -> None:
 
 
 def gather_rows(local: Tensor) -> Tensor:
-    """Concatenate equally shaped tensors of all processes along the first dimension.
+    """Concatenate the rows (B, ...) of all processes, the same shape on each, to (B * world_size, ...).
 
     The gradient flows to the own part only: since every process computes the same loss from the gathered
     rows, the sum of the processes' gradients (:func:`sum_gradients`) is the gradient of that loss.
-
-    Parameters
-    ----------
-    local
-        This process's rows, shape (b, ...), the same on all.
-
-    Returns
-    -------
-    Tensor
-        Shape (b * world_size, ...).
     """
     if world_size() == 1:
         return local
@@ -75,27 +63,17 @@ def gather_rows(local: Tensor) -> Tensor:
 
 
 def any_says(answer: bool) -> bool:
-    """Return whether any process says yes; all have to ask."""
+    """Return whether the answer is yes on any process; all of them have to call this."""
     if world_size() == 1:
         return answer
     return bool(gather_rows(torch.tensor([float(answer)], device=state().device)).max() > 0)
 
 
 def in_shares(n: int, work: Callable[[NDArray[np.int64]], tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
-    """Do ``work`` on ``n`` items, a share on each process; every process gets all results, in order.
+    """Return what ``work`` gives for ``arange(n)``, of which each process does a share.
 
-    Parameters
-    ----------
-    n
-        Items.
-    work
-        Gives arrays with one row for each of the items it is handed (B,). Where the processes can't have equally
-        many, some items are worked on twice.
-
-    Returns
-    -------
-    tuple
-        What ``work`` gives for ``arange(n)``.
+    ``work`` gives arrays with one row for each of the items (B,) that it is called with. Where the processes can't
+    have equally many, some items are worked on twice.
     """
     world = world_size()
     if world == 1 or n == 0:
