@@ -4,8 +4,6 @@ These are the public names; ``docs/public.md`` says what each is, and what may c
 first used, so that importing the package takes no time.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 
 TYPE_CHECKING = False  # typing has it too, and takes longer to import than all else here

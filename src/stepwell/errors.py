@@ -28,17 +28,7 @@ class RunError(StepwellError):
 
 
 class MissingPackage(StepwellError):  # noqa: N818  its public name
-    """A package that is not part of a plain installation is needed and is not installed.
-
-    Parameters
-    ----------
-    message
-        The paragraph.
-    package
-        The package that is missing, as ``pip`` names it.
-    extra
-        What brings it: ``pip install 'stepwell[EXTRA]'``.
-    """
+    """A package that is not part of a plain installation is needed and is not installed."""
 
     def __init__(self, message: str, package: str, extra: str) -> None:
         super().__init__(message)

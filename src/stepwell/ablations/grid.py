@@ -1,7 +1,5 @@
 """The grid of an ablation: from YAML and a recipe to the recipe of each variant, before anything runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,34 +27,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Grid:
-    """What an ablation runs.
+    """What an ablation runs."""
 
-    Parameters
-    ----------
-    variants
-        In the order of the table.
-    reference
-        The name of the variant that the others are compared with.
-    match_updates
-        Whether a shorter ladder is made as long as the reference's, in optimiser steps.
-    notes
-        Sentences about what was left out.
-    """
-
-    variants: tuple[Variant, ...]
-    reference: str
-    match_updates: bool = False
-    notes: tuple[str, ...] = ()
+    variants: tuple[Variant, ...]  # in the order of the table
+    reference: str  # the name of the variant that the others are compared with
+    match_updates: bool = False  # whether a shorter ladder is made as long as the reference's, in optimiser steps
+    notes: tuple[str, ...] = ()  # sentences about what was left out
 
 
 def load_grid(path: str | Path, recipe: Recipe) -> Grid:
-    """Read a grid file.
-
-    Raises
-    ------
-    RecipeError
-        When there is no such file, or with every mistake in it, by line.
-    """
+    """Read a grid file."""
     path = Path(path)
     if not path.exists():
         raise RecipeError(
@@ -67,24 +47,7 @@ def load_grid(path: str | Path, recipe: Recipe) -> Grid:
 
 
 def read_grid(text: str | None, name: str, recipe: Recipe, home: Path) -> Grid:
-    """Return the grid in a YAML text.
-
-    Parameters
-    ----------
-    text
-        ``variants`` with their changes, and how they are run; what is in the file when None.
-    name
-        The file, for the words about a mistake.
-    recipe
-        What the variants change.
-    home
-        Relative directories in the grid are looked for here.
-
-    Raises
-    ------
-    RecipeError
-        With every mistake, by line.
-    """
+    """Return the grid in a YAML text."""
     root, mistakes = read_yaml(name, text)
     top = dict(_pairs(root, "a grid", KEYS, mistakes))
     settings = {key: _checked(top[key], kind, key, mistakes) for key, kind in _TOP.items() if key in top}

@@ -1,7 +1,5 @@
 """The grid of the paper's tables, made for any recipe: what `--grid paper` means."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +16,7 @@ DEPTHS = (2, 4, 6)
 
 
 def open_grid(recipe: Recipe, grid: str | Path | Mapping[str, Any]) -> Grid:
-    """Return the grid of a YAML file, of the same as a mapping, or the paper's (``paper``).
-
-    Raises
-    ------
-    StepwellError
-        With every mistake in it, by line.
-    """
+    """Return the grid of a YAML file, of the same as a mapping, or the paper's (``paper``)."""
     if isinstance(grid, Mapping):
         return read_grid(yaml.safe_dump(dict(grid), sort_keys=False), "the grid", recipe, Path())
     if str(grid) != "paper":
@@ -34,24 +26,7 @@ def open_grid(recipe: Recipe, grid: str | Path | Mapping[str, Any]) -> Grid:
 
 
 def paper_grid(recipe: Recipe, deepest: int) -> tuple[str, tuple[str, ...]]:
-    """Return the YAML of the paper's variants of a recipe, and a sentence about each that makes no sense for it.
-
-    Parameters
-    ----------
-    recipe
-        The whole ladder; it is the reference.
-    deepest
-        How many layers the base of the student has.
-
-    Returns
-    -------
-    tuple
-        The grid file's text, and the notes.
-
-    References
-    ----------
-    PROD, arXiv 2209.13335, the ablation tables.
-    """
+    """Return the YAML of the paper's variants of a recipe, and a sentence about each that makes no sense for it."""
     variants: dict[str, dict[str, Any]] = {LADDER: {}}
     notes: list[str] = []
     for made in _all(recipe, deepest):

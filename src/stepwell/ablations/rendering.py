@@ -1,7 +1,5 @@
 """A table as Markdown and as LaTeX."""
 
-from __future__ import annotations
-
 import re
 
 from stepwell.display import Cell, Table

@@ -25,27 +25,13 @@ from stepwell.teachers.counts import FILE, read_counts
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one variant ended.
+    """How one variant ended."""
 
-    Parameters
-    ----------
-    name
-        The variant.
-    updates
-        Optimiser steps of the student, warm-up apart.
-    stages
-        By the stage's name, its folder's name.
-    test
-        The stage that holds the test's evaluation; None when the variant failed.
-    failed
-        Why it did not come to its end.
-    """
-
-    name: str
-    updates: int
-    stages: dict[str, str]
-    test: str | None = None
-    failed: str | None = None
+    name: str  # the variant
+    updates: int  # optimiser steps of the student, warm-up apart
+    stages: dict[str, str]  # by the stage's name, its folder's name
+    test: str | None = None  # the stage that holds the test's evaluation; None when the variant failed
+    failed: str | None = None  # why it did not come to its end
 
 
 @dataclass(frozen=True)
@@ -100,27 +86,13 @@ def _pairs(folder: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A table of variants.
+    """A table of variants."""
 
-    Parameters
-    ----------
-    name
-        What was varied.
-    outcomes
-        One a variant, in the grid's order.
-    comparison
-        Of the variants that came to their end; None when there is none.
-    shared
-        What the variants had in common.
-    notes
-        Sentences beneath the table.
-    """
-
-    name: str
-    outcomes: tuple[Outcome, ...]
-    comparison: Comparison | None
-    shared: Shared
-    notes: tuple[str, ...] = ()
+    name: str  # what was varied
+    outcomes: tuple[Outcome, ...]  # one a variant, in the grid's order
+    comparison: Comparison | None  # of the variants that came to their end; None when there is none
+    shared: Shared  # what the variants had in common
+    notes: tuple[str, ...] = ()  # sentences beneath the table
 
     @classmethod
     def of(cls, name: str, grid: Grid, outcomes: Sequence[Outcome], ctx: Context, out: Path) -> Ablation:

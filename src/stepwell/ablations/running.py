@@ -1,7 +1,5 @@
 """Running an ablation: one variant after the other in one folder of stages, so that equal work is done once."""
 
-from __future__ import annotations
-
 import shutil
 import traceback
 from dataclasses import dataclass, replace
@@ -42,13 +40,7 @@ class Ready:
 
 
 def get_ready(grid: Grid, out: Path) -> list[Ready]:
-    """Open the collection, and list every variant's stages; nothing is run.
-
-    Raises
-    ------
-    StepwellError
-        When a variant can't be run, or is tested on other queries than the reference.
-    """
+    """Open the collection, and list every variant's stages; nothing is run."""
     opened: dict[str, Context] = {}
     contexts = []
     for variant in grid.variants:
@@ -170,23 +162,7 @@ def _workspace(one: Ready, out: Path, checked: set[Path] | None = None) -> Works
 
 
 def run_ablation(name: str, grid: Grid, out: Path) -> Ablation:
-    """Run every variant to its end, or go on with them; write and return what they are compared by.
-
-    Parameters
-    ----------
-    name
-        What the table is called.
-    grid
-        The variants.
-    out
-        The ablation's folder: ``stages`` of all variants, ``variants`` with the recipe and the test run of each, and
-        ``ablation.json``, ``.md`` and ``.tex``, which are written anew after each variant.
-
-    Raises
-    ------
-    StepwellError
-        When the grid can't be run or no variant came to its end. A variant that fails is named in the result.
-    """
+    """Run every variant to its end, or go on with them; write and return what they are compared by."""
     with Workspace(out, {}):  # holds the lock; each variant looks at the same stages with its own facts
         ready = get_ready(grid, out)
         speed = probe(ready[0].ctx.recipe.student.base)

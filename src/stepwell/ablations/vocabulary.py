@@ -1,7 +1,5 @@
 """The words of a grid that change a ladder: pure functions from a recipe to a recipe."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from stepwell.collection.unlabelled import open_unlabelled
@@ -25,11 +23,6 @@ def climbing(recipe: Recipe, order: Sequence[int]) -> Recipe:
 
     A rung that comes first only now has no earlier lesson to keep (gamma 0), and without an embedding rung there
     are no vectors to hold on to (hold 0).
-
-    Parameters
-    ----------
-    order
-        Numbers of rungs, from 0.
     """
     settled_ = settled(recipe)
     rungs = [settled_.ladder[number] for number in order]
@@ -56,13 +49,7 @@ def straight(recipe: Recipe, order: Sequence[int]) -> Recipe:
 
 
 def together(recipe: Recipe, order: Sequence[int]) -> Recipe:
-    """Return plain distillation from the mean of some rungs' teachers, in one rung with the settings of the last.
-
-    Raises
-    ------
-    ValueError
-        When there are not two teachers.
-    """
+    """Return plain distillation from the mean of some rungs' teachers, in one rung with the settings of the last."""
     alone = straight(recipe, order)
     teachers = {rung.teacher: alone.teachers[rung.teacher] for rung in alone.ladder}
     names = list(dict.fromkeys(part for name, one in teachers.items() for part in getattr(one, "of", [name])))

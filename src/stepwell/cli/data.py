@@ -1,7 +1,5 @@
 """Verbs on collections, candidates, vectors and scores: check, mine, encode, score."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

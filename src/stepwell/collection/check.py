@@ -1,7 +1,5 @@
 """Everything that is wrong with a collection, before hours are spent on it."""
 
-from __future__ import annotations
-
 import tempfile
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A collection: passages, queries and judgements, memory-mapped and addressed by row number."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import mmap

@@ -4,8 +4,6 @@ Real text that is on every machine after install. ``demo`` is a small part of ``
 the same collections.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import platform

@@ -4,8 +4,6 @@ The first sentence of a docstring says what a thing does: the query. The prose t
 passage, which no longer holds the first sentence.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import warnings

@@ -1,7 +1,5 @@
 """Parquet tables that speak in row numbers: they carry their collection's fingerprint, and another's are refused."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

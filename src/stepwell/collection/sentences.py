@@ -1,7 +1,5 @@
 """Where sentences end, and how long a text is: shared by all that cuts texts."""
 
-from __future__ import annotations
-
 import regex
 
 _END = regex.compile(

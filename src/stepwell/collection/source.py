@@ -1,7 +1,5 @@
 """What a collection is read from: texts, judgements and problems, and the base of every format's reader."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -115,15 +113,6 @@ class Source(ABC):
     A reader finds its files when it is made, and reads them lazily, as often as it is called. What can't be used is
     reported and left out. A reader of files writes ``find``, ``read`` and ``judgements``; the rest is for readers of
     something else.
-
-    Parameters
-    ----------
-    home
-        Its directory, or what else names it.
-    section
-        How a recipe says that it is read.
-    report
-        Called with what is missing.
     """
 
     answered: bool = False  # whether its queries have answers, and splits are judged by them

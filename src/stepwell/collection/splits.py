@@ -1,7 +1,5 @@
 """Which queries train, which steer and which test."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Open a collection: parsed once into memory-mapped Arrow files, which every later opening only maps."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import partial
@@ -29,19 +27,6 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
 
     The first opening parses and writes Arrow files to the cache; later ones map them, until the size, time or
     name of a source file changes. A damaged cache is made again. ``docs/your-own-corpus.md`` describes the formats.
-
-    Parameters
-    ----------
-    path
-        Where it is; write ``./demo`` for a directory of that name. A recipe file or its ``collection`` section
-        also says how to read it: see :func:`stepwell.collection.readers.formats.section_of`.
-    cache
-        Where the Arrow files go; ``$STEPWELL_CACHE`` or ``~/.cache/stepwell`` when None.
-
-    Raises
-    ------
-    StepwellError
-        With file and line, for everything that ``stepwell check`` calls an error.
     """
     cache = default_cache() if cache is None else Path(cache)
     section = section_of(path)

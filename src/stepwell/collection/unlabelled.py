@@ -1,7 +1,5 @@
 """Texts without labels, from one file: more for a student to imitate; they are never searched."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from functools import partial

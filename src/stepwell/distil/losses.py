@@ -7,8 +7,6 @@ Source: PROD (arXiv 2209.13335), equations 3 to 8 of its method section; the emb
 (arXiv 2301.12005) and LEAF's (arXiv 2509.12539).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

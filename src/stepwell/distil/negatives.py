@@ -7,8 +7,6 @@ et al. 2021). Passages that are nearly a positive's text, or that the retriever 
 positive, can be dropped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import textwrap
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 B examples a step, K candidates a query, U different passages in the batch, D dimensions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

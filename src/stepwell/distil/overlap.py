@@ -1,7 +1,5 @@
 """Near-duplicate texts: how much two passages' sets of words overlap."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable

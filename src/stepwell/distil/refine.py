@@ -4,8 +4,6 @@ Source: PROD, section 3.3. The rule looks at two ranks of a query's first positi
 student's list, and after the teacher has reranked that list.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

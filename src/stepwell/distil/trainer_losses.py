@@ -3,8 +3,6 @@
 They need nothing else of stepwell: ``forward`` embeds, ``compute_loss_from_embeddings`` is the pure part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

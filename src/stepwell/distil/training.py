@@ -5,8 +5,6 @@ So a checkpoint is the weights, the optimiser's moments and the number of the st
 ends with the very weights of one that was not.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -120,22 +120,7 @@ class Bench:
 
 
 def bench(name: str, encoder: Encoder, ground: Ground | None = None) -> Bench:
-    """Measure a model in every way that this machine has.
-
-    Parameters
-    ----------
-    name
-        Of the model, for the table.
-    encoder
-        The model.
-    ground
-        A collection: gives the texts, those that int8 is calibrated on, and dev queries for the loss.
-
-    Raises
-    ------
-    StepwellError
-        When the model has two towers, which are no single graph.
-    """
+    """Measure a model in every way that this machine has."""
     check_towers(encoder)
     texts = sample_texts(ground)
     passages = list(islice(cycle(texts[1]), TEXTS))

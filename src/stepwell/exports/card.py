@@ -29,13 +29,7 @@ DEMO = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def licence_of(base: str) -> str | None:
-    """Return the licence of a base model as its own card or configuration states it; None when unknown.
-
-    Parameters
-    ----------
-    base
-        ``demo``, a directory, or a hub name, whose card is fetched where it is not in the cache.
-    """
+    """Return the licence of a base model as its own card or configuration states it; None when unknown."""
     try:
         place = Path(locate(base))
         card = place / "README.md" if place.is_dir() else Path(hf_hub_download(base, "README.md"))

@@ -139,37 +139,7 @@ def export(
     force: bool = False,
     repository: str | None = None,
 ) -> Export:
-    """Export a model; the folder appears when all of it is written and has passed.
-
-    Parameters
-    ----------
-    system
-        A finished run's folder, a model directory, or a hub name.
-    formats
-        Of :data:`FORMATS`.
-    out
-        The new folder; ``exports/<name>`` when None.
-    int8
-        Also write an int8 graph for each engine.
-    collection
-        Gives texts to calibrate with and dev queries; a run's own when None.
-    max_loss
-        Points of nDCG@10 on dev that int8 may lose.
-    force
-        Write int8 all the same when it loses more.
-    repository
-        ``owner/name`` on the Hub to upload to.
-
-    Returns
-    -------
-    Export
-        The folder, and what is in it.
-
-    Raises
-    ------
-    StepwellError
-        When the target exists, a package is missing, a graph differs from torch or int8 loses too much.
-    """
+    """Export a model; the folder appears when all of it is written and has passed."""
     subject = open_system(system, "export")
     target = out if out is not None else Path("exports") / subject.title
     kinds = _kinds(formats, int8)
@@ -276,13 +246,7 @@ def _write_graphs(encoder: Encoder, kinds: Sequence[Kind], folder: Path, ground:
 
 
 def _judge(graphs: Sequence[Exported], max_loss: float, force: bool) -> None:
-    """Refuse graphs that are not the model any more.
-
-    Raises
-    ------
-    StepwellError
-        When a fp32 graph differs from torch, or int8 loses more than ``max_loss`` and ``force`` is not given.
-    """
+    """Refuse graphs that are not the model any more."""
     for graph in graphs:
         if graph.kind.number == "fp32" and not graph.far <= PARITY:
             raise RunError(

@@ -58,13 +58,7 @@ def batches_of(encoder: Encoder, queries: Sequence[str], passages: Sequence[str]
 
 
 def check_towers(encoder: Encoder) -> None:
-    """Refuse a model that no single graph can hold.
-
-    Raises
-    ------
-    StepwellError
-        When it has a tower for each side, or prompts that it leaves out of the pooling.
-    """
+    """Refuse a model that no single graph can hold."""
     if encoder.unpooled:
         raise RunError(
             "this model leaves its prompts out of the pooling (`include_prompt` is false), and a graph can't be told "
@@ -91,18 +85,7 @@ def source_of(encoder: Encoder, batches: Sequence[Features]) -> Source:
 
 
 def write_graph(source: Source, kind: Kind, folder: Path) -> Path:
-    """Write a graph into its place in a folder; for int8 of ONNX also the fp32 graph, which it is made from.
-
-    Returns
-    -------
-    Path
-        The file to load.
-
-    Raises
-    ------
-    Exception
-        Whatever an exporter raises for a model that it can't take.
-    """
+    """Write a graph into its place in a folder; for int8 of ONNX also the fp32 graph, which it is made from."""
     path = folder / kind.file
     path.parent.mkdir(parents=True, exist_ok=True)
     with quiet(), warnings.catch_warnings():

@@ -13,13 +13,7 @@ from stepwell.errors import StepwellError
 
 
 def check_repository(name: str) -> None:
-    """Refuse a name that the Hub would refuse.
-
-    Raises
-    ------
-    StepwellError
-        When it is not of the form owner/name.
-    """
+    """Refuse a name that the Hub would refuse."""
     try:
         validate_repo_id(name)
         if name.count("/") != 1:
@@ -32,27 +26,7 @@ def check_repository(name: str) -> None:
 
 
 def push(folder: Path, name: str, api: Any = None) -> str:
-    """Upload an exported folder; a repository that is not there yet is made, as a private one.
-
-    Parameters
-    ----------
-    folder
-        All of it goes up, as one commit. What else a repository holds stays.
-    name
-        ``owner/name``.
-    api
-        What talks to the Hub; an ``HfApi`` when None, with the token that ``hf auth login`` keeps.
-
-    Returns
-    -------
-    str
-        Where it is.
-
-    Raises
-    ------
-    StepwellError
-        When the Hub can't be reached or refuses.
-    """
+    """Upload an exported folder; a repository that is not there yet is made, as a private one."""
     check_repository(name)
     api = HfApi() if api is None else api
     try:

@@ -37,34 +37,16 @@ TEXTS = 128
 
 @dataclass(frozen=True)
 class Ground:
-    """The collection that a model is exported for, and its dev queries.
+    """The collection that a model is exported for, and its dev queries."""
 
-    Parameters
-    ----------
-    collection
-        The texts.
-    dev
-        Judgements of at most :data:`QUERIES` queries that steered a training and are not the test.
-    train_rows
-        Queries to calibrate on.
-    vectors
-        Vectors that a run left; None when they are to be made.
-    """
-
-    collection: Collection
-    dev: Qrels
-    train_rows: NDArray[np.int32]
-    vectors: Vectors | None = None
+    collection: Collection  # the texts
+    dev: Qrels  # judgements of at most QUERIES queries that steered a training and are not the test
+    train_rows: NDArray[np.int32]  # queries to calibrate on
+    vectors: Vectors | None = None  # vectors that a run left; None when they are to be made
 
     @classmethod
     def of(cls, collection: Collection, run: RunFolder | None = None) -> Ground:
-        """Take a collection, with the splits of the recipe of a run over it or else those that a recipe has by default.
-
-        Raises
-        ------
-        StepwellError
-            When the collection has no dev queries.
-        """
+        """Take a collection, with the splits of a run's recipe or else as a recipe has them by default."""
         section = CollectionSection(path=collection.place)
         if run is not None and run.recipe_text:
             section = run.load_recipe().collection
@@ -90,13 +72,6 @@ class Yardstick:
 
     The passages are the first :data:`RIVALS` of each query by torch fp32; a way ranks all of them for each query. What
     never came near the top of any query can't be missed much, and a corpus of millions needs no second encoding.
-
-    Parameters
-    ----------
-    encoder
-        The model.
-    ground
-        Where it is measured.
     """
 
     def __init__(self, encoder: Encoder, ground: Ground) -> None:
@@ -152,22 +127,7 @@ def torch_runner(encoder: Encoder) -> Runner:
 
 
 def parity(encoder: Encoder, run: Forward, texts: tuple[list[str], list[str]]) -> tuple[float, float]:
-    """Compare vectors with torch fp32's on real texts.
-
-    Parameters
-    ----------
-    encoder
-        The model.
-    run
-        Gives final vectors.
-    texts
-        Queries and passages.
-
-    Returns
-    -------
-    tuple
-        The largest difference of a component, of vectors scaled to torch's length; and the smallest cosine.
-    """
+    """Compare vectors with torch fp32's on real texts."""
     raw = Runner("graph", replace(encoder.inference.net, cosine=False), run)  # normalising is the graph's own work
     far, cosine = 0.0, 1.0
     for side, part in zip(("query", "document"), texts, strict=True):

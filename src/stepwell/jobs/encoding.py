@@ -25,19 +25,7 @@ class Encoded(NamedTuple):
 
 
 def encode(collection: str | Path, folder: str | Path, model: str | Path, cluster: Cluster | None = None) -> Encoded:
-    """Encode all passages and queries of a collection, or go on with it.
-
-    Parameters
-    ----------
-    collection
-        A directory, ``demo``, ``irds:ID`` or ``hf:NAME``.
-    folder
-        For these vectors alone.
-    model
-        An encoder: a directory or hub name.
-    cluster
-        A Ray cluster; this process, or those of ``accelerate launch``, when None.
-    """
+    """Encode all passages and queries of a collection, or go on with it."""
     facts = encode_collection(str(collection), Path(folder), str(model), cluster)
     return Encoded(Vectors.open(Path(folder)), facts)
 

@@ -43,30 +43,7 @@ def mine(
     target: Path | None = None,
     pairs: Path | None = None,
 ) -> Mined:
-    """Mine K candidates of each query of a split.
-
-    Parameters
-    ----------
-    collection, split
-        Whose queries.
-    miner
-        ``bm25``, an encoder, a finished run or a TREC run file.
-    k
-        Candidates a query; the positives come first.
-    settings
-        As a recipe's section ``mining``, also as a mapping.
-    seed
-        Decides the draws.
-    teacher
-        With ``denoise`` in the settings: a cross-encoder, reading ``tokens`` of a pair, that says what is no negative.
-    target, pairs
-        New files to write: texts as JSONL that sentence-transformers trains on, and the ids of the same pairs.
-
-    Raises
-    ------
-    StepwellError
-        When the settings don't fit, a file is there already, or the collection or the teacher can't be read.
-    """
+    """Mine K candidates of each query of a split."""
     for file in (target, pairs):
         if file is not None:
             check_free(file)

@@ -36,23 +36,7 @@ def score(
     cluster: Cluster | None = None,
     recipe: str | Path | None = None,
 ) -> Table | None:
-    """Score pairs with a teacher into a new Parquet file; return what the scores look like, to the main process.
-
-    Parameters
-    ----------
-    collection
-        Whose texts.
-    pairs
-        A TREC run file, or JSONL with ``query-id`` and ``corpus-id``.
-    target
-        The file: query-id, corpus-id, score.
-    teacher, recipe
-        A model of any kind, or one that the recipe describes by that name. What its store has is not scored again.
-    tokens
-        Longest pair; a recipe says it itself.
-    cluster
-        A Ray cluster, for cross-encoders; this process, or those of ``accelerate launch``, when None.
-    """
+    """Score pairs with a teacher into a new Parquet file; return what the scores look like, to the main process."""
     check_free(Path(target))
     described = Path(recipe) if recipe is not None else None
     return score_pairs(str(collection), Path(pairs), Path(target), str(teacher), tokens, cluster, described)

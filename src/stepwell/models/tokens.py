@@ -25,21 +25,11 @@ WIDTHS = (8, 16, 64)
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of N texts, without special tokens; in memory or memory-mapped.
+    """Token ids of N texts, without special tokens; in memory or memory-mapped."""
 
-    Parameters
-    ----------
-    ids
-        All ids behind one another, shape (T,), uint16 where the vocabulary fits and uint32 else.
-    offsets
-        Text i is ``ids[offsets[i]:offsets[i + 1]]``, shape (N + 1,), int64.
-    limit
-        Only the first so many tokens of each text count.
-    """
-
-    ids: NDArray[Any]
-    offsets: NDArray[np.int64]
-    limit: int
+    ids: NDArray[Any]  # all ids behind one another, shape (T,), uint16 where the vocabulary fits and uint32 else
+    offsets: NDArray[np.int64]  # text i is `ids[offsets[i]:offsets[i + 1]]`, shape (N + 1,), int64
+    limit: int  # only the first so many tokens of each text count
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -109,20 +99,11 @@ Part = list[int] | tuple[Tokens, NDArray[Any], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Template:
-    """The special tokens that a tokenizer puts around one text or a pair, found by asking it.
+    """The special tokens that a tokenizer puts around one text or a pair, found by asking it."""
 
-    Parameters
-    ----------
-    single
-        Ids before and after a text.
-    pair
-        Ids before, between and after two texts.
-    types
-        Token types of the first and the second text of a pair (both 0 where the model has none).
-    """
-
-    single: tuple[list[int], list[int]]
-    pair: tuple[list[int], list[int], list[int]]
+    single: tuple[list[int], list[int]]  # ids before and after a text
+    pair: tuple[list[int], list[int], list[int]]  # ids before, between and after two texts
+    # Token types of the first and the second text of a pair (both 0 where the model has none).
     types: tuple[int, int] | None
     pad: int
     left: bool

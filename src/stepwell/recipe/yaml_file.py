@@ -31,18 +31,6 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Relative directories (``collection.path``, every ``from``) are those beside the recipe where they exist. A recipe
     that ``extends`` another has all that the other says and it does not say itself: mappings are merged key by key,
     anything else (also a list, such as the ladder) is replaced.
-
-    Parameters
-    ----------
-    path
-        A YAML file.
-    overrides
-        Values by the path of their key: ``{"student.layers": 2, "ladder.1.lr": 5e-5}``; rungs count from 1.
-
-    Raises
-    ------
-    RecipeError
-        When the file can't be read, or with every mistake in it, by line.
     """
     files, document, mistakes = _with_extended(Path(path))
     changes = [(key, Document(value, {(): Place(f"--set {key}")})) for key, value in (overrides or {}).items()]

@@ -39,11 +39,6 @@ class BM25Index:
     Words are runs of letters and digits in lower case: names in code fall apart at underscores. English
     function words are left out and plurals become singular. Each was measured to help, on training queries;
     other languages are indexed all the same.
-
-    Parameters
-    ----------
-    engine
-        A bm25s index whose rows are the collection's passage rows.
     """
 
     def __init__(self, engine: bm25s.BM25) -> None:
@@ -51,13 +46,7 @@ class BM25Index:
 
     @classmethod
     def build(cls, collection: Collection) -> BM25Index:
-        """Index all passages of a collection.
-
-        Raises
-        ------
-        StepwellError
-            When no passage has a word in it.
-        """
+        """Index all passages of a collection."""
         vocabulary: dict[str, int] = {}
         passages: list[NDArray[np.int32]] = []
         for start in range(0, collection.n_passages, _BLOCK):
@@ -79,13 +68,7 @@ class BM25Index:
 
     @classmethod
     def load(cls, directory: Path) -> BM25Index:
-        """Memory-map what :meth:`save` wrote.
-
-        Raises
-        ------
-        StepwellError
-            When the directory does not hold a whole index.
-        """
+        """Memory-map what :meth:`save` wrote."""
         try:
             return cls(bm25s.BM25.load(directory, mmap=True, allow_pickle=False, show_progress=False))
         except (OSError, ValueError, TypeError, EOFError) as error:
@@ -94,21 +77,7 @@ class BM25Index:
             ) from error
 
     def search(self, texts: Sequence[str], depth: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Rank the passages for each text.
-
-        Parameters
-        ----------
-        texts
-            Queries, Q of them.
-        depth
-            Passages a query, at most.
-
-        Returns
-        -------
-        tuple
-            Passage rows (Q, k), int32, and scores (Q, k), float32, best first, equal scores by row;
-            k = min(depth, N). Passages without a word of the query are left out: -1 and -inf fill the list.
-        """
+        """Rank the passages for each text."""
         k = min(depth, int(self._engine.scores["num_docs"]))
         rows = np.full((len(texts), k), -1, dtype=np.int32)
         scores = np.full((len(texts), k), -np.inf, dtype=np.float32)

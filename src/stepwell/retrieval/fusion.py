@@ -16,29 +16,7 @@ def reciprocal_rank_fusion(runs: Sequence[Run], depth: int, k: int = 60) -> Run:
     Scores of different retrievers need no common scale, since ranks alone count. Equal sums are ordered by
     passage row, so that the order of the runs does not matter.
 
-    Parameters
-    ----------
-    runs
-        Runs over the same queries, in any order of queries; the result has the first one's.
-    depth
-        Longest list of the result.
-    k
-        How little the first ranks stand out.
-
-    Returns
-    -------
-    Run
-        Passages and scores of shape (Q, depth), shorter where all the runs together name fewer passages.
-
-    Raises
-    ------
-    StepwellError
-        When a run lacks a query that another one has.
-
-    References
-    ----------
-    Cormack, Clarke and Büttcher: Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
-    Methods, SIGIR 2009.
+    Returns shape (Q, depth).
 
     Examples
     --------

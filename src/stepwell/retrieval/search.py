@@ -51,26 +51,7 @@ def top_k(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return the ``k`` passages with the largest inner product of each query, best first; equal ones by row.
 
-    Parameters
-    ----------
-    queries
-        Shape (Q, D).
-    passages
-        Shape (N, D), may be memory-mapped; also fp16 or int8, which are multiplied in fp32.
-    k
-        How many; all N where there are fewer.
-    progress
-        Advanced by the queries that are done.
-
-    Returns
-    -------
-    tuple
-        Passage rows (Q, k), int32, and scores (Q, k), float32.
-
-    Raises
-    ------
-    StepwellError
-        When a vector holds a value that is no number.
+    Shapes: ``queries`` (Q, D), ``passages`` (N, D).
 
     Examples
     --------

@@ -20,15 +20,6 @@ from numpy.typing import NDArray
 class Shards:
     """The shards of an array of shape (N, D), float32, that ends as one ``.npy`` file.
 
-    Parameters
-    ----------
-    target
-        The file in the end; its shards lie beside it, in the folder ``shards``.
-    rows, width
-        N and D.
-    block
-        Rows of a shard; the last one has what is left.
-
     Examples
     --------
     >>> import tempfile
@@ -41,10 +32,10 @@ class Shards:
     array([ 0.,  1.,  4.,  9., 16.], dtype=float32)
     """
 
-    target: Path
-    rows: int
-    width: int
-    block: int
+    target: Path  # the file in the end; its shards lie beside it, in the folder `shards`
+    rows: int  # N and D
+    width: int  # N and D
+    block: int  # rows of a shard; the last one has what is left
 
     def __len__(self) -> int:
         return -(-self.rows // self.block)
@@ -67,13 +58,7 @@ class Shards:
         write_array(self._path(number), values.astype(np.float32, copy=False))
 
     def join(self) -> None:
-        """Append the shards to one file, each deleted once it is in there; goes on where a killed run stopped.
-
-        Raises
-        ------
-        FileNotFoundError
-            When a shard is missing.
-        """
+        """Append the shards to one file, each deleted once it is in there; goes on where a killed run stopped."""
         if _is_array(self.target, self.rows, self.width):
             return
         draft, header = self._draft, _header(self.rows, self.width)

@@ -131,19 +131,7 @@ def _stored_encoder(
 
 
 class Draft:
-    """Vectors on their way to disk: the blocks of all passages and of the queries ``query_rows``, made by anyone.
-
-    Parameters
-    ----------
-    encoder
-        The model.
-    collection
-        The texts.
-    query_rows
-        Queries to encode, in any order; kept sorted, each once.
-    folder
-        Where they go.
-    """
+    """Vectors on their way to disk: the blocks of all passages and of the queries ``query_rows``, made by anyone."""
 
     def __init__(self, encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32], folder: Path) -> None:
         self.folder = folder
@@ -190,11 +178,6 @@ def write_vectors(
 
     Memory stays at one block of texts, whatever the collection. Processes take blocks in turn, and what others made
     before, however many they were, is not made again.
-
-    Raises
-    ------
-    OSError
-        When the disk is full or can't be written; what is whole stays.
     """
     draft = Draft(encoder, collection, query_rows, folder)
     encode = _stored_encoder(encoder, collection, draft.query_rows)

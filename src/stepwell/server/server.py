@@ -23,13 +23,7 @@ LEAST = 16
 
 
 def read_token(variable: str = TOKEN, file: Path | None = None) -> str | None:
-    """Return the token from a file, or else from an environment variable; None where neither gives one.
-
-    Raises
-    ------
-    StepwellError
-        When the file can't be read, or the token is short or holds other than printable ASCII.
-    """
+    """Return the token from a file, or else from an environment variable; None where neither gives one."""
     try:
         found = os.environ.get(variable) if file is None else file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -81,33 +75,7 @@ def serve(
     threads: int | None = None,
     browse: bool = False,
 ) -> None:
-    """Serve a finished run, an index or a model until SIGINT or SIGTERM; requests under way are answered first.
-
-    Parameters
-    ----------
-    place
-        The folder.
-    collection
-        Another place of the run's collection; what a model is to search.
-    host, port
-        Where to listen; port 0 takes a free one.
-    token
-        What clients must show.
-    limits
-        What is refused.
-    systems
-        Names of the systems to offer beside the student; all when empty.
-    threads
-        Of a forward; torch's own choice when None.
-    browse
-        Whether to open the page in the browser.
-
-    Raises
-    ------
-    StepwellError
-        When the folder can't be served, a host that others reach has no token, the address is taken, or a package
-        is missing.
-    """
+    """Serve a finished run, an index or a model until SIGINT or SIGTERM; requests under way are answered first."""
     if token is None and not is_loopback(host):
         raise StepwellError(
             f"--host {host} lets other machines in, and without a token anyone there reads the whole collection. Put a "

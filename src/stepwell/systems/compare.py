@@ -24,22 +24,12 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One system's figures on the queries of a split.
+    """One system's figures on the queries of a split."""
 
-    Parameters
-    ----------
-    system
-        As it was named.
-    collection, split
-        What it was judged on.
-    evaluation
-        One value a query and measure.
-    """
-
-    system: str
-    collection: Collection
-    split: str
-    evaluation: Evaluation
+    system: str  # as it was named
+    collection: Collection  # what it was judged on
+    split: str  # what it was judged on
+    evaluation: Evaluation  # one value a query and measure
 
     def figures(self) -> dict[str, Figure]:
         """Return the mean of each measure with its interval."""
@@ -78,22 +68,12 @@ class Contest:
 
 @dataclass(frozen=True)
 class Compared:
-    """Systems side by side on the queries of a split, each compared with the first.
+    """Systems side by side on the queries of a split, each compared with the first."""
 
-    Parameters
-    ----------
-    comparison
-        Means, intervals, tests.
-    collection, split
-        What they were judged on.
-    evaluations
-        By system: one value a query and measure.
-    """
-
-    comparison: Comparison
-    collection: Collection
-    split: str
-    evaluations: Mapping[str, Evaluation]
+    comparison: Comparison  # means, intervals, tests
+    collection: Collection  # what they were judged on
+    split: str  # what they were judged on
+    evaluations: Mapping[str, Evaluation]  # by system: one value a query and measure
 
     def contests(self, most: int = 5, measure: str = "nDCG@10") -> list[Contest]:
         """Return the queries that the first system wins and loses most against each other one."""

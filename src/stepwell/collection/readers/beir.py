@@ -5,8 +5,6 @@ header ``query-id  corpus-id  score`` (tabs between), each also as ``.gz``. A qu
 ``{"synthetic": true}`` was made from a passage.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial

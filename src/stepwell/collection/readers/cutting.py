@@ -1,7 +1,5 @@
 """Cut a text into passages: paragraphs together up to a length, never in the middle of a sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 

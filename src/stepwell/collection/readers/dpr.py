@@ -8,8 +8,6 @@ the same question is one query in all files.
 Source: Karpukhin et al., Dense Passage Retrieval for Open-Domain Question Answering, EMNLP 2020, and its repository.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import unicodedata

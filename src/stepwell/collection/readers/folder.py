@@ -4,8 +4,6 @@ A passage's title is its path of headings ("Guide > Install"), its id the file a
 no queries: ``stepwell init`` makes some.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

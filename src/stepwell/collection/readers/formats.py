@@ -1,7 +1,5 @@
 """Which reader a place needs: known by a prefix or by the names of files, or named in the recipe."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Read HTML as sections: the path of headings, and the blocks of text beneath them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from itertools import islice

@@ -6,8 +6,6 @@
 query, a passage that answers it, and passages that don't; equal texts are one passage.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module

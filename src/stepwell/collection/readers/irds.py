@@ -5,8 +5,6 @@ none, its ``/train``, ``/dev`` and ``/test`` are the splits where there are such
 identifiers over the same passages as ``train``, ``dev`` and ``test``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Read the lines, rows, records and fields of files; what can't be read is reported with its file and line."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

@@ -1,7 +1,5 @@
 """Read Markdown as sections: the path of headings, and the blocks of text beneath them."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser

@@ -5,8 +5,6 @@ Passages: ``collection.tsv``, ``queries.NAME.tsv``, ``qrels.NAME.tsv``. Document
 ``YEARqrels-pass.txt`` or ``YEARqrels-docs.txt``. All also as ``.gz``; no file has a header.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ The files are known by their names: ``passages.csv``, ``queries.csv``, ``qrels.t
 the columns by theirs, see ``COLUMNS``, or by the recipe's ``collection.columns``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path

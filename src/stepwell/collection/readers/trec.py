@@ -1,7 +1,5 @@
 """Files as TREC and MS MARCO publish them: ids in runs, and qrels of two to four columns without a header."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
