@@ -5,8 +5,6 @@ shares are gathered, and every process computes the same loss. So a loss needs t
 passage is embedded once over all of them, and N processes give the loss and the gradient of one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Files that are whole or not there, made once, or held by one process; checksums; the cache."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

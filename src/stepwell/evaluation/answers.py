@@ -8,8 +8,6 @@ Source: Karpukhin et al., Dense Passage Retrieval for Open-Domain Question Answe
 its published evaluation.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """How sure a difference is: bootstrap intervals, a paired test, Holm's correction."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats

@@ -1,7 +1,5 @@
 """An exported folder: what sentence-transformers loads, graphs that other programs load, and a model card."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Sequence

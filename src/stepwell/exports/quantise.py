@@ -1,7 +1,5 @@
 """Int8 for ONNX Runtime."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Building an index: beside its place first, named by one rename when it is whole."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

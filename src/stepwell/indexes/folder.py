@@ -1,7 +1,5 @@
 """The folder of an index: what is in it, whether all of it is there, and how it is opened."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Exact search among bits: the passages whose bits differ least from a query's."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

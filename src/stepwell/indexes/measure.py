@@ -1,7 +1,5 @@
 """What an index loses against exact search in fp32, and how fast it is, on queries of the collection."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

@@ -3,8 +3,6 @@
 Milvus keeps the vectors, under the passages' rows as primary keys; ids and texts stay in the index's folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

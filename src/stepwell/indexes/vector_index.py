@@ -1,7 +1,5 @@
 """One search over all kinds of indexes: a first list, and where wanted its best scored again."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol

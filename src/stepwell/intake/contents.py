@@ -1,7 +1,5 @@
 """What lies in a directory: a collection, passages without queries, or a table of queries with their answers."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A first recipe for a collection of one's own: commented, with sizes taken from what is there."""
 
-from __future__ import annotations
-
 import json
 import re
 import textwrap

@@ -5,8 +5,6 @@ collection and model once, and streams the results back to the process that was 
 that is lost is replaced and its blocks are done again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import logging

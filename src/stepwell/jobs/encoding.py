@@ -1,7 +1,5 @@
 """Vectors without a ladder: all texts of a collection, into a folder of their own."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Mining without a ladder, and its files: texts as sentence-transformers n-tuples, ids as pairs to score."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

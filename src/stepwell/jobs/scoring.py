@@ -1,7 +1,5 @@
 """Scores without a ladder: pairs from a file, through the teacher's store, into a Parquet file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

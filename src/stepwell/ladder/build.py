@@ -1,7 +1,5 @@
 """The table of contents: from a recipe to the list of its stages, before anything runs."""
 
-from __future__ import annotations
-
 from stepwell.ladder.builder import Builder, encode
 from stepwell.ladder.checks import check
 from stepwell.ladder.context import Context

@@ -1,7 +1,5 @@
 """What all parts of a ladder share while its stages are listed: vectors, runs, candidates, and who needs what."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What is refused before anything runs: settings that can't work with these models and this collection."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from stepwell.errors import RecipeError

@@ -1,7 +1,5 @@
 """What a ladder is made from, and the part of it that running stages may read."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

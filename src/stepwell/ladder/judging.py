@@ -1,7 +1,5 @@
 """Stages that judge: dev and test figures, the teacher's headroom, and whether a rung is promoted."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Mining in a ladder: candidates from a run, and what is said of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a run will take on this machine: each stage's time and disk, from its operations and a short probe."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The proof: baselines that get the ladder's number of updates, and every system on the test queries."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The stages of refine (PROD, section 3.3), round after round: select, distil, judge, count what was fixed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Running a ladder: stage after stage, with an ETA for the whole, and what a finished run leaves."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

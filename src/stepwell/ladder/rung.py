@@ -1,7 +1,5 @@
 """One rung: may it pay, candidates, the teacher's scores, distillation, dev, and which student goes on."""
 
-from __future__ import annotations
-
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.judging import headroom, judged, promotion
 from stepwell.ladder.scoring import learns_from_scores, scored

@@ -1,7 +1,5 @@
 """Stages that make a teacher; what differs from kind to kind is in :mod:`stepwell.teachers.opening`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Stages that train the student: built and warmed up, distilled, pulled to a teacher's vectors."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

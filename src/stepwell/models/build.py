@@ -1,7 +1,5 @@
 """Building models from a base model: embeddings and chosen layers kept, the configuration fixed, a new head."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, cast
 
 import torch

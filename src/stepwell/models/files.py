@@ -1,7 +1,5 @@
 """Where a model's files are, and what they say of it before it is opened."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

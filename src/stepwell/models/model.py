@@ -1,7 +1,5 @@
 """What the encoder, the re-ranker and late interaction share: a model on this process's device, and its tokens."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Opening, saving and naming models of sentence-transformers: nothing else calls its loaders."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

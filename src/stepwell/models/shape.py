@@ -1,7 +1,5 @@
 """What a base model's files say of its size: layers, width, operations a token; its weights stay where they are."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any

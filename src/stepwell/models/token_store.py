@@ -5,8 +5,6 @@ A store is a folder with two flat files: ``ids.bin`` (the ids of all texts behin
 grows beside it block by block, and a killed run goes on after the last block that is whole.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What is wrong with a recipe, in words that name the line, the key and the way out."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import re

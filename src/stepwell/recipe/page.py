@@ -3,8 +3,6 @@
 ``python -m stepwell.recipe.page > docs/recipe.md`` writes the page again after a change of the types.
 """
 
-from __future__ import annotations
-
 import sys
 import types
 from collections.abc import Iterator

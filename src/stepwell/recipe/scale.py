@@ -5,8 +5,6 @@ factor. What can't be made smaller by a recipe stays: the passages of the collec
 they are. A result of a scaled recipe says nothing about the whole one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """The teachers of a recipe, one section a kind; what a teacher can do is a flag, so that nobody asks for its kind."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """The parts that the recipe and its teachers share: sections, number types, how a model is trained."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field

@@ -1,7 +1,5 @@
 """Reading and writing the recipe as YAML: every mistake with its line, all of them at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path

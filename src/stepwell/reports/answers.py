@@ -1,7 +1,5 @@
 """The test queries that the final student wins and loses against each other system, with their texts."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path

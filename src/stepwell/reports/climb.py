@@ -1,7 +1,5 @@
 """The facts of the climb: steps, trainings, scores, refine, mining, and the time of each stage."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any
 

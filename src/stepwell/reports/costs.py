@@ -4,8 +4,6 @@ Times are wall times of stages over the texts or queries that they worked on, on
 else ran there. They include opening the model, and an encoding that was resumed counts only its last part.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median

@@ -4,8 +4,6 @@ Figures are drawn in stand-in colours, which become CSS variables of the page: o
 One unit of a drawing is one CSS pixel at its full width.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from typing import Any

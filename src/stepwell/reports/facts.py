@@ -1,7 +1,5 @@
 """From the folder of a run to the facts that its report shows."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The page of a report: facts and figures in one HTML file that needs nothing else."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

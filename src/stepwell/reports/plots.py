@@ -1,7 +1,5 @@
 """The figures of a report, each from facts to SVG."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log

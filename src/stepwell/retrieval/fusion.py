@@ -1,7 +1,5 @@
 """Fuse runs by their ranks alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

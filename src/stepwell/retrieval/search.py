@@ -5,8 +5,6 @@ and only chunks that reach it are looked into. On a CPU that multiplies bf16 fas
 were asked for and fp32 scores decide among them; a bound on the rounding proves that nothing better was left out.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from typing import Any

@@ -3,8 +3,6 @@
 Every file gets its name when it is whole, so a kill at any instant loses what was being made and nothing else.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """Dynamic batching: what waits together is answered together, by one worker thread."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import deque

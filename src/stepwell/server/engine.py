@@ -1,7 +1,5 @@
 """Questions of many clients in, answers out: one queue for the encoders, one for the re-ranking teacher."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

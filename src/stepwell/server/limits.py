@@ -1,7 +1,5 @@
 """What a client may send and how fast: bodies, heads, hosts and tokens, before anything is parsed."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import json

@@ -1,7 +1,5 @@
 """Where the words of a query stand in a passage, for highlighting: as BM25 sees words, plurals and all."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """HTTP/1.1 by uvicorn and httptools, with limits on the head of a request, which they don't have."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What requests and answers look like; OpenAPI is made from this."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints

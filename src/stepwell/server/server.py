@@ -1,7 +1,5 @@
 """From a folder to a listening server, and its graceful end."""
 
-from __future__ import annotations
-
 import gc
 import ipaddress
 import os

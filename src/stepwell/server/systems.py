@@ -1,7 +1,5 @@
 """The systems that a run, an index or a model offers, each opened when it is first asked."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Systems judged on the same queries: the figures of one, or several side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

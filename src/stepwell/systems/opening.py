@@ -1,7 +1,5 @@
 """What was named: BM25, a TREC run file, a finished run, an index or a model; and what it retrieves."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path

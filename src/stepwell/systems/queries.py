@@ -1,7 +1,5 @@
 """Which queries systems are judged on: those of a split, or those of a finished run's final table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What the stages of a run leave in their folders: one class for each JSON file, which alone knows the file's name."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

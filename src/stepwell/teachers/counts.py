@@ -1,7 +1,5 @@
 """How many pairs a stage asked a teacher for, and how many of them had to be scored: kept beside what it made."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Teachers that only left files: scores as Parquet, TSV or a TREC run, read once into a score store; or vectors."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path

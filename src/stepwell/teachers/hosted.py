@@ -4,8 +4,6 @@ A request is ``{"query": ..., "documents": [...]}`` as JSON, with a model's name
 list, alone or under ``results`` or ``data``, of ``{"index": i, "relevance_score": s}`` (or ``score``).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

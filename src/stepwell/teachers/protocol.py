@@ -1,7 +1,5 @@
 """What the ladder asks of a teacher, of whichever kind: scores of a query's candidates, and of some kinds vectors."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Protocol

@@ -6,8 +6,6 @@ too far apart it is a label with a detour. Both ruin distillation in silence, so
 training.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

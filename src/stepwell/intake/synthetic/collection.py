@@ -1,7 +1,5 @@
 """From passages without queries to a collection with synthetic ones: propose, filter by round trip, write."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

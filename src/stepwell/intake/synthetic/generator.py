@@ -1,7 +1,5 @@
 """Queries from a model that was trained, or is instructed, to ask them: doc2query and its like."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Protocol

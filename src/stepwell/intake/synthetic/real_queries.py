@@ -1,7 +1,5 @@
 """Queries that people asked, from a small file: they test, and nothing else."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What became of the queries that were proposed: how many were kept, what was dropped and why."""
 
-from __future__ import annotations
-
 import textwrap
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Ways to run a model without a gradient, each opened by its name: torch in several number types, OpenVINO, ONNX."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

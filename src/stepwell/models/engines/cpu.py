@@ -1,7 +1,5 @@
 """Faster on CPUs than torch's own: attention of short texts and words in trainings, products in inference."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any, TypeGuard

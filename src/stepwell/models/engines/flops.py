@@ -1,7 +1,5 @@
 """Operations: what a forward pass takes, and how many a second this machine can do at best."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from functools import cache

@@ -5,8 +5,6 @@ that stepwell runs on (optimum-intel 2.2: below 5.6; optimum-onnx 0.1: below 4.5
 pooling, head - becomes one graph, and nothing but the engine itself is needed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.metadata

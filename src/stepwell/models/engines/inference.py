@@ -1,7 +1,5 @@
 """A model's inference: in the way that is fastest on this machine, opened when it pays and whenever weights changed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The machine: the number type that is fastest on it, how many tokens a batch has, its name."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -1,7 +1,5 @@
 """How far a way of running a model is from torch fp32 on real texts, and how far it may be."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@
 named is probed, and the choice is kept in the cache: a second run on this machine takes the very same.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """One race of ways to run a model: each is opened and compared with torch fp32, then they are timed in turns."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
