@@ -1,5 +1,7 @@
 """The application that the verbs are added to, the options that several of them share, and how mistakes are shown."""
 
+from __future__ import annotations
+
 import json
 import os
 import sys

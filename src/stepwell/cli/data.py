@@ -1,5 +1,7 @@
 """Verbs on collections, candidates, vectors and scores: check, mine, encode, score."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 

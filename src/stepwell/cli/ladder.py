@@ -1,5 +1,7 @@
 """From a directory to a finished run: init, demo, plan, run, ablate."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated, Literal
 
