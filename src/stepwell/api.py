@@ -295,13 +295,13 @@ def bench(system: str | Path, collection: str | Path | None = None) -> Bench:
     With a collection, texts and dev queries are its own, and the table says what each way loses on dev.
     """
     from stepwell.exports.bench import bench as bench_encoder
-    from stepwell.exports.folder import ground_of
+    from stepwell.exports.quality import DevSet
     from stepwell.models.encoder import Encoder
     from stepwell.systems.opening import open_system
 
     subject = open_system(str(system), "export")
-    ground = ground_of(subject, str(collection) if collection is not None else None)
-    return bench_encoder(subject.title, Encoder.open(subject.model), ground)
+    dev = DevSet.find(subject, str(collection) if collection is not None else None)
+    return bench_encoder(subject.title, Encoder.open(subject.model), dev)
 
 
 def _report_at_the_end(folder: Path) -> None:

@@ -13,12 +13,14 @@ from stepwell import api
 from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.exports import folder as folders
-from stepwell.exports.folder import Exported, export, table
+from stepwell.exports import graph as graph_module
+from stepwell.exports.folder import Exported, check_worth, export
 from stepwell.exports.graph import ONNX, ONNX_INT8, OPENVINO, OPENVINO_INT8
 from stepwell.exports.quality import Yardstick
 from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import missing
+from stepwell.models.engines.parity import Deviation
 from stepwell.models.opening import open_sentence_transformer, save_model
 from stepwell.systems.opening import open_system, retrieve_with
 from test_docs import ROOT, blocks
@@ -116,7 +118,7 @@ def test_int8_is_smaller_and_near(exported):
     assert (full.kind, small.kind) == (ONNX, ONNX_INT8)
     assert small.size == (target / ONNX_INT8.file).stat().st_size < full.size == (target / ONNX.file).stat().st_size
     assert 0.9 < small.cosine < 1 and full.lost is None and small.lost == 100 * (small.before - small.after)
-    assert "points" in table(exported[1], target).columns and "README.md" in {path.name for path in target.iterdir()}
+    assert "points" in exported.table().columns and "README.md" in {path.name for path in target.iterdir()}
 
 
 @needs_onnx
@@ -182,22 +184,22 @@ def test_int8_that_loses_too_much_is_refused_and_nothing_is_written(tiny_run, tm
 
 
 def graphs_with(before, after):
-    return [Exported(ONNX, 1, 0.0, 1.0), Exported(ONNX_INT8, 1, 0.1, 0.9, before, after)]
+    return [Exported(ONNX, 1, Deviation()), Exported(ONNX_INT8, 1, Deviation(0.1, 0.1, 0.9), before, after)]
 
 
 @pytest.mark.parametrize(("after", "most", "good"), [(0.4951, 0.5, True), (0.4949, 0.5, False), (0.6, 0, True)])
 def test_the_set_loss_decides(after, most, good):
     if good:
-        folders._judge(graphs_with(0.5, after), most, False)
+        check_worth(graphs_with(0.5, after), most, False)
     else:
         with pytest.raises(StepwellError, match="--max-loss"):
-            folders._judge(graphs_with(0.5, after), most, False)
+            check_worth(graphs_with(0.5, after), most, False)
 
 
 @pytest.mark.parametrize("far", [2e-4, float("nan")])
 def test_a_graph_that_is_another_model_is_refused_even_by_force(far):
     with pytest.raises(StepwellError, match="not the same model"):
-        folders._judge([Exported(ONNX, 1, far, 1.0)], 0.5, True)
+        check_worth([Exported(ONNX, 1, Deviation(component=far))], 0.5, True)
 
 
 @needs_onnx
@@ -205,7 +207,7 @@ def test_an_engine_that_cannot_take_the_model_leaves_nothing(tiny_model, tmp_pat
     def fail(*_):
         raise RuntimeError("operator not supported")
 
-    monkeypatch.setattr(folders, "write_graph", fail)
+    monkeypatch.setattr(graph_module, "write_graph", fail)
     with pytest.raises(StepwellError, match="operator not supported"):
         export(str(tiny_model), ["onnx"], tmp_path / "out")
     assert nothing_left(tmp_path)
@@ -287,16 +289,15 @@ def test_a_run_whose_collection_changed_is_not_measured_on_it(tiny_run, tiny_pat
 
 def test_a_model_is_measured_on_dev_as_eval_measures_it(tiny_run, tiny_path):
     from stepwell.evaluation import evaluate
-    from stepwell.exports.folder import ground_of
-    from stepwell.exports.quality import torch_runner
+    from stepwell.exports.quality import DevSet, torch_runner
 
-    ground = ground_of(open_system(tiny_run, "export"), None)
+    dev = DevSet.find(open_system(tiny_run, "export"), None)
     encoder = Encoder.open(tiny_run / "model")
-    yardstick = Yardstick(encoder, ground)
+    yardstick = Yardstick(encoder, dev)
     expected = evaluate(
-        retrieve_with(str(tiny_run), open_collection(tiny_path), ground.dev, 60), ground.dev, ("nDCG@10",)
+        retrieve_with(str(tiny_run), open_collection(tiny_path), dev.qrels, 60), dev.qrels, ("nDCG@10",)
     )
     assert yardstick.measure(torch_runner(encoder)) == pytest.approx(expected.mean("nDCG@10"), abs=1e-9)
-    queries, _ = ground.sample()
-    held_out = set(open_collection(tiny_path).query_texts(ground.dev.query_rows))
+    queries, _ = dev.sample()
+    held_out = set(open_collection(tiny_path).query_texts(dev.qrels.query_rows))
     assert queries and not held_out & set(queries)

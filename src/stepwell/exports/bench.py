@@ -1,33 +1,31 @@
 """How fast a model runs on this machine in each way that it can run, what that costs in quality, and which to take."""
 
+from __future__ import annotations
+
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from stepwell.display import Cell, Table, counted, progress
-from stepwell.exports.graph import (
-    KINDS,
-    OPENVINO,
-    Kind,
-    batches_of,
-    check_towers,
-    load_graph,
-    size_of,
-    source_of,
-    write_graph,
+from stepwell.exports.graph import KINDS, OPENVINO_BF16, check_towers, graph_runner, size_of, source_of
+from stepwell.exports.quality import (
+    MEASURE,
+    DevSet,
+    Yardstick,
+    compare_on_texts,
+    points_lost,
+    sample_texts,
+    signed,
 )
-from stepwell.exports.quality import MEASURE, Ground, Yardstick, parity, points_lost, sample_texts, signed
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines.backends import WAYS, Net, Runner, extra_of, missing, open_way, parts, unfit
+from stepwell.models.engines.backends import WAYS, Runner, extra_of, missing, open_way, parts, unfit
 from stepwell.models.engines.inference import Opened
 from stepwell.models.engines.machine import machine, token_budget
-from stepwell.models.engines.race import bf16_is_slow
+from stepwell.models.engines.race import Racer, bf16_is_slow, enter, in_turns, rate
 from stepwell.models.tokens import Tokens
 
 ROUNDS = 5
@@ -45,18 +43,14 @@ CLOSE = 0.99
 
 @dataclass(frozen=True)
 class Timing:
-    """One way: its speed and what it costs.
-
-    ``rate`` is in tokens a second, ``texts`` in texts a second, ``cosine`` the smallest to torch fp32, ``size`` in
-    bytes, ``lost`` in points of nDCG@10 (None without a collection).
-    """
+    """One way: its speed and what it costs."""
 
     way: str
-    rate: float
-    texts: float
-    size: int
-    cosine: float
-    lost: float | None = None
+    rate: float  # tokens a second
+    texts: float  # texts a second
+    size: int  # bytes
+    cosine: float  # the smallest to torch fp32
+    lost: float | None = None  # points of nDCG@10, None without a collection
 
     @property
     def good(self) -> bool:
@@ -117,88 +111,82 @@ class Bench:
         return Table(f"Inference of {self.name}", columns, rows, notes, highlight=[at])
 
 
-def bench(name: str, encoder: Encoder, ground: Ground | None = None) -> Bench:
-    """Measure a model in every way that this machine has."""
+def bench(name: str, encoder: Encoder, dev: DevSet | None = None) -> Bench:
+    """Measure a model in every way that this machine has; texts and the loss are those of ``dev``.
+
+    A model with two towers, which are no single graph, is refused.
+    """
     check_towers(encoder)
-    texts = sample_texts(ground)
-    passages = list(islice(cycle(texts[1]), TEXTS))
+    texts = sample_texts(dev)
+    tokens = encoder.tokenise(list(islice(cycle(texts[1]), TEXTS)), "document")
+    length = float((tokens.lengths + encoder.template.overhead[0]).mean())
     with tempfile.TemporaryDirectory(prefix="stepwell-bench-") as place:
-        ways, left_out = _open(encoder, texts, Path(place))
-        tokens = encoder.tokenise(passages, "document")
-        rates = _race({way: runner for way, (runner, _) in ways.items()}, encoder, tokens)
-        yardstick = Yardstick(encoder, ground) if ground is not None else None
-        before = yardstick.measure(ways["torch-fp32"][0]) if yardstick is not None else 0.0
-        length = float((tokens.lengths + encoder.template.overhead[0]).mean())
-        timings = []
-        for way, (runner, size) in ways.items():
-            lost = None
-            if yardstick is not None:
-                lost = 0.0 if way == "torch-fp32" else points_lost(before, yardstick.measure(runner))
-            cosine = parity(encoder, runner.run, texts)[1]
-            timings.append(Timing(way, rates[way], rates[way] / length, size, cosine, lost))
+        racers, left_out = _enter_all(encoder, texts, Path(place))
+        rates = _measure({way: racer.runner for way, racer in racers.items()}, encoder, tokens)
+        lost: dict[str, float] = {}
+        if dev is not None:
+            yardstick = Yardstick(encoder, dev)
+            reached = {way: yardstick.measure(racer.runner) for way, racer in racers.items()}
+            lost = {way: points_lost(reached["torch-fp32"], mean) for way, mean in reached.items()}
+        timings = tuple(
+            Timing(
+                way,
+                rates[way],
+                rates[way] / length,
+                _size(encoder, way, Path(place)),
+                racer.deviation.cosine,
+                lost.get(way),
+            )
+            for way, racer in racers.items()
+        )
     here = machine()
-    return Bench(name, tuple(timings), left_out, f"{here['processor']}, {counted(int(here['threads']), 'thread')}")
+    return Bench(name, timings, left_out, f"{here['processor']}, {counted(int(here['threads']), 'thread')}")
 
 
-def _open(
+def _enter_all(
     encoder: Encoder, texts: tuple[list[str], list[str]], folder: Path
-) -> tuple[dict[str, tuple[Runner, int]], dict[str, str]]:
-    """Return all ways that can be gone, opened, with the bytes that each needs; and why the others can't."""
-    net, opened, left_out = encoder.inference.net, dict[str, tuple[Runner, int]](), dict[str, str]()
-    weights = sum(parameter.nbytes for parameter in encoder.model.parameters())
+) -> tuple[dict[str, Racer], dict[str, str]]:
+    """Return all ways that can be taken, plainest first, and why the others can't; graphs are written to a folder."""
+    net, racers, left_out = encoder.inference.net, dict[str, Racer](), dict[str, str]()
+    source = source_of(encoder, texts)
 
-    def attempt(way: str, make: Callable[[], tuple[Runner, int]]) -> None:
-        reason = _reason(way, net)
-        try:
-            if reason is None:
-                opened[way] = make()
-        except Exception as error:  # an exporter or an engine that can't take this model: it raises what it likes
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        if reason is not None:
+    def make(way: str) -> Runner:
+        return graph_runner(encoder, graphs[way], source, folder) if way in graphs else open_way(net, way)
+
+    graphs = {kind.way: kind for kind in (*KINDS, OPENVINO_BF16)}
+    for way in (*(way for way in WAYS if parts(way)[0] == "torch"), *graphs):
+        if package := missing(way):
+            left_out[way] = f"needs {package}, which is not installed: pip install 'stepwell[{extra_of(way)}]'"
+        elif reason := unfit(way, net.device) or bf16_is_slow(net, way):
             left_out[way] = reason
-
-    def in_torch(way: str) -> tuple[Runner, int]:
-        halved = way in ("torch-bf16-weights", "torch-bf16-flash")
-        return open_way(net, way), weights // 2 if halved else weights
-
-    def as_graph(kind: Kind) -> tuple[Runner, int]:
-        source = source_of(encoder, batches_of(encoder, *texts))
-        path = folder / kind.file
-        if not path.is_file():
-            write_graph(source, kind, folder)
-        return Runner(kind.way, net, load_graph(path, kind, source)), size_of(path)
-
-    for way in WAYS:
-        if parts(way)[0] == "torch":
-            attempt(way, partial(in_torch, way))
-    for kind in (*KINDS, Kind("openvino", "bf16", OPENVINO.file)):
-        attempt(kind.way, partial(as_graph, kind))
-    return opened, left_out
+        elif isinstance(racer := enter(net, way, partial(make, way), partial(compare_on_texts, encoder, texts)), str):
+            left_out[way] = racer
+        else:
+            racers[way] = racer
+    return racers, left_out
 
 
-def _reason(way: str, net: Net) -> str | None:
-    if package := missing(way):
-        return f"needs {package}, which is not installed: pip install 'stepwell[{extra_of(way)}]'"
-    return unfit(way, net.device) or bf16_is_slow(net, way)
+def _size(encoder: Encoder, way: str, folder: Path) -> int:
+    """Return the bytes that a way needs: those of its graph or, in torch, of the weights."""
+    for kind in (*KINDS, OPENVINO_BF16):
+        if kind.way == way:
+            return size_of(kind, folder)
+    weights = sum(parameter.nbytes for parameter in encoder.model.parameters())
+    return weights // 2 if way in ("torch-bf16-weights", "torch-bf16-flash") else weights
 
 
-def _race(runners: Mapping[str, Runner], encoder: Encoder, tokens: Tokens) -> dict[str, float]:
+def _measure(runners: Mapping[str, Runner], encoder: Encoder, tokens: Tokens) -> dict[str, float]:
     """Return the tokens a second of each way: medians of rounds in which all take their turn."""
     count = int((tokens.lengths + encoder.template.overhead[0]).sum())
 
-    def seconds(runner: Runner, times: int = 1) -> float:
-        start = time.perf_counter()
-        for _ in range(times):
-            encoder.encode_by(Opened(runner, token_budget()), tokens)
-        return time.perf_counter() - start
+    def job(runner: Runner) -> None:
+        encoder.encode_by(Opened(runner, token_budget()), tokens)
 
-    for runner in runners.values():
-        seconds(runner)  # engines compile and allocate at first
-    times = max(1, round(SECONDS / seconds(next(iter(runners.values())))))
-    taken: dict[str, list[float]] = {way: [] for way in runners}
+    times = max(1, round(SECONDS * rate(next(iter(runners.values())), job, count) / count))
     with progress(ROUNDS * len(runners), "measuring") as bar:
-        for _ in range(ROUNDS):
-            for way, runner in runners.items():
-                taken[way].append(seconds(runner, times))
-                bar.advance()
-    return {way: times * count / median(rounds) for way, rounds in taken.items()}
+
+        def measured(way: str) -> float:
+            bar.advance()
+            return rate(runners[way], job, count, times)
+
+        return in_turns(measured, list(runners), ROUNDS)

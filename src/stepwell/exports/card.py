@@ -1,5 +1,7 @@
 """The model card: README.md in the Hub's format, with the ladder that made the model."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ DEMO = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def licence_of(base: str) -> str | None:
-    """Return the licence of a base model as its own card or configuration states it; None when unknown."""
+    """Return the licence of a base model as its own card (of the Hub too) or configuration states it, or None."""
     try:
         place = Path(locate(base))
         card = place / "README.md" if place.is_dir() else Path(hf_hub_download(base, "README.md"))
@@ -121,16 +123,16 @@ def _use(encoder: Encoder, name: str) -> str:
         "```",
     ]
     sides = (("query", encoder.prompt("query")), ("passage", encoder.prompt("document")))
-    told = [f"in front of each {side} goes `{prompt}`" for side, prompt in sides if prompt]
-    after = f"sentence-transformers does it; elsewhere do it yourself: {', '.join(told)}." if told else ""
-    return "\n".join(lines) + (f"\n\nThe model was trained with prompts. {after}" if told else "")
+    prompts = [f"in front of each {side} goes `{prompt}`" for side, prompt in sides if prompt]
+    after = f"sentence-transformers does it; elsewhere do it yourself: {', '.join(prompts)}." if prompts else ""
+    return "\n".join(lines) + (f"\n\nThe model was trained with prompts. {after}" if prompts else "")
 
 
 def _ladder(run: RunFolder, comparison: Comparison) -> list[str]:
     """Return what the ladder was and what each stage of it reached on dev."""
     recipe = run.recipe_values
     teachers = recipe.get("teachers", {})
-    told = [
+    sources = [
         f"- `{name}`: {each.get('kind')}, from `{_public(str(each.get('from')))}`" for name, each in teachers.items()
     ]
     measure = recipe.get("judging", {}).get("measure", comparison.measures[0])
@@ -149,7 +151,7 @@ def _ladder(run: RunFolder, comparison: Comparison) -> list[str]:
         figure += ", taken back" if judged and promotion and promotion.student != stage else ""
         lines.append(f"| {stage}{mark} | {teacher} | {loss} | {figure} |")
     start = "Distilled by stepwell from one teacher after the other, each rung from where the one before ended."
-    return [f"{start} The teachers:", "\n".join(told), "\n".join(lines)] if told else [start, "\n".join(lines)]
+    return [f"{start} The teachers:", "\n".join(sources), "\n".join(lines)] if sources else [start, "\n".join(lines)]
 
 
 def _dev(folder: Path, measure: str, level: float) -> str:

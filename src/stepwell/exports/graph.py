@@ -1,19 +1,23 @@
 """One graph from token ids to the final vector, as a file of ONNX or OpenVINO, in fp32 or int8."""
 
+from __future__ import annotations
+
+import importlib
+import logging
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
-from sentence_transformers.base.modules import Router
 from torch import Tensor, nn
 
 from stepwell.errors import RunError
-from stepwell.exports.quantise import quantise_onnx
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines.graphs import Run, Source, load_onnx, load_openvino, write_onnx, write_openvino
-from stepwell.models.opening import quiet
+from stepwell.models.engines.backends import Runner
+from stepwell.models.engines.graphs import Source, load_onnx, load_openvino, write_onnx, write_openvino
+from stepwell.models.model import Side
+from stepwell.models.opening import quiet, routers_of
 from stepwell.models.tokens import Features
 
 OUTPUTS = {"sentence_embedding": 1, "last_hidden_state": 2}
@@ -41,28 +45,18 @@ ONNX = Kind("onnx", "fp32", "onnx/model.onnx")
 ONNX_INT8 = Kind("onnx", "int8", "onnx/model_int8.onnx")
 OPENVINO = Kind("openvino", "fp32", "openvino/openvino_model.xml")
 OPENVINO_INT8 = Kind("openvino", "int8", "openvino/openvino_model_int8.xml")
+OPENVINO_BF16 = Kind("openvino", "bf16", OPENVINO.file)  # runs the fp32 graph
 KINDS = (ONNX, ONNX_INT8, OPENVINO, OPENVINO_INT8)
 
 
-def batches_of(encoder: Encoder, queries: Sequence[str], passages: Sequence[str]) -> list[Features]:
-    """Return texts as padded batches, to trace, to compare and to calibrate with; the last one are passages."""
-    batches = []
-    for side, texts in (("query", queries), ("document", passages)):
-        tokens = encoder.tokenise(texts, "query" if side == "query" else "document")
-        for start in range(0, len(texts), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(texts)))
-            batches.append(encoder.template.texts(tokens, rows, encoder.limit))
-    return batches
-
-
 def check_towers(encoder: Encoder) -> None:
-    """Refuse a model that no single graph can hold."""
+    """Refuse a model that no single graph can hold: two towers, or prompts that are left out of the pooling."""
     if encoder.unpooled:
         raise RunError(
             "this model leaves its prompts out of the pooling (`include_prompt` is false), and a graph can't be told "
             "where a prompt ends: its vectors would be others. Export it with --to safetensors."
         )
-    if any(isinstance(module, Router) for module in encoder.model.modules()):
+    if routers_of(encoder.model):
         raise RunError(
             "this model has two towers, one for queries and one for passages, and a graph is one: no program that "
             "loads a single graph would know which to take. Export it with --to safetensors, which "
@@ -70,8 +64,11 @@ def check_towers(encoder: Encoder) -> None:
         )
 
 
-def source_of(encoder: Encoder, batches: Sequence[Features]) -> Source:
-    """Return what a graph of the whole model is made from: transformer, pooling, head and normalisation."""
+def source_of(encoder: Encoder, texts: tuple[list[str], list[str]]) -> Source:
+    """Return what a graph of the whole model is made from: transformer, pooling, head and normalisation.
+
+    Queries and passages are padded batches to calibrate with; the last one, of passages, is traced.
+    """
 
     def apply(features: Features) -> tuple[Tensor, Tensor]:
         out = encoder.model(dict(features))
@@ -79,10 +76,25 @@ def source_of(encoder: Encoder, batches: Sequence[Features]) -> Source:
         return nn.functional.normalize(vectors, dim=1) if encoder.cosine else vectors, out["token_embeddings"]
 
     encoder.model.eval()
+    batches = []
+    for side, part in zip(get_args(Side), texts, strict=True):
+        tokens = encoder.tokenise(part, side)
+        for start in range(0, len(part), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(part)))
+            batches.append(encoder.template.texts(tokens, rows, encoder.limit))
     return Source(apply, encoder.model, batches, "", OUTPUTS)
 
 
-def write_graph(source: Source, kind: Kind, folder: Path) -> Path:
+def graph_runner(encoder: Encoder, kind: Kind, source: Source, folder: Path) -> Runner:
+    """Return a graph as a way of running the encoder; written into its place in a folder unless it is there."""
+    path = folder / kind.file
+    if not path.is_file():
+        write_graph(source, kind, folder)
+    run = load_onnx(path) if kind.engine == "onnx" else load_openvino(path, list(source.example), kind.number)
+    return Runner(kind.way, encoder.inference.net, run)
+
+
+def write_graph(source: Source, kind: Kind, folder: Path) -> None:
     """Write a graph into its place in a folder; for int8 of ONNX also the fp32 graph, which it is made from."""
     path = folder / kind.file
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,17 +105,29 @@ def write_graph(source: Source, kind: Kind, folder: Path) -> Path:
         elif kind.number == "int8":
             if not (folder / ONNX.file).is_file():
                 write_graph(source, ONNX, folder)
-            quantise_onnx(folder / ONNX.file, path)
+            _quantise_onnx(folder / ONNX.file, path)
         else:
             write_onnx(source, path)
-    return path
 
 
-def load_graph(path: Path, kind: Kind, source: Source) -> Run:
-    """Load a graph that was written: features to vectors (B, D)."""
-    return load_onnx(path) if kind.engine == "onnx" else load_openvino(path, list(source.example), kind.number)
+def _quantise_onnx(source: Path, target: Path) -> None:
+    """Write an int8 copy of an ONNX graph: weights with a scale a channel, activations scaled as they come.
+
+    Activations get their scales at run time, text by text, so nothing is calibrated. Scales that are fixed beforehand
+    (static quantisation) were tried with calibration texts: on a two-layer student they were neither as close to fp32
+    nor as fast. Weights are unsigned, since on x86 without VNNI the product of unsigned and signed bytes saturates.
+    """
+    quantization = importlib.import_module("onnxruntime.quantization")
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)  # it suggests a pre-processing that is for pictures
+    try:
+        quantization.quantize_dynamic(source, target, per_channel=True, weight_type=quantization.QuantType.QUInt8)
+    finally:
+        log.setLevel(level)
 
 
-def size_of(path: Path) -> int:
-    """Return the bytes of a graph, with the weights that lie beside it."""
+def size_of(kind: Kind, folder: Path) -> int:
+    """Return the bytes of a graph in a folder, with the weights that lie beside it."""
+    path = folder / kind.file
     return sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}.*"))

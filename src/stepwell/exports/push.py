@@ -1,5 +1,7 @@
 """Putting an exported folder on the Hub."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from stepwell.errors import StepwellError
 
 
 def check_repository(name: str) -> None:
-    """Refuse a name that the Hub would refuse."""
+    """Refuse a name that the Hub would refuse: it has to be owner/name."""
     try:
         validate_repo_id(name)
         if name.count("/") != 1:
@@ -24,7 +26,11 @@ def check_repository(name: str) -> None:
 
 
 def push(folder: Path, name: str, api: Any = None) -> str:
-    """Upload an exported folder; a repository that is not there yet is made, as a private one."""
+    """Upload an exported folder; a repository that is not there yet is made, as a private one.
+
+    All of it goes up, as one commit; what else the repository ``owner/name`` holds stays. ``api`` talks to the Hub, by
+    default with the token that ``hf auth login`` keeps. Returns where it is.
+    """
     check_repository(name)
     api = HfApi() if api is None else api
     try:
