@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from stepwell.errors import StepwellError
-from stepwell.models.engines import inference
 from stepwell.models.engines import machine as engine
+from stepwell.models.engines import race
 from stepwell.retrieval.run import Run
 from stepwell.server.systems import Second, open_systems
 from stepwell.systems import opening
@@ -50,7 +50,7 @@ def test_a_teacher_that_is_no_cross_encoder_does_not_re_rank(tiny_run, cache, tm
 def test_what_is_served_goes_through_a_copy_in_bf16_where_that_is_faster(systems, monkeypatch):
     models = systems.by_name["student"].searcher.encoder, systems.by_name["reranked"].reranker
     monkeypatch.setattr(engine, "precision", lambda: torch.bfloat16)
-    monkeypatch.setattr(inference, "disparity", lambda runner: None)  # random weights are far off in bf16
+    monkeypatch.setattr(race, "disparity", lambda *_: None)  # random weights are far off in bf16
     assert [model.inference.open(10).runner.way for model in models] == ["torch-bf16-weights"] * 2
 
 

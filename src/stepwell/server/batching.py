@@ -77,7 +77,10 @@ class Batcher(Generic[T, R]):
         self._thread.shutdown(wait=True)
 
     async def ask(self, items: Sequence[T], gone: Gone = stays) -> list[R]:
-        """Return the answers to items, in their order; BusyError when the queue has no room, GoneError in time."""
+        """Return the answers to items, in their order.
+
+        BusyError: the queue has no room for all of them. GoneError: the client hung up before their turn came.
+        """
         if len(self._waiting) + len(items) > self.queue:
             raise BusyError
         loop = asyncio.get_running_loop()
@@ -101,7 +104,14 @@ class Batcher(Generic[T, R]):
             await self._gather(min(expected, self.most))
             batch = await self._next()
             if batch:
-                _settle(batch, await loop.run_in_executor(self._thread, self._answer, [one.item for one in batch]))
+                answers = await loop.run_in_executor(self._thread, self._answer, [one.item for one in batch])
+                for one, answer in zip(batch, answers, strict=True):
+                    if one.answer.done():
+                        continue
+                    if isinstance(answer, Exception):
+                        one.answer.set_exception(answer)
+                    else:
+                        one.answer.set_result(answer)
             expected = len(batch) + len(self._waiting)
 
     async def _gather(self, expected: int) -> None:
@@ -133,13 +143,3 @@ class Batcher(Generic[T, R]):
             return self.work(items)
         except Exception as error:
             return [error] * len(items)
-
-
-def _settle(batch: list[_Waiting[T, R]], answers: Sequence[R | Exception]) -> None:
-    for one, answer in zip(batch, answers, strict=True):
-        if one.answer.done():
-            continue
-        if isinstance(answer, Exception):
-            one.answer.set_exception(answer)
-        else:
-            one.answer.set_result(answer)
