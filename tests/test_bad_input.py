@@ -454,7 +454,7 @@ def test_no_room_for_what_a_stage_makes(refused, full, tiny_recipe, tmp_path):
 
 
 def test_no_room_for_negatives(refused, full, tiny_path, tmp_path):
-    full(tmp_path / "negatives.jsonl.draft")
+    full(tmp_path / "draft-negatives.jsonl")
     refused("mine", tiny_path, tmp_path / "negatives.jsonl", names=(*ADVICE, tmp_path / "negatives.jsonl"))
     assert not (tmp_path / "negatives.jsonl").exists()
 

@@ -85,7 +85,9 @@ def whole(path: Path) -> Iterator[Path]:
                 remove(path)
             draft.replace(path)
             sync(path.parent)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename == str(draft):
+            error.filename = str(path)  # the name that the user knows
         remove(draft)
         raise
 
