@@ -1,7 +1,5 @@
 """How fast a model runs on this machine in each way that it can run, what that costs in quality, and which to take."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The model card: README.md in the Hub's format, with the ladder that made the model."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

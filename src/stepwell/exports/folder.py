@@ -1,7 +1,5 @@
 """An exported folder: what sentence-transformers loads, graphs that other programs load, and a model card."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -112,37 +110,7 @@ def export(
     force: bool = False,
     repository: str | None = None,
 ) -> Export:
-    """Export a model; the folder appears when all of it is written and has passed.
-
-    Parameters
-    ----------
-    system
-        A finished run's folder, a model directory, or a hub name.
-    formats
-        Of :data:`FORMATS`.
-    out
-        The new folder; ``exports/<name>`` when None.
-    int8
-        Also write an int8 graph for each engine.
-    collection
-        Gives texts to calibrate with and dev queries; a run's own when None.
-    max_loss
-        Points of nDCG@10 on dev that int8 may lose.
-    force
-        Write int8 all the same when it loses more.
-    repository
-        ``owner/name`` on the Hub to upload to.
-
-    Returns
-    -------
-    Export
-        The folder, and what is in it.
-
-    Raises
-    ------
-    StepwellError
-        When the target exists, a package is missing, a graph differs from torch or int8 loses too much.
-    """
+    """Export a model; the folder appears when all of it is written and has passed."""
     subject = open_system(system, "export")
     target = out if out is not None else Path("exports") / subject.title
     kinds = _kinds(formats, int8)

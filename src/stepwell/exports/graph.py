@@ -1,7 +1,5 @@
 """One graph from token ids to the final vector, as a file of ONNX or OpenVINO, in fp32 or int8."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import warnings

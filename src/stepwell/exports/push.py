@@ -1,7 +1,5 @@
 """Putting an exported folder on the Hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
