@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,15 +10,14 @@ from pathlib import Path
 import bm25s
 import numpy as np
 from bm25s.stopwords import STOPWORDS_EN_PLUS
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from stepwell.collection import Collection
 from stepwell.display import say
 from stepwell.distributed import in_shares
 from stepwell.errors import CollectionError, RunError
-from stepwell.files import cache
-from stepwell.retrieval.run import Run
+from stepwell.files import cache, made_once
+from stepwell.retrieval.run import Found, Run
 
 K1, B = 1.2, 0.6
 """Saturation of repeated words and strength of length normalisation: of five settings the best nDCG@10 over
@@ -42,11 +40,11 @@ class BM25Index:
     """
 
     def __init__(self, engine: bm25s.BM25) -> None:
-        self._engine = engine
+        self._engine = engine  # its rows are the collection's passage rows
 
     @classmethod
     def build(cls, collection: Collection) -> BM25Index:
-        """Index all passages of a collection."""
+        """Index all passages of a collection; one without any word is refused."""
         vocabulary: dict[str, int] = {}
         passages: list[NDArray[np.int32]] = []
         for start in range(0, collection.n_passages, _BLOCK):
@@ -68,7 +66,7 @@ class BM25Index:
 
     @classmethod
     def load(cls, directory: Path) -> BM25Index:
-        """Memory-map what :meth:`save` wrote."""
+        """Memory-map what :meth:`save` wrote; a directory without a whole index is refused."""
         try:
             return cls(bm25s.BM25.load(directory, mmap=True, allow_pickle=False, show_progress=False))
         except (OSError, ValueError, TypeError, EOFError) as error:
@@ -76,8 +74,11 @@ class BM25Index:
                 f"{directory} holds no whole BM25 index ({error}). Delete it: it is built again when needed."
             ) from error
 
-    def search(self, texts: Sequence[str], depth: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Rank the passages for each text."""
+    def search(self, texts: Sequence[str], depth: int) -> Found:
+        """Return rows and scores (Q, k) of the best passages for each text, equal scores by row; k = min(depth, N).
+
+        Passages without a word of the query are left out: -1 and -inf fill the list.
+        """
         k = min(depth, int(self._engine.scores["num_docs"]))
         rows = np.full((len(texts), k), -1, dtype=np.int32)
         scores = np.full((len(texts), k), -np.inf, dtype=np.float32)
@@ -92,25 +93,19 @@ class BM25Index:
     def run(self, collection: Collection, query_rows: NDArray[np.int32], depth: int) -> Run:
         """Retrieve lists of at most ``depth`` passages for query rows (Q,); processes take shares of them."""
         rows = np.asarray(query_rows, dtype=np.int32)
-
-        def search(items: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-            return self.search(collection.query_texts(rows[items]), depth)
-
-        return Run(rows, *in_shares(len(rows), search))
+        found = in_shares(len(rows), lambda items: self.search(collection.query_texts(rows[items]), depth))
+        return Run(rows, *found)
 
 
 def bm25_of(collection: Collection) -> BM25Index:
     """Return the BM25 index of a collection, from the cache where it is."""
-    folder = cache() / "bm25" / f"{collection.texts_fingerprint[:16]}-{FORMAT}-{K1:g}-{B:g}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            say(f"Building the BM25 index of {collection.n_passages:,} passages, once.")
-            draft = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(draft, ignore_errors=True)
-            BM25Index.build(collection).save(draft)
-            draft.rename(folder)
-    return BM25Index.load(folder)
+
+    def make(folder: Path) -> None:
+        say(f"Building the BM25 index of {collection.n_passages:,} passages, once.")
+        BM25Index.build(collection).save(folder)
+
+    name = f"{collection.texts_fingerprint[:16]}-{FORMAT}-{K1:g}-{B:g}"
+    return BM25Index.load(made_once(cache() / "bm25" / name, make))
 
 
 def _top(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

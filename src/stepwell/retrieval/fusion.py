@@ -9,15 +9,13 @@ from stepwell.retrieval.run import Run
 
 
 def reciprocal_rank_fusion(runs: Sequence[Run], depth: int, k: int = 60) -> Run:
-    """Fuse runs: a passage scores the sum over the runs of 1 / (k + its rank there).
+    """Fuse runs over the same queries: a passage scores the sum over the runs of 1 / (k + its rank there).
 
-    Scores of different retrievers need no common scale, since ranks alone count. Equal sums are ordered by
-    passage row, so that the order of the runs does not matter.
+    Scores of different retrievers need no common scale, since ranks alone count. Equal sums are ordered by passage row,
+    so that the order of the runs does not matter. Lists are at most ``depth`` long; a larger ``k`` lets the first ranks
+    stand out less. From Cormack, Clarke and Büttcher: Reciprocal Rank Fusion outperforms Condorcet and individual Rank
+    Learning Methods, SIGIR 2009.
 
-    Returns shape (Q, depth).
-
-    Examples
-    --------
     >>> def run(*passages):
     ...     scores = np.arange(len(passages), 0, -1, dtype=np.float32)
     ...     return Run(np.array([0], np.int32), np.array([passages], np.int32), scores[None])

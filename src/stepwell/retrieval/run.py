@@ -24,21 +24,11 @@ Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Run:
-    """Ranked lists of all queries, as rows of one collection, best first.
+    """Ranked lists of all queries, as rows of one collection, best first."""
 
-    Parameters
-    ----------
-    queries
-        Query rows, shape (Q,), int32, each at most once.
-    passages
-        Passage rows, shape (Q, k), int32; -1 fills lists that are shorter than k.
-    scores
-        Scores, shape (Q, k), float32, falling along each row; -inf where ``passages`` is -1.
-    """
-
-    queries: NDArray[np.int32]
-    passages: NDArray[np.int32]
-    scores: NDArray[np.float32]
+    queries: NDArray[np.int32]  # query rows (Q,), each at most once
+    passages: NDArray[np.int32]  # passage rows (Q, k); -1 fills lists that are shorter than k
+    scores: NDArray[np.float32]  # (Q, k), falling along each row; -inf where ``passages`` is -1
 
     def __post_init__(self) -> None:
         if self.passages.shape != self.scores.shape or len(self.queries) != len(self.passages):
@@ -75,13 +65,7 @@ class Run:
 
     @classmethod
     def load(cls, path: Path, collection: Collection) -> Run:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        StepwellError
-            When the run belongs to another collection.
-        """
+        """Read what :meth:`save` wrote; a run over another collection is refused."""
         table = read_rows(path, collection, "a run")
         queries, filled = read_lists(table, "depth")
         passages = np.full(filled.shape, -1, dtype=np.int32)
@@ -90,9 +74,7 @@ class Run:
         return cls(queries, passages, scores)
 
     def to_trec(self, path: Path, collection: Collection, tag: str = "stepwell") -> None:
-        """Write a TREC run file: query-id Q0 passage-id rank score tag.
-
-        Fields end at white space, so an id that holds some is percent-encoded.
+        """Write a TREC run file: query-id Q0 passage-id rank score tag; ids with white space are percent-encoded.
 
         trec_eval orders by score alone and equal scores by id. Equal scores are therefore lowered by the
         smallest step there is, so that it sees the order of this run.
@@ -114,11 +96,7 @@ class Run:
         A line is one of three kinds: TREC's (query Q0 passage rank score tag), MS MARCO's (query, passage, rank),
         or a candidate of MS MARCO's ``top1000`` (query, passage and their two texts, with tabs between; these have
         no score and keep their order). An id counts as it stands where the collection has it, else percent-decoded.
-
-        Raises
-        ------
-        StepwellError
-            With file and line, when a line is none of these, a score is no number, or a passage is unknown.
+        A line that is none of these is refused by its number, as is a passage that a list names twice.
         """
         known = {collection.query_ids[int(query)]: at for at, query in enumerate(queries)}
         owners, passages, scores = array("i"), array("i"), array("d")
@@ -157,13 +135,7 @@ class Run:
 
     @classmethod
     def given(cls, collection: Collection, split: str) -> Run:
-        """Return the negatives that came with a split, in their order, with scores that fall by one a rank.
-
-        Raises
-        ------
-        StepwellError
-            When none came with it.
-        """
+        """Return the negatives that came with a split, in their order, with scores that fall by one a rank."""
         found = collection.given(split)
         if found is None:
             raise CollectionError(

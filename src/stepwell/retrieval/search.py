@@ -19,7 +19,7 @@ from stepwell import distributed
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
 from stepwell.models.engines import machine as engine
-from stepwell.retrieval.run import Run
+from stepwell.retrieval.run import Found, Run
 from stepwell.retrieval.vectors import Vectors
 
 QUERY_BLOCK, PASSAGE_BLOCK = 1_024, 65_536
@@ -46,13 +46,11 @@ def top_k(
     passages: NDArray[Any],
     k: int,
     progress: Progress = SILENT,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return the ``k`` passages with the largest inner product of each query, best first; equal ones by row.
+) -> Found:
+    """Return the ``k`` passages with the largest inner product of each query (Q, D), best first; equal ones by row.
 
-    Shapes: ``queries`` (Q, D), ``passages`` (N, D).
+    Passages (N, D) may be memory-mapped; also fp16 or int8, which are multiplied in fp32. All N where there are fewer.
 
-    Examples
-    --------
     >>> rows, scores = top_k(np.float32([[1, 2]]), np.float32([[0, 1], [3, 1], [1, 2], [5, 0]]), k=3)
     >>> rows.tolist(), scores.tolist()
     ([[1, 2, 3]], [[5.0, 5.0, 5.0]])
@@ -84,7 +82,7 @@ def retrieve(
     """
     side = passages or vectors
 
-    def search(share: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def search(share: NDArray[np.int64]) -> Found:
         rows = np.empty((len(share), min(depth, len(side.passages))), dtype=np.int32)
         scores = np.empty(rows.shape, dtype=np.float32)
         for start in range(0, len(share), QUERY_BLOCK):  # their vectors may be mapped from a file: not all at once
@@ -101,8 +99,6 @@ def retrieve(
 def pair_scores(queries: NDArray[np.float32], passages: NDArray[Any], rows: NDArray[np.int32]) -> NDArray[np.float32]:
     """Return the inner products of each query with its own passages, shape (Q, m) as ``rows``; -inf where a row is -1.
 
-    Examples
-    --------
     >>> pair_scores(np.float32([[1, 2]]), np.float32([[0, 1], [3, 1]]), np.int32([[1, 0, -1]])).tolist()
     [[5.0, 2.0, -inf]]
     """
@@ -116,6 +112,7 @@ def pair_scores(queries: NDArray[np.float32], passages: NDArray[Any], rows: NDAr
 
 
 def _half_pays(queries: Tensor, passages: NDArray[Any], k: int) -> bool:
+    """Return whether these are searched in bf16 first."""
     if queries.device.type != "cpu" or len(queries) < HALF_FROM or _margin(k) > min(PAIRS, len(passages) // 4):
         return False
     return engine.precision() is torch.bfloat16

@@ -13,13 +13,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from stepwell.files import remove, whole
+
 
 @dataclass(frozen=True)
 class Shards:
     """The shards of an array of shape (N, D), float32, that ends as one ``.npy`` file.
 
-    Examples
-    --------
     >>> import tempfile
     >>> shards = Shards(Path(tempfile.mkdtemp()) / "squares.npy", rows=5, width=1, block=2)
     >>> for number in (2, 0, 1):
@@ -30,9 +30,9 @@ class Shards:
     array([ 0.,  1.,  4.,  9., 16.], dtype=float32)
     """
 
-    target: Path  # the file in the end; its shards lie beside it, in the folder `shards`
-    rows: int  # N and D
-    width: int  # N and D
+    target: Path  # the file in the end; its shards lie beside it, in the folder ``shards``
+    rows: int  # N
+    width: int  # D
     block: int  # rows of a shard; the last one has what is left
 
     def __len__(self) -> int:
@@ -62,7 +62,8 @@ class Shards:
         draft, header = self._draft, _header(self.rows, self.width)
         joined = self._joined()
         with draft.open("ab") as file:
-            file.truncate(self._end(joined) if joined else 0)
+            rows = min(joined * self.block, self.rows)
+            file.truncate(len(header) + 4 * self.width * rows if joined else 0)
             if not joined:
                 file.write(header)
             for number in range(joined, len(self)):
@@ -75,16 +76,17 @@ class Shards:
             _sync(file)
         draft.replace(self.target)
 
+    def finish(self) -> None:
+        """Join the shards, and remove their folder."""
+        self.join()
+        remove(self.target.parent / "shards")
+
     @property
     def _draft(self) -> Path:
         return self.target.with_suffix(".draft")
 
     def _path(self, number: int) -> Path:
         return self.target.parent / "shards" / f"{self.target.stem}-{number:06d}.npy"
-
-    def _end(self, joined: int) -> int:
-        """Return the size of the file when so many shards are in it."""
-        return len(_header(self.rows, self.width)) + 4 * self.width * min(joined * self.block, self.rows)
 
     def _joined(self) -> int:
         """Return how many shards are in the joined file, or in the one that is being made."""
@@ -102,13 +104,10 @@ class Shards:
 
 
 def write_array(path: Path, values: NDArray[Any]) -> None:
-    """Write an array as ``.npy``, under another name until it is whole; a full disk is an OSError that says so."""
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
+    """Write an array as ``.npy``, whole or not at all; a full disk is an OSError that says so."""
+    with whole(path) as draft, draft.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
         file.write(np.ascontiguousarray(values).data)  # numpy's own way (tofile) loses the reason of a failure
-        _sync(file)
-    draft.replace(path)
 
 
 def _sync(file: BinaryIO) -> None:

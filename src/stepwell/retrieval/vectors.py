@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from stepwell.collection import Collection
 from stepwell.collection.unlabelled import Unlabelled
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
-from stepwell.files import writing
+from stepwell.files import read_json, remove, write_text, writing
 from stepwell.models.encoder import Encoder, Side
 from stepwell.models.token_store import side_tokens, unlabelled_tokens
 from stepwell.models.tokens import Tokens
@@ -29,36 +28,18 @@ BLOCK = 2_048
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors of all passages and of some queries, normalised where the similarity is cosine.
+    """Vectors of all passages and of some queries, normalised where the similarity is cosine."""
 
-    Parameters
-    ----------
-    passages
-        Shape (N, D), float32, memory-mapped; row = passage row.
-    queries
-        Shape (Q, D), float32, memory-mapped; the queries ``query_rows``.
-    query_rows
-        Query rows, sorted, shape (Q,), int32.
-    scale
-        Factor from a dot product of these vectors to a logit.
-    """
-
-    passages: NDArray[np.float32]
-    queries: NDArray[np.float32]
-    query_rows: NDArray[np.int32]
-    scale: float
+    passages: NDArray[np.float32]  # (N, D), memory-mapped; row = passage row
+    queries: NDArray[np.float32]  # (Q, D), memory-mapped; the queries ``query_rows``
+    query_rows: NDArray[np.int32]  # (Q,), sorted
+    scale: float  # factor from a dot product of these vectors to a logit
 
     @classmethod
     def open(cls, folder: Path) -> Vectors:
-        """Map what :func:`write_vectors` wrote.
-
-        Raises
-        ------
-        StepwellError
-            When a file of it is missing or cut off.
-        """
+        """Map what :func:`write_vectors` wrote; files that are missing or cut off are refused."""
         try:
-            facts = json.loads((folder / "vectors.json").read_text(encoding="utf-8"))
+            facts = read_json(folder / "vectors.json")
             load = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("passages", "queries")]
             return cls(load[0], load[1], np.load(folder / "query_rows.npy"), float(facts["scale"]))
         except (OSError, ValueError, KeyError, EOFError) as error:
@@ -104,28 +85,11 @@ def block_encoder(
 
     def encode(block: Block) -> NDArray[np.float32]:
         side, start, stop = block
-        texts = (
-            collection.passages_slice(start, stop)
-            if side == "document"
-            else collection.query_texts(query_rows[start:stop])
-        )
+        if side == "document":
+            texts = collection.passages_slice(start, stop)
+        else:
+            texts = collection.query_texts(query_rows[start:stop])
         return encoder.encode(encoder.tokenise(texts, side), side)
-
-    return encode
-
-
-def _stored_encoder(
-    encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32]
-) -> Callable[[Block], NDArray[np.float32]]:
-    """Return what embeds the texts of a block from the tokens of the whole collection, which are made once."""
-    passages = side_tokens(collection, encoder, "document")
-    queries = side_tokens(collection, encoder, "query")
-
-    def encode(block: Block) -> NDArray[np.float32]:
-        rows = np.arange(block.start, block.stop)
-        if block.side == "document":
-            return encoder.encode(passages, block.side, rows)
-        return encoder.encode(queries, block.side, query_rows[rows].astype(np.int64))
 
     return encode
 
@@ -135,36 +99,34 @@ class Draft:
 
     def __init__(self, encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32], folder: Path) -> None:
         self.folder = folder
-        self.query_rows = np.unique(query_rows).astype(np.int32)
+        self.query_rows = np.unique(query_rows).astype(np.int32)  # sorted, each once
         self.facts = {"scale": encoder.scale, "cosine": encoder.cosine, "dimension": encoder.dimension}
-        self._shards: dict[Side, Shards] = {
+        self.shards: dict[Side, Shards] = {
             "document": Shards(folder / "passages.npy", collection.n_passages, encoder.dimension, BLOCK),
             "query": Shards(folder / "queries.npy", len(self.query_rows), encoder.dimension, BLOCK),
         }
 
     def blocks(self) -> Iterator[Block]:
         """Yield all blocks, in order."""
-        for side, shards in self._shards.items():
+        for side, shards in self.shards.items():
             for number in range(len(shards)):
                 yield Block(side, *shards.bounds(number))
 
     def has(self, block: Block) -> bool:
         """Return whether the vectors of a block are there."""
-        return self._shards[block.side].has(block.start // BLOCK)
+        return self.shards[block.side].has(block.start // BLOCK)
 
     def keep(self, block: Block, vectors: NDArray[np.float32]) -> None:
         """Keep the vectors of a block."""
-        self._shards[block.side].write(block.start // BLOCK, vectors)
+        self.shards[block.side].write(block.start // BLOCK, vectors)
 
     def finish(self) -> None:
         """Join the shards into what :meth:`Vectors.open` maps."""
-        for shards in self._shards.values():
+        for shards in self.shards.values():
             shards.join()
         write_array(self.folder / "query_rows.npy", self.query_rows)
-        facts = self.folder / "vectors.draft"
-        facts.write_text(json.dumps(self.facts), encoding="utf-8")
-        facts.replace(self.folder / "vectors.json")  # the last: where it is, all is
-        shutil.rmtree(self.folder / "shards", ignore_errors=True)
+        write_text(self.folder / "vectors.json", json.dumps(self.facts))  # the last: where it is, all is
+        remove(self.folder / "shards")
 
 
 def write_vectors(
@@ -177,22 +139,13 @@ def write_vectors(
     """Encode all passages and the queries ``query_rows`` into ``folder``, making just what is missing there.
 
     Memory stays at one block of texts, whatever the collection. Processes take blocks in turn, and what others made
-    before, however many they were, is not made again.
+    before, however many they were, is not made again. After an error of the disk what is whole stays.
     """
     draft = Draft(encoder, collection, query_rows, folder)
-    encode = _stored_encoder(encoder, collection, draft.query_rows)
-    for number, block in enumerate(draft.blocks()):
-        mine = number % distributed.world_size() == distributed.rank()  # its owner alone looks whether it is there
-        if mine and not draft.has(block):
-            vectors = encode(block)
-            with writing(folder):
-                draft.keep(block, vectors)
-        progress.advance(block.stop - block.start)
-    distributed.barrier()
-    if distributed.is_main():
-        with writing(folder):
-            draft.finish()
-    distributed.barrier()
+    passages, queries = (side_tokens(collection, encoder, side) for side in draft.shards)  # made once, for all models
+    _encode_missing(encoder, passages, None, draft.shards["document"], "document", progress)
+    _encode_missing(encoder, queries, draft.query_rows, draft.shards["query"], "query", progress)
+    _finish(draft.finish, folder)
 
 
 def write_queries(
@@ -203,33 +156,44 @@ def write_queries(
     progress: Progress = SILENT,
 ) -> None:
     """Encode queries alone into the array ``target`` (len(rows), D), as :func:`write_vectors` does."""
-    _write_side(encoder, side_tokens(collection, encoder, "query"), rows.astype(np.int64), "query", target, progress)
+    shards = Shards(target, len(rows), encoder.dimension, BLOCK)
+    _encode_missing(encoder, side_tokens(collection, encoder, "query"), rows, shards, "query", progress)
+    _finish(shards.finish, target)
 
 
 def write_unlabelled(
     encoder: Encoder, unlabelled: Unlabelled, side: Side, target: Path, progress: Progress = SILENT
 ) -> None:
     """Encode texts from elsewhere into the array ``target`` (N, D), as :func:`write_vectors` does a collection's."""
-    tokens = unlabelled_tokens(unlabelled, encoder, side)
-    _write_side(encoder, tokens, np.arange(len(unlabelled)), side, target, progress)
+    shards = Shards(target, len(unlabelled), encoder.dimension, BLOCK)
+    _encode_missing(encoder, unlabelled_tokens(unlabelled, encoder, side), None, shards, side, progress)
+    _finish(shards.finish, target)
 
 
-def _write_side(
+def _encode_missing(
     encoder: Encoder,
     tokens: Tokens,
-    rows: NDArray[np.int64],
+    rows: NDArray[np.int32] | None,
+    shards: Shards,
     side: Side,
-    target: Path,
     progress: Progress,
 ) -> None:
-    shards = Shards(target, len(rows), encoder.dimension, BLOCK)
+    """Write the shards that are missing of texts ``rows``, all when None; each process has its own share of them."""
     for number in range(len(shards)):
         start, stop = shards.bounds(number)
-        if number % distributed.world_size() == distributed.rank() and not shards.has(number):
-            shards.write(number, encoder.encode(tokens, side, rows[start:stop]))
+        mine = number % distributed.world_size() == distributed.rank()  # its owner alone looks whether it is there
+        if mine and not shards.has(number):
+            texts = np.arange(start, stop) if rows is None else rows[start:stop].astype(np.int64)
+            vectors = encoder.encode(tokens, side, texts)
+            with writing(shards.target.parent):
+                shards.write(number, vectors)
         progress.advance(stop - start)
+
+
+def _finish(finish: Callable[[], None], place: Path) -> None:
+    """Call what joins the shards, in one process, once all have written theirs."""
     distributed.barrier()
     if distributed.is_main():
-        shards.join()
-        shutil.rmtree(target.parent / "shards", ignore_errors=True)
+        with writing(place):
+            finish()
     distributed.barrier()
