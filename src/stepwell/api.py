@@ -281,7 +281,32 @@ def export(
     force: bool = False,
     push: str | None = None,
 ) -> Export:
-    """Export a finished run's student or any encoder; see :func:`stepwell.exports.folder.export`."""
+    """Export a finished run's student or any encoder for other programs; the folder appears when all of it has passed.
+
+    Parameters
+    ----------
+    system
+        A finished run's folder, a model directory, or a hub name.
+    to
+        Some of ``onnx``, ``openvino`` and ``safetensors``.
+    out
+        The new folder; ``exports/<name>`` when it is left out.
+    int8
+        Also write an int8 graph for each engine.
+    collection
+        Gives texts to calibrate with and dev queries; a run's own when it is left out.
+    max_loss
+        Points of nDCG@10 on dev that int8 may lose.
+    force
+        Write int8 all the same when it loses more.
+    push
+        ``owner/name`` on the Hub to upload to.
+
+    Raises
+    ------
+    StepwellError
+        When the target exists, a package is missing, a graph differs from torch or int8 loses too much.
+    """
     from stepwell.exports.folder import export as export_model
 
     place = Path(out) if out is not None else None
