@@ -18,6 +18,7 @@ from stepwell.ladder.plan import Speed
 from stepwell.ladder.workspace import Workspace
 from stepwell.models.encoder import Encoder
 from stepwell.recipe.yaml_file import load_recipe
+from stepwell.systems.records import Manifest
 
 SPEED = Speed(forward=1e9, training=1e9)
 GRID: dict[str, Any] = {
@@ -103,7 +104,7 @@ def read_rows(path):
 def test_what_was_shared_is_counted_over_variants(tmp_path):
     for folder, seconds, pairs in (("a-1", 2.0, [[10, 10]]), ("b-2", 3.0, None), ("c-3", 4.0, None)):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "manifest.json").write_text(json.dumps({"seconds": seconds}))
+        Manifest(name=folder, kind="x", key="k", inputs={}, finished="now", seconds=seconds).save(tmp_path / folder)
         if pairs:
             (tmp_path / folder / "pairs.json").write_text(json.dumps(pairs))
     outcomes = [

@@ -159,7 +159,8 @@ def _straight(b: Builder, rung: Rung, lists: str, found: str) -> str:
     if rung.loss == "embedding":
         inputs |= {**b.opens(rung.teacher), **more_vectors(b, name, rung)}
     elif learns_from_scores(b, rung.teacher, rung):
-        inputs["scores"] = scored(b, f"scores.proof-{rung.teacher}", rung.teacher, rung, found)
+        known = rung.teacher == b.recipe.ladder[-1].teacher  # whose rung has learned from the same candidates
+        inputs["scores"] = scored(b, f"scores.proof-{rung.teacher}", rung.teacher, rung, found, known)
     else:
         inputs |= {"candidates": found, **b.opens(rung.teacher)}
 

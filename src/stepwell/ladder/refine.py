@@ -73,7 +73,7 @@ def _distillation(b: Builder, round_: int, before: str, gate: str) -> None:
     settings, name, section, number = b.recipe.refine, b.refine_teacher, b.recipe.student, b.rungs + round_
     inputs = {"student": before}
     if learns_from_scores(b, name, settings):
-        inputs["scores"] = scored(b, f"scores-{number}", name, settings, gate)
+        inputs["scores"] = scored(b, f"scores-{number}", name, settings, gate, known=True)
     else:
         inputs["candidates"] = gate
 

@@ -29,13 +29,15 @@ def learns_from_scores(b: Builder, teacher: str, settings: Rung | Refine) -> boo
     return not b.embeds(teacher) and bool(settings.beta)
 
 
-def scored(b: Builder, name: str, teacher: str, settings: Rung | Refine, candidates: str) -> str:
-    """Add a teacher's logits of mined candidates, for a training with these settings; return the stage."""
-    # Refine mines without a pool, for the queries that it selects, and most pairs of those are in the store by then.
-    k, share = (max(b.recipe.mining.pool or 0, settings.candidates), 1.0) if isinstance(settings, Rung) else (0, 0.0)
+def scored(b: Builder, name: str, teacher: str, settings: Rung | Refine, candidates: str, known: bool = False) -> str:
+    """Add a teacher's logits of mined candidates, for a training with these settings; return the stage.
+
+    ``known``: the store has nearly all of them by then, so that they cost nothing.
+    """
+    k = max(b.recipe.mining.pool or 0, settings.candidates)
 
     def cost(prices: Prices) -> Work:
-        return b.scoring(teacher, prices, share * prices.train, k)
+        return Work() if known else b.scoring(teacher, prices, prices.train, k)
 
     return b.add(
         Stage(
