@@ -170,15 +170,15 @@ def run_ablation(name: str, grid: Grid, out: Path) -> Ablation:
         say(f"{name}: {len(ready)} variants, {sum(plan.own)} stages of their own, about {duration(plan.total)} to go.")
         done: list[Outcome] = []
         checked: set[Path] = set()
-        told: set[str] = set()
+        said: set[str] = set()
         with progress(round(plan.total), name) as bar:
             for number, one in enumerate(ready, start=1):
                 say(f"Variant {number} of {len(ready)}: {one.variant.name}")
                 workspace = _workspace(one, out, checked)
                 done.append(
-                    _attempt(one, workspace, make_plan(one.ctx, one.stages, _workspace(one, out), speed), bar, told)
+                    _attempt(one, workspace, make_plan(one.ctx, one.stages, _workspace(one, out), speed), bar, said)
                 )
-                told |= set(workspace.keys.values())
+                said |= set(workspace.keys.values())
                 result = Ablation.of(name, grid, done, ready[0].ctx, out)
                 if distributed.is_main():
                     result.write(out)
@@ -189,14 +189,14 @@ def run_ablation(name: str, grid: Grid, out: Path) -> Ablation:
     return result
 
 
-def _attempt(one: Ready, workspace: Workspace, plan: Plan, bar: Progress, told: set[str]) -> Outcome:
+def _attempt(one: Ready, workspace: Workspace, plan: Plan, bar: Progress, said: set[str]) -> Outcome:
     """Run one variant; what goes wrong is kept in its outcome, so that the others can go on."""
     failed = None
     if distributed.is_main():
         one.folder.mkdir(parents=True, exist_ok=True)
         write_text(one.folder / "recipe.yaml", dump_recipe(one.ctx.recipe))
     try:
-        climb(one.ctx, workspace, plan, bar, told)
+        climb(one.ctx, workspace, plan, bar, said)
     except OSError:
         raise  # a full disk stops all of them
     except Exception as error:
