@@ -1,19 +1,17 @@
 """What an ablation found: one table of all variants, and what was shared between them."""
 
-from __future__ import annotations
-
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from stepwell.ablations.grid import Grid
 from stepwell.ablations.rendering import latex, markdown
-from stepwell.display import Cell, Table, duration
+from stepwell.display import Table, duration
 from stepwell.evaluation import Comparison, Evaluation, compare
-from stepwell.evaluation.comparison import Row
 from stepwell.files import write_text
 from stepwell.ladder.context import Context
 from stepwell.ladder.judging import measures_of
@@ -50,20 +48,16 @@ class Shared:
     seconds: float
 
     @classmethod
-    def of(cls, outcomes: Sequence[Outcome], stages: Path) -> Shared:
+    def of(cls, outcomes: Sequence[Outcome], stages: Path) -> Self:
         """Count over the stages' folders."""
-        alone: dict[str, int] = {}  # folder -> in how many variants
-        pairs: dict[str, tuple[int, int]] = {}
-        for outcome in outcomes:
-            for folder in set(outcome.stages.values()):
-                alone[folder] = alone.get(folder, 0) + 1
-                pairs[folder] = _pairs(stages / folder)
+        alone = Counter(folder for outcome in outcomes for folder in set(outcome.stages.values()))
+        pairs = {folder: read_counts(stages / folder / FILE) for folder in alone}
         seconds = {folder: Manifest.load(stages / folder).seconds or 0.0 for folder in alone}
         return cls(
-            stages=sum(alone.values()),
+            stages=alone.total(),
             run=len(alone),
-            asked=sum(times * pairs[folder][0] for folder, times in alone.items()),
-            scored=sum(scored for _, scored in pairs.values()),
+            asked=sum(times * sum(asked for asked, _ in pairs[folder]) for folder, times in alone.items()),
+            scored=sum(scored for counts in pairs.values() for _, scored in counts),
             seconds_alone=sum(times * seconds[folder] for folder, times in alone.items()),
             seconds=sum(seconds.values()),
         )
@@ -79,11 +73,6 @@ class Shared:
         )
 
 
-def _pairs(folder: Path) -> tuple[int, int]:
-    counts = read_counts(folder / FILE)
-    return sum(asked for asked, _ in counts), sum(scored for _, scored in counts)
-
-
 @dataclass(frozen=True)
 class Ablation:
     """A table of variants."""
@@ -95,7 +84,7 @@ class Ablation:
     notes: tuple[str, ...] = ()  # sentences beneath the table
 
     @classmethod
-    def of(cls, name: str, grid: Grid, outcomes: Sequence[Outcome], ctx: Context, out: Path) -> Ablation:
+    def of(cls, name: str, grid: Grid, outcomes: Sequence[Outcome], ctx: Context, out: Path) -> Self:
         """Compare the variants that came to their end, from the files that their stages left."""
         stages = out / "stages"
         evaluations = {
@@ -110,7 +99,7 @@ class Ablation:
             if reference != grid.reference:
                 notes.append(f"{grid.reference} is not there (yet); the others are compared with {reference}.")
             comparison = compare(evaluations, reference, measures_of(ctx.recipe.judging.model_dump()))
-        notes += [_equal_budget(grid), _climbs(grid), *grid.notes]
+        notes += [*_conditions(grid), *grid.notes]
         return cls(name, tuple(outcomes), comparison, Shared.of(outcomes, stages), tuple(notes))
 
     @property
@@ -121,47 +110,13 @@ class Ablation:
     def table(self, whole: bool = False) -> Table:
         """Return the table: intervals of the first measure, or (``whole``) of all."""
         found = self.comparison
-        rows = {row.name: row for row in found.rows} if found else {}
-        measures = found.measures if found else ()
-        heads = [
-            "variant",
-            "updates",
-            *measures[:1],
-            *([f"minus {found.reference}", "p"] if found else []),
-            *measures[1:],
-        ]
-        cells = [
-            [outcome.name, outcome.updates, *self._figures(rows.get(outcome.name), whole)] for outcome in self.outcomes
-        ]
-        at = [number for number, outcome in enumerate(self.outcomes) if found and outcome.name == found.reference]
-        base = found.table().notes if found else ()
-        return Table(f"Ablation of {self.name}", heads, cells, [*base, *self.notes, *self.shared.sentences()], at)
-
-    def _figures(self, row: Row | None, whole: bool) -> list[Cell]:
-        """Return the cells of a variant behind its updates; empty ones for a variant without figures."""
-        found = self.comparison
-        if found is None:
-            return []
-        if row is None:
-            return [None] * (len(found.measures) + 2)
-        main, *others = found.measures
-        cells: list[Cell] = [_with_interval(row.values[main], row.interval[main])]
-        if row.difference:
-            p = "<0.001" if row.p[main] < 0.001 else f"{row.p[main]:.3f}"
-            low, high = row.difference_interval[main]
-            cells += [f"{row.difference[main]:+.3f} [{low:+.3f}, {high:+.3f}]", p + self._mark(row, main)]
-        else:
-            cells += [None, None]
-        for measure in others:
-            value = (
-                _with_interval(row.values[measure], row.interval[measure]) if whole else f"{row.values[measure]:.3f}"
-            )
-            cells.append(value + self._mark(row, measure))
-        return cells
-
-    def _mark(self, row: Row, measure: str) -> str:
-        sure = self.comparison is not None and row.p.get(measure, 1.0) < 1 - self.comparison.level
-        return "*" if sure else " "
+        heads = found.columns if found else []
+        figures = {row.name: found.cells(row, whole) for row in found.rows} if found else {}
+        none = [None] * len(heads)  # of a variant that failed
+        cells = [[one.name, one.updates, *figures.get(one.name, none)] for one in self.outcomes]
+        at = [number for number, one in enumerate(self.outcomes) if found and one.name == found.reference]
+        notes = [*(found.table().notes if found else ()), *self.notes, *self.shared.sentences()]
+        return Table(f"Ablation of {self.name}", ["variant", "updates", *heads], cells, notes, at)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -183,25 +138,14 @@ class Ablation:
         write_text(out / "ablation.tex", latex(self.table(whole=True)) + "\n")
 
 
-def _with_interval(value: float, interval: tuple[float, float]) -> str:
-    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
-
-
-def _equal_budget(grid: Grid) -> str:
+def _conditions(grid: Grid) -> list[str]:
+    """Say how many steps the variants took, and who decided on their rungs."""
+    steps = "variants were not given the same number."
     if grid.match_updates:
-        return (
-            "Updates are the student's optimiser steps, warm-up apart; shorter ladders took as many as the rungs of "
-            f"{grid.reference}, and refine came on top."
-        )
-    return "Updates are the student's optimiser steps, warm-up apart; variants were not given the same number."
-
-
-def _climbs(grid: Grid) -> str:
+        steps = f"shorter ladders took as many as the rungs of {grid.reference}, and refine came on top."
     gated = [variant.name for variant in grid.variants if not variant.forced]
-    if not gated:
-        return "Every rung and round was climbed and kept, whatever dev said."
-    if len(gated) == len(grid.variants):
-        return "Rungs were climbed and kept as dev decided."
-    return (
-        f"Every rung and round was climbed and kept, whatever dev said, but for {', '.join(gated)}: there dev decided."
-    )
+    climbed = "Rungs were climbed and kept as dev decided."
+    if len(gated) < len(grid.variants):
+        but = f", but for {', '.join(gated)}: there dev decided." if gated else "."
+        climbed = f"Every rung and round was climbed and kept, whatever dev said{but}"
+    return [f"Updates are the student's optimiser steps, warm-up apart; {steps}", climbed]

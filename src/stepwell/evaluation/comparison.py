@@ -1,13 +1,10 @@
 """Systems side by side: means with intervals, paired differences, and which of them are sure."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stepwell.display import Cell, Table, counted
 from stepwell.errors import RunError, StepwellError
@@ -49,11 +46,11 @@ class Comparison:
 
     def to_json(self) -> dict[str, object]:
         """Return everything as plain lists, numbers and strings."""
-        lists = {"measures": list(self.measures), "notes": list(self.notes)}
-        return {**asdict(self), **lists, "rows": [asdict(row) for row in self.rows]}
+        content = asdict(self)
+        return content | {name: list(content[name]) for name in ("measures", "notes", "rows")}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Comparison:
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return what :meth:`to_json` gave, whatever else stands beside it."""
         rows, measures = tuple(Row(**row) for row in content["rows"]), tuple(content["measures"])
         notes, title = tuple(content.get("notes", ())), content.get("title", "Comparison")
@@ -67,44 +64,54 @@ class Comparison:
         'b against a: R@5 +0.100 [+0.050, +0.150], p = 0.004.'
         """
         row, main = self.row(name), self.measures[0]
-        low, high = row.difference_interval[main]
         p = "< 0.001" if row.p[main] < 0.001 else f"= {row.p[main]:.3f}"
-        return f"{name} against {self.reference}: {main} {row.difference[main]:+.3f} [{low:+.3f}, {high:+.3f}], p {p}."
+        gap = _bounded(row.difference[main], row.difference_interval[main], "+")
+        return f"{name} against {self.reference}: {main} {gap}, p {p}."
 
     def table(self, title: str | None = None) -> Table:
         """Return the table to show: the first measure with intervals and p, the others as means."""
-        main, *others = self.measures
-        columns = ["system", main, f"minus {self.reference}", "p", *others]
-        if len(self.rows) == 1:
-            columns = ["system", main, *others]
-        rows = [self._cells(row) for row in self.rows]
+        columns, rows = ["system", *self.columns], [[row.name, *self.cells(row)] for row in self.rows]
         at = [number for number, row in enumerate(self.rows) if row.name == self.reference]
-        percent = f"{self.level:.0%}"
-        notes = [f"Means over {self.queries:,} queries, 0 to 1; in brackets {percent} bootstrap intervals."]
-        if len(self.rows) > 1:
+        notes = [f"Means over {self.queries:,} queries, 0 to 1; in brackets {self.level:.0%} bootstrap intervals."]
+        if len(self.rows) == 1:  # there is no difference to show
+            del columns[2:4], rows[0][2:4]
+        else:
             notes.append(
                 f"* differs from {self.reference}: p < {1 - self.level:.2g} in the paired t-test, "
                 f"Holm-corrected over {counted(len(self.rows) - 1, 'system')} for each measure."
             )
         return Table(title or self.title, columns, rows, [*notes, *self.notes], highlight=at)
 
-    def _cells(self, row: Row) -> list[Cell]:
+    @property
+    def columns(self) -> list[str]:
+        """The heads over :meth:`cells`."""
         main, *others = self.measures
-        low, high = row.interval[main]
-        cells: list[Cell] = [row.name, f"{row.values[main]:.3f} [{low:.3f}, {high:.3f}]"]
-        if len(self.rows) > 1 and row.name == self.reference:
-            cells += [None, None]
-        elif len(self.rows) > 1:
-            low, high = row.difference_interval[main]
+        return [main, f"minus {self.reference}", "p", *others]
+
+    def cells(self, row: Row, intervals: bool = False) -> list[Cell]:
+        """Return the figures of a row, the first measure with its interval; the others with ``intervals`` too."""
+        main, *others = self.measures
+        cells: list[Cell] = [_bounded(row.values[main], row.interval[main]), None, None]
+        if row.difference:
             p = "<0.001" if row.p[main] < 0.001 else f"{row.p[main]:.3f}"
-            cells += [f"{row.difference[main]:+.3f} [{low:+.3f}, {high:+.3f}]", p + self._mark(row, main)]
-        return cells + [f"{row.values[measure]:.3f}" + self._mark(row, measure) for measure in others]
+            gap = _bounded(row.difference[main], row.difference_interval[main], "+")
+            cells[1:] = [gap, p + self._mark(row, main)]
+        for measure in others:
+            value = row.values[measure]
+            shown = _bounded(value, row.interval[measure]) if intervals else f"{value:.3f}"
+            cells.append(shown + self._mark(row, measure))
+        return cells
 
     def _mark(self, row: Row, measure: str) -> str:
         """Return a star or the space that keeps digits under digits."""
         if len(self.rows) == 1:
             return ""
         return "*" if row.p.get(measure, 1.0) < 1 - self.level else " "
+
+
+def _bounded(value: float, interval: Interval, sign: str = "") -> str:
+    low, high = interval
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def compare(
@@ -114,26 +121,10 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
-    """Compare systems with a reference, query by query.
+    """Compare systems, by their names in the order of the table, with a reference, query by query.
 
-    Parameters
-    ----------
-    evaluations
-        By the systems' names, in the order of the table; all over the same queries.
-    reference
-        The system that all others are compared with.
-    measures
-        ir-measures names that every system was evaluated with; the first one leads the table. When None those of
-        ``MEASURES`` that the reference was evaluated with.
-    seed
-        Seed of the bootstrap; all systems and measures share its draws of queries.
-    level
-        Level of the intervals; a difference is marked when its p-value is below 1 - level.
-
-    Raises
-    ------
-    StepwellError
-        When the reference or a measure is missing, or the systems were evaluated on different queries.
+    ``measures`` are those of ``MEASURES`` that the reference was evaluated with, when None. All systems and measures
+    share the draws of the bootstrap. A difference is marked when its p-value is below 1 - ``level``.
     """
     _check(evaluations, reference)
     wanted = [name for name in MEASURES if name in evaluations[reference].values] if measures is None else measures
@@ -148,19 +139,15 @@ def compare(
     for column in range(len(measures)):
         p[others, column] = holm(p[others, column])
 
-    def means(number: int, of: NDArray[np.float64]) -> dict[str, float]:
-        return dict(zip(measures, of[number].mean(axis=-1).tolist(), strict=True))
-
-    def intervals(number: int, of: NDArray[np.float64]) -> dict[str, Interval]:
-        return {m: (float(low), float(high)) for m, (low, high) in zip(measures, of[number], strict=True)}
+    def named(figures: Iterable[Any]) -> dict[str, Any]:
+        return dict(zip(measures, figures, strict=True))
 
     rows = []
     for number, name in enumerate(names):
-        row = Row(name, means(number, values), intervals(number, bounds[0]))
-        if number != home:
-            gaps = means(number, differences), intervals(number, bounds[1])
-            row = replace(row, difference=gaps[0], difference_interval=gaps[1], p=means(number, p[:, :, None]))
-        rows.append(row)
+        mean, gap = (named(part[number].mean(axis=-1).tolist()) for part in (values, differences))
+        interval, gap_interval = (named(map(tuple, part[number].tolist())) for part in bounds)
+        against = () if number == home else (gap, gap_interval, named(p[number].tolist()))
+        rows.append(Row(name, mean, interval, *against))
     return Comparison(reference, tuple(measures), values.shape[2], level, tuple(rows))
 
 
@@ -183,8 +170,7 @@ def _check(evaluations: Mapping[str, Evaluation], reference: str) -> None:
         )
     home = evaluations[reference].queries
     for name, evaluation in evaluations.items():
-        lacking = len(np.setxor1d(home, evaluation.queries))
-        if lacking:
+        if lacking := len(np.setxor1d(home, evaluation.queries)):
             raise RunError(
                 f"{name} and {reference} were evaluated on different queries: {lacking} are in one and not "
                 "in the other, so that no difference can be paired. Evaluate both on the same split."

@@ -1,11 +1,9 @@
 """Measures of a run against qrels, per query: those of trec_eval, through ir-measures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ir_measures
 import numpy as np
@@ -23,18 +21,10 @@ DEFAULT_MEASURES = ("RR@10", "nDCG@10", "R@5", "R@20", "R@100")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one system scores on each query.
+    """What one system scores on each query."""
 
-    Parameters
-    ----------
-    queries
-        Query rows, shape (Q,), int32, rising.
-    values
-        By measure (its ir-measures name): one value a query, shape (Q,), float64, in 0..1.
-    """
-
-    queries: NDArray[np.int32]
-    values: Mapping[str, NDArray[np.float64]]
+    queries: NDArray[np.int32]  # rows, (Q,), rising
+    values: Mapping[str, NDArray[np.float64]]  # by measure (its ir-measures name): one value a query, (Q,), in 0..1
 
     def of(self, measure: str) -> NDArray[np.float64]:
         """Return the values (Q,) of a measure; aliases work (``MRR@10`` is ``RR@10``)."""
@@ -58,8 +48,8 @@ class Evaluation:
         write_rows(path, columns, collection)
 
     @classmethod
-    def load(cls, path: Path, collection: Collection) -> Evaluation:
-        """Read what :meth:`save` wrote; of another collection it is refused."""
+    def load(cls, path: Path, collection: Collection | None = None) -> Self:
+        """Read what :meth:`save` wrote; of another collection than the one given it is refused."""
         table = read_rows(path, collection, "results")
         names = [name for name in table.column_names if name not in ("query", "query_id")]
         values = {name: table[name].to_numpy().astype(np.float64) for name in names}
@@ -115,19 +105,20 @@ def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES)
     is, and nDCG and AP know no other relevant passages than those of the run.
     """
     parsed = [_parse(measure) for measure in measures]
-    run = _cut(run, parsed)
+    cutoffs = [measure.params.get("cutoff") for measure in parsed]
+    if cutoffs and all(cutoffs):
+        run = run.top(max(cutoffs))  # no measure looks further down
     counted = [_counted(measure, qrels) for measure in parsed]
     if qrels.answers is not None:
         qrels = judge(run, qrels)
     queries = qrels.query_rows
-    judged: dict[str, dict[str, int]] = {str(query): {} for query in queries.tolist()}
+    position = {str(query): i for i, query in enumerate(queries.tolist())}
+    judged: dict[str, dict[str, int]] = {}  # queries without any grade count 0 in every measure
     entries = zip(qrels.queries.tolist(), qrels.passages.tolist(), qrels.grades.tolist(), strict=True)
     for query, passage, grade in entries:
-        if str(query) in judged:
-            judged[str(query)][str(passage)] = grade
-    position = {str(query): i for i, query in enumerate(queries.tolist())}
+        if str(query) in position:
+            judged.setdefault(str(query), {})[str(passage)] = grade
     values = {str(measure): np.zeros(len(queries)) for measure in counted}
-    judged = {query: grades for query, grades in judged.items() if grades}  # without any, every measure is 0
     if judged:
         for metric in ir_measures.iter_calc(counted, judged, _ranked(run, judged)):
             values[str(metric.measure)][position[metric.query_id]] = metric.value
@@ -152,12 +143,6 @@ def _ranked(run: Run, judged: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         for query, row in zip(run.queries.tolist(), run.passages.tolist(), strict=True)
         if str(query) in judged
     }
-
-
-def _cut(run: Run, parsed: Sequence[Any]) -> Run:
-    """Drop ranks that no measure looks at."""
-    cutoffs = [measure.params.get("cutoff") for measure in parsed]
-    return run.top(max(cutoffs)) if cutoffs and all(cutoffs) else run
 
 
 def _parse(measure: str) -> Any:
