@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from stepwell.collection import Problem, check, check_directory, open_collection
+from stepwell.collection import Problem, check_directory, open_collection, store
 from stepwell.errors import StepwellError
 
 P0 = {"_id": "p0", "text": "red apples"}
@@ -188,6 +188,6 @@ def test_no_room_to_check_is_explained(tiny_path, monkeypatch):
     def fails(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(check, "scan", fails)
+    monkeypatch.setattr(store, "scan", fails)
     with pytest.raises(StepwellError, match=r"No space left on device.*TMPDIR names another place"):
         check_directory(tiny_path)

@@ -52,8 +52,8 @@ def test_any_slice_of_many(tmp_path):
 def test_a_file_is_read_once_wherever_it_lies_and_again_when_it_changes(tmp_path, monkeypatch):
     first = open_unlabelled(written(tmp_path / "a.txt", "one\ntwo\n"))
     reads = []
-    read = unlabelled._texts
-    monkeypatch.setattr(unlabelled, "_texts", lambda *given: reads.append(given) or read(*given))
+    read = unlabelled.read_lines
+    monkeypatch.setattr(unlabelled, "read_lines", lambda *given: reads.append(given) or read(*given))
     assert open_unlabelled(written(tmp_path / "b.txt", "one\ntwo\n")).fingerprint == first.fingerprint
     assert not reads
     assert open_unlabelled(written(tmp_path / "a.txt", "one\nthree\n")).fingerprint != first.fingerprint

@@ -20,8 +20,6 @@ from stepwell.errors import CollectionError
 Rows = Sequence[int] | NDArray[np.integer]
 
 _NEAREST_AMONG = 20_000  # ids compared when an id is unknown: enough to be helpful, few enough to be quick
-
-
 _RELEASE_AFTER = 1 << 16  # strings read until their pages are let go
 
 
@@ -75,11 +73,10 @@ class Strings(Sequence[str]):
     def __getitem__(self, at: int | slice) -> str | list[str]:
         if isinstance(at, slice):
             return self.take(range(*at.indices(self._length)))
-        row = at + self._length if at < 0 else at
-        if not 0 <= row < self._length:
+        if not -self._length <= at < self._length:
             raise IndexError(f"row {at} of {self._length}")
-        text: str = self._chunks[row // self._size][row % self._size].as_py()
-        return text
+        chunk, within = divmod(at % self._length, self._size)
+        return str(self._chunks[chunk][within].as_py())
 
     def __iter__(self) -> Iterator[str]:
         for chunk in self._chunks:
@@ -123,34 +120,28 @@ def normal(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+@dataclass(frozen=True, eq=False)
 class IdIndex:
     """From id to row without a dictionary in memory: hashes in sorted order, found by bisection."""
 
-    def __init__(self, ids: Strings, hashes: NDArray[np.uint64], rows: NDArray[np.int32]) -> None:
-        self.ids = ids  # by row
-        self.hashes = hashes  # of all ids, sorted: (N,)
-        self.rows = rows  # that the hashes belong to: (N,)
+    ids: Strings  # by row
+    hashes: NDArray[np.uint64]  # of all ids, sorted: (N,)
+    rows: NDArray[np.int32]  # that the hashes belong to: (N,)
 
     def find(self, name: str) -> int:
         """Return the row of an id, -1 when there is none."""
         hashed = np.uint64(hash_text(name))
-        at = int(np.searchsorted(self.hashes, hashed))
-        while at < len(self.hashes) and self.hashes[at] == hashed:
-            row = int(self.rows[at])
-            if self.ids[row] == name:
-                return row
-            at += 1  # another id with the same hash
-        return -1
+        first, last = (np.searchsorted(self.hashes, hashed, side) for side in ("left", "right"))
+        rows = self.rows[first:last].tolist()  # mostly one: others have an id with the same hash
+        return next((row for row in rows if self.ids[row] == name), -1)
 
     def row(self, name: str, kind: str, collection: str) -> int:
         """Return the row of an id, or raise StepwellError that names the nearest ids."""
         row = self.find(name)
         if row < 0:
             near = difflib.get_close_matches(name, islice(self.ids, _NEAREST_AMONG), n=3)
-            hint = (
-                f"The nearest ids are {', '.join(map(repr, near))}." if near else f"Its ids look like {self.ids[0]!r}."
-            )
-            raise CollectionError(f"The collection {collection} has no {kind} with the id {name!r}. {hint}")
+            hint = f"The nearest ids are {', '.join(map(repr, near))}" if near else f"Its ids look like {self.ids[0]!r}"
+            raise CollectionError(f"The collection {collection} has no {kind} with the id {name!r}. {hint}.")
         return row
 
 
@@ -209,10 +200,8 @@ class Collection:
         self.splits = tuple(qrels)  # the names of the qrels files
 
     def __repr__(self) -> str:
-        return (
-            f"Collection({self.name!r}, {self.n_passages:,} passages, {self.n_queries:,} queries, "
-            f"{', '.join(self.splits)})"
-        )
+        sizes = f"{self.n_passages:,} passages, {self.n_queries:,} queries"
+        return f"Collection({self.name!r}, {sizes}, {', '.join(self.splits)})"
 
     def passage_texts(self, rows: Rows | None = None) -> list[str]:
         """Return passages (title, a blank, text) at ``rows`` in that order (-1 raises IndexError); all when None."""
@@ -249,12 +238,12 @@ class Collection:
 
     def qrels(self, split: str) -> Qrels:
         """Return the judgements of a split; StepwellError names those there are when it is unknown."""
+        if not self._qrels:
+            raise CollectionError(
+                f"The collection {self.name} has passages and no judged queries, so there is no split {split!r}: "
+                f"`stepwell init {self.path}` makes synthetic ones from the passages."
+            )
         if split not in self._qrels:
-            if not self._qrels:
-                raise CollectionError(
-                    f"The collection {self.name} has passages and no judged queries, so there is no split {split!r}: "
-                    f"`stepwell init {self.path}` makes synthetic ones from the passages."
-                )
             files = self.path / "qrels"
             more = f", or add qrels/{split}.tsv" if files.is_dir() else ""
             raise CollectionError(

@@ -10,8 +10,10 @@ import platform
 import sysconfig
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -56,24 +58,18 @@ def build(name: str, cache: Path) -> Path:
 
     All of ``SIZES`` are written, since reading the sources is what takes time.
     """
-    return made_once(cache / "demo" / _versions(), _write_all) / name
-
-
-def _write_all(folder: Path) -> None:
-    pairs = distinct(read_installed())
-    for name, size in SIZES.items():
-        write(folder / name, pairs, size)
-
-
-def _versions() -> str:
-    """Return a hash of everything that the collection depends on."""
     parts = [f"format {FORMAT}", f"python {platform.python_version()}", f"{PACKAGES} {SIZES} {SHARES}"]
-    for name in PACKAGES:
-        try:
-            parts.append(f"{name} {metadata.version(DISTRIBUTIONS.get(name, name))}")
-        except metadata.PackageNotFoundError:
-            continue
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            parts.append(f"{package} {metadata.version(DISTRIBUTIONS.get(package, package))}")
+
+    def write_all(folder: Path) -> None:
+        pairs = distinct(read_installed())
+        for name, size in SIZES.items():
+            write(folder / name, pairs, size)
+
+    versions = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return made_once(cache / "demo" / versions, write_all) / name
 
 
 def read_installed() -> Iterator[Pair]:
@@ -87,12 +83,7 @@ def read_installed() -> Iterator[Pair]:
         if spec is not None and spec.submodule_search_locations:
             places.append((Path(spec.submodule_search_locations[0]), name, skip))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as cores:
-        for pairs in cores.map(_read, places):
-            yield from pairs
-
-
-def _read(place: tuple[Path, str, tuple[str, ...]]) -> list[Pair]:
-    return list(read_package(*place))
+        yield from chain.from_iterable(cores.map(read_package, *zip(*places, strict=True)))
 
 
 def distinct(pairs: Iterable[Pair]) -> list[Pair]:
@@ -110,14 +101,11 @@ def distinct(pairs: Iterable[Pair]) -> list[Pair]:
 def write(folder: Path, pairs: Iterable[Pair], size: Size) -> None:
     """Write pairs as a BEIR directory: chosen, ordered and dealt to the splits by hashes of their names."""
     chosen = sorted(pairs, key=lambda pair: hashlib.sha256(pair.name.encode()).digest())[: size.passages]
-    splits: dict[str, list[Pair]] = {split: [] for split in SHARES}
-    for pair in chosen:
-        splits[_split(pair)].append(pair)
     with BeirWriter(folder) as beir:
         for pair in chosen:
             beir.passage(pair.name, "", pair.passage)
-        for split, belonging in splits.items():
-            taken = belonging[: getattr(size, split)]
+        for split in SHARES:
+            taken = [pair for pair in chosen if _split(pair) == split][: getattr(size, split)]
             for pair in taken:
                 beir.query(f"q:{pair.name}", pair.query)
             beir.judge(split, ((f"q:{pair.name}", pair.name) for pair in taken))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from stepwell.collection.sentences import sentences
+from stepwell.collection.readers.cutting import sentences
 
 QUERY_WORDS = (4, 30)
 PASSAGE_WORDS = (12, 45)
@@ -31,12 +31,13 @@ class Pair(NamedTuple):
     passage: str
 
 
-def read_package(root: Path, package: str, skip: tuple[str, ...] = ()) -> Iterator[Pair]:
-    """Yield the pairs of a package in a stable order: files by path, then as they stand in the file.
+def read_package(root: Path, package: str, skip: tuple[str, ...] = ()) -> list[Pair]:
+    """Return the pairs of a package in a stable order: files by path, then as they stand in the file.
 
     ``package`` stands in front of all names (empty for a directory of top-level modules); ``skip`` are paths below
     ``root`` to leave out.
     """
+    pairs = []
     for file in sorted(root.rglob("*.py"), key=lambda file: file.relative_to(root).parts):
         within = file.relative_to(root).with_suffix("")
         if SKIPPED_FOLDERS.intersection(within.parts) or any(within.is_relative_to(part) for part in skip):
@@ -47,10 +48,8 @@ def read_package(root: Path, package: str, skip: tuple[str, ...] = ()) -> Iterat
                 tree = ast.parse(file.read_bytes())
         except (SyntaxError, ValueError, OSError, RecursionError):
             continue  # a template or a file for another Python
-        for name, docstring in _documented(tree, ".".join(parts)):
-            pair = split_docstring(name, docstring)
-            if pair is not None:
-                yield pair
+        pairs += [split_docstring(*documented) for documented in _documented(tree, ".".join(parts))]
+    return [pair for pair in pairs if pair is not None]
 
 
 def _documented(tree: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, str]]:
@@ -58,8 +57,7 @@ def _documented(tree: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[
     for node in tree.body:
         if isinstance(node, _DOCUMENTED) and not node.name.startswith("_"):
             name = f"{prefix}.{node.name}"
-            docstring = ast.get_docstring(node)
-            if docstring:
+            if docstring := ast.get_docstring(node):
                 yield name, docstring
             if isinstance(node, ast.ClassDef):
                 yield from _documented(node, name)
@@ -80,10 +78,9 @@ def split_docstring(name: str, docstring: str) -> Pair | None:
         return None
     query = found[0]
     passage = _cut([sentence for sentence in found[1:] if sentence != query])
-    if not _within(query, QUERY_WORDS) or not _within(passage, PASSAGE_WORDS):
-        return None
-    if not (_is_prose(query) and _is_prose(passage)):
-        return None
+    for text, (least, most) in ((query, QUERY_WORDS), (passage, PASSAGE_WORDS)):
+        if not (least <= len(text.split()) <= most and _is_prose(text)):
+            return None
     return Pair(name, query, passage)
 
 
@@ -107,8 +104,7 @@ _LINK = re.compile(r"\[([^\]]+)\]\((?:[^)]*)\)|`([^`<]+?)\s*<[^`>]*>`_{1,2}")
 _CITATION = re.compile(r"\b(?!(?:by|from|in|of|on|see|to)\b)(\w+)\s*\[\d+\]_")
 # Sentences that lean on something that is not there: a reference, a link, an example.
 _LEANING = re.compile(
-    r":$|https?://|\]_|\s[.,;]|\b(see|refer to|read more)\b.*\b(guide|docs|documentation|below|above)\b",
-    re.IGNORECASE,
+    r":$|https?://|\]_|\s[.,;]|\b(see|refer to|read more)\b.*\b(guide|docs|documentation|below|above)\b", re.IGNORECASE
 )
 
 
@@ -130,7 +126,8 @@ def _prose(docstring: str) -> list[str]:
             if not kept and header is None:
                 break  # it begins with something else than prose: no first sentence
             continue
-        end = next((at for at in range(1, len(lines)) if _ends_prose(lines, at)), len(lines))
+        breaks = (at for at in range(1, len(lines)) if _BREAK.search(lines[at]) or _header(lines[at:])[0] is not None)
+        end = next(breaks, len(lines))  # where a list, a table, code or a section begins in the middle
         text = _clean(" ".join(lines[:end]))
         if end < len(lines) and not text.endswith((".", "!", "?")):
             text = " ".join(sentences(text)[:-1])  # the last one runs into what is cut off
@@ -141,18 +138,11 @@ def _prose(docstring: str) -> list[str]:
     return kept
 
 
-def _ends_prose(lines: list[str], at: int) -> bool:
-    """Say whether a list, a table, code or a section begins in the middle of a paragraph."""
-    return _BREAK.search(lines[at]) is not None or _header(lines[at:])[0] is not None
-
-
 def _header(lines: list[str]) -> tuple[str | None, str]:
     """Return the section that begins at the first line, if one does, and whether it is ruled or indented."""
-    ruled = len(lines) > 1 and _RULE.match(lines[1]) is not None
-    word = _HEADER.match(lines[0])
-    if ruled:
+    if len(lines) > 1 and _RULE.match(lines[1]):
         return lines[0].strip().lower(), "ruled"
-    if word is not None and lines[0].rstrip().endswith(":"):
+    if lines[0].rstrip().endswith(":") and (word := _HEADER.match(lines[0])):
         return word[1].strip().lower(), "indented"
     return None, ""
 
@@ -177,10 +167,6 @@ def _cut(found: list[str]) -> str:
             break
         words += more
     return " ".join(words[: PASSAGE_WORDS[1]])
-
-
-def _within(text: str, bounds: tuple[int, int]) -> bool:
-    return bounds[0] <= len(text.split()) <= bounds[1]
 
 
 def _is_prose(text: str) -> bool:

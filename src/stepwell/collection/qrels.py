@@ -1,7 +1,5 @@
 """Relevance judgements as parallel arrays of row numbers, and answers for queries that have those instead."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,13 +48,12 @@ class Qrels:
     queries: NDArray[np.int32]  # (E,)
     passages: NDArray[np.int32]  # (E,)
     grades: NDArray[np.int32]  # (E,); 0 is judged and not relevant
+    # Query rows that count though no passage is judged relevant to them: their answers decide what is.
     asked: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    """Query rows that count though no passage is judged relevant to them: their answers decide what is."""
+    # From which grade binary measures count a passage as relevant; above 1 where grades say so (TREC DL).
+    # Training and mining take every grade above 0 for relevant.
     relevant_from: int = 1
-    """From which grade binary measures count a passage as relevant; above 1 where grades say so (TREC DL).
-    Training and mining take every grade above 0 for relevant."""
-    answers: Answers | None = None
-    """Where there are any, evaluation goes by them: see :mod:`stepwell.evaluation.answers`."""
+    answers: Answers | None = None  # evaluation goes by them, see :mod:`stepwell.evaluation.answers`
 
     def __post_init__(self) -> None:
         arrays = [np.asarray(array, dtype=np.int32) for array in (self.queries, self.passages, self.grades)]
@@ -86,8 +83,7 @@ class Qrels:
         return pair_keys(self.queries[positive], self.passages[positive])
 
     def _span(self, query: int) -> slice:
-        start, stop = np.searchsorted(self.queries, [query, query + 1])
-        return slice(int(start), int(stop))
+        return slice(*np.searchsorted(self.queries, [query, query + 1]).tolist())
 
     def positives(self, query: int) -> NDArray[np.int32]:
         """Return the passages with a grade above 0, best grade first, then in row order."""
@@ -112,10 +108,9 @@ class Qrels:
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return np.asarray((keys[at] == wanted) & (passages >= 0) & (queries >= 0), dtype=np.bool_)
 
-    def restrict(self, query_rows: ArrayLike) -> Qrels:
+    def restrict(self, query_rows: ArrayLike) -> "Qrels":
         """Return the judgements of ``query_rows`` only."""
         rows = np.asarray(query_rows)
         kept, asked = np.isin(self.queries, rows), self.asked[np.isin(self.asked, rows)]
-        return replace(
-            self, queries=self.queries[kept], passages=self.passages[kept], grades=self.grades[kept], asked=asked
-        )
+        queries, passages, grades = self.queries[kept], self.passages[kept], self.grades[kept]
+        return replace(self, queries=queries, passages=passages, grades=grades, asked=asked)

@@ -4,8 +4,6 @@ Opening and checking both come through here, so that a run refuses exactly what 
 Memory stays at a few numbers a line, whatever the size of the texts.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from array import array
@@ -14,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +20,15 @@ from numpy.typing import NDArray
 
 from stepwell.collection.collection import IdIndex, Mapped, Strings, hash_text, normal, write_columns
 from stepwell.collection.qrels import Qrels
-from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text
+from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text
 
 BATCH = 2048  # texts in one Arrow batch: what is held in memory while writing
 
 Place = tuple[str, int]
 """A file, as messages name it, and a line."""
+
+Places = dict[int, Place]
+"""By query row, the line that names it first."""
 
 
 @dataclass
@@ -35,8 +36,8 @@ class _Texts:
     """What is remembered of the passages or queries: a few numbers for each row."""
 
     index: IdIndex = field(init=False)
-    lines: array[int] = field(default_factory=lambda: array("q"))
-    contents: array[int] = field(default_factory=lambda: array("Q"))  # hashes of the normalised texts
+    lines: "array[int]" = field(default_factory=lambda: array("q"))
+    contents: "array[int]" = field(default_factory=lambda: array("Q"))  # hashes of the normalised texts
     files: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)  # the first row of each file
 
@@ -56,10 +57,6 @@ class _Texts:
         return f"line {line}{'' if home == file else f' of {home}'}"
 
 
-Places = dict[int, Place]
-"""By query row, the line that names it first."""
-
-
 class Scanned(NamedTuple):
     """What was read."""
 
@@ -75,9 +72,7 @@ def scan(source: Source, folder: Path, report: Report) -> Scanned:
     passages = _texts(source, "passage", folder, report, digest)
     queries = _texts(source, "query", folder, report, digest)
     texts = digest.hexdigest()
-    splits: dict[str, Qrels] = {}
-    places: dict[str, Places] = {}
-    given: list[str] = []
+    splits, places, given = dict[str, Qrels](), dict[str, Places](), list[str]()
     for number, name in enumerate(source.splits):
         qrels, places[name] = _judgements(source, name, queries.index, passages.index, report)
         splits[name] = qrels
@@ -93,25 +88,36 @@ def scan(source: Source, folder: Path, report: Report) -> Scanned:
             passage=np.concatenate([qrels.passages, none]),
             grade=np.concatenate([qrels.grades, np.zeros_like(none)]),
         )
-        negatives = _negatives(source, name, queries.index, passages.index, report)
-        if len(negatives):
+        pairs = array("i")
+        for negative in source.negatives(name, report):
+            pair = queries.index.find(negative.query), passages.index.find(negative.passage)
+            if _known(negative, pair, source, report):
+                pairs.extend(pair)
+        if pairs:
             given.append(name)
-            write_columns(folder / f"given-{number}.arrow", query=negatives[:, 0], passage=negatives[:, 1])
+            columns = np.array(pairs, dtype=np.int32).reshape(-1, 2)
+            write_columns(folder / f"given-{number}.arrow", query=columns[:, 0], passage=columns[:, 1])
     _report_leaks(splits, places, queries, report)
-    _report_unjudged(set().union(*places.values()), queries, report)
+    judged = set[int]().union(*places.values())
+    if judged and len(judged) < len(queries.lines):
+        first = next(row for row in range(len(queries.lines)) if row not in judged)
+        message = (
+            f"{len(queries.lines) - len(judged):,} queries are in no qrels file ({queries.index.ids[first]!r} is the "
+            "first); they neither train nor test. An embedding rung can learn from them as texts (`more_queries`)."
+        )
+        report(Problem("warning", *queries.place(first), "unjudged", message))
     return Scanned(digest.hexdigest(), texts, splits, given)
 
 
-def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: hashlib._Hash) -> _Texts:
+def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: "hashlib._Hash") -> _Texts:
     """Write the passages or queries and the index of their ids."""
     path = folder / f"{kind}.arrow"
     answered = source.answered and kind == "query"
     schema = pa.schema({"id": pa.string(), "text": pa.string()})
     if answered:
         schema = schema.append(pa.field("answers", pa.list_(pa.string())))
-    starts, synthetic = array("i"), array("i")
-    join = source.join.of if kind == "passage" and not source.join.plain else None
-    texts, names = _Texts(), array("Q")
+    starts, synthetic, names, texts = array("i"), array("i"), array("Q"), _Texts()
+    join = source.join.of if kind == "passage" and source.join != Join() else None
     with pa.ipc.new_file(str(path), schema) as writer:
         stream = source.texts(kind, report)
         while batch := list(islice(stream, BATCH)):
@@ -181,60 +187,42 @@ def _judgements(source: Source, name: str, queries: IdIndex, passages: IdIndex, 
     """Read the judgements of a split, with ids turned into rows."""
     grades: dict[tuple[int, int], tuple[int, Place]] = {}
     places: Places = {}
-    known: dict[str, int] = {}
     asked: set[int] = set()
     for judgement in source.judgements(name, report):
-        if judgement.query not in known:
-            known[judgement.query] = queries.find(judgement.query)
-        query, place = known[judgement.query], (judgement.file, judgement.line)
-        passage = passages.find(judgement.passage) if judgement.passage else 0
-        if _report_unknown(judgement, (query, passage), source, report):
+        place = judgement.file, judgement.line
+        pair = queries.find(judgement.query), passages.find(judgement.passage) if judgement.passage else 0
+        if not _known(judgement, pair, source, report):
             continue
-        places.setdefault(query, place)
+        places.setdefault(pair[0], place)
         if not judgement.passage:
-            asked.add(query)
+            asked.add(pair[0])
             continue
-        grade, before = grades.setdefault((query, passage), (judgement.grade, place))
+        grade, before = grades.setdefault(pair, (judgement.grade, place))
         if before != place:
-            severity: Literal["error", "warning"] = "warning" if grade == judgement.grade else "error"
             message = (
                 f"{judgement.query!r} and {judgement.passage!r} are judged already in line {before[1]}, with the "
                 f"grade {grade} (here {judgement.grade}); keep one of the two."
             )
-            report(Problem(severity, judgement.file, judgement.line, "judged-twice", message))
+            report(Problem("warning" if grade == judgement.grade else "error", *place, "judged-twice", message))
     pairs = np.array(list(grades), dtype=np.int32).reshape(-1, 2)
     judged = np.array([grade for grade, _ in grades.values()], dtype=np.int32)
     qrels = Qrels(pairs[:, 0], pairs[:, 1], judged, np.array(sorted(asked), dtype=np.int32))
     if not len(qrels) and not asked:
         report(Problem("warning", source.splits[name], None, "empty", "holds no judgement that can be used."))
     for query in sorted(set(places).difference(qrels.query_rows.tolist())):
-        message = (
-            f"the query {queries.ids[query]!r} has no passage with a grade above 0; it is left out of "
-            "training and of the measures."
-        )
-        report(Problem("warning", *places[query], "no-positive", message))
+        message = f"the query {queries.ids[query]!r} has no passage with a grade above 0; it is left out of "
+        report(Problem("warning", *places[query], "no-positive", f"{message}training and of the measures."))
     return qrels, places
 
 
-def _negatives(source: Source, name: str, queries: IdIndex, passages: IdIndex, report: Report) -> NDArray[np.int32]:
-    """Return the given negatives of a split, query and passage: (pairs, 2)."""
-    pairs = array("i")
-    for negative in source.negatives(name, report):
-        pair = queries.find(negative.query), passages.find(negative.passage)
-        if not _report_unknown(negative, pair, source, report):
-            pairs.extend(pair)
-    return np.array(pairs, dtype=np.int32).reshape(-1, 2)
-
-
-def _report_unknown(judgement: Judgement, pair: tuple[int, int], source: Source, report: Report) -> bool:
+def _known(judgement: Judgement, pair: tuple[int, int], source: Source, report: Report) -> bool:
+    """Say whether there are the query and the passage; report which is not."""
     kinds: tuple[tuple[Kind, str], ...] = (("query", judgement.query), ("passage", judgement.passage))
     for row, (kind, name) in zip(pair, kinds, strict=True):
         if row < 0:
-            message = (
-                f"names the {kind} {name!r}, which is not in {source.label(kind)}; add the {kind} or take the line out."
-            )
-            report(Problem("error", judgement.file, judgement.line, f"unknown-{kind}", message))
-    return min(pair) < 0
+            message = f"names the {kind} {name!r}, which is not in {source.label(kind)}; add the {kind} or take the "
+            report(Problem("error", judgement.file, judgement.line, f"unknown-{kind}", f"{message}line out."))
+    return min(pair) >= 0
 
 
 def _report_leaks(splits: dict[str, Qrels], places: dict[str, Places], queries: _Texts, report: Report) -> None:
@@ -251,14 +239,3 @@ def _report_leaks(splits: dict[str, Qrels], places: dict[str, Places], queries: 
                     f"it is not proved by it. A run leaves it out of {other}."
                 )
                 report(Problem("warning", *places[name][query], "leak", message))
-
-
-def _report_unjudged(judged: set[int], queries: _Texts, report: Report) -> None:
-    unjudged = len(queries.lines) - len(judged)
-    if unjudged and judged:
-        first = next(row for row in range(len(queries.lines)) if row not in judged)
-        message = (
-            f"{unjudged:,} queries are in no qrels file ({queries.index.ids[first]!r} is the first); they "
-            "neither train nor test. An embedding rung can learn from them as texts (`more_queries`)."
-        )
-        report(Problem("warning", *queries.place(first), "unjudged", message))

@@ -1,13 +1,16 @@
 """What a collection is read from: texts, judgements and problems, and the base of every format's reader."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from stepwell.errors import CollectionError
+from stepwell.errors import CollectionError, MissingPackage, StepwellError
 from stepwell.recipe import CollectionSection
 
 Kind = Literal["passage", "query"]
@@ -79,11 +82,6 @@ class Join:
     template: str | None = None
     characters: int | None = None
 
-    @property
-    def plain(self) -> bool:
-        """Whether it is the way of BEIR: title, a blank, text."""
-        return self == Join()
-
     def of(self, text: Text) -> str:
         """Return the joined text; StepwellError when the template names a field that the passage does not have."""
         joined = text.joined if self.template is None else self._filled(self.template, text).strip()
@@ -131,6 +129,19 @@ class Source(ABC):
     def find(self, report: Report) -> None:
         """Fill in ``files``, ``labels`` and ``qrels``, and report what is missing."""
 
+    def split_files(self, files: Mapping[str, Path], names: re.Pattern[str], report: Report) -> dict[str, Path]:
+        """Return the files by the split that their names hold; of two for one split, the later one is reported."""
+        found: dict[str, Path] = {}
+        for name, file in files.items():
+            if match := names.fullmatch(name):
+                split = match["split"] or "train"
+                if split in found:
+                    first, other = (path.relative_to(self.home).as_posix() for path in (found[split], file))
+                    message = f"is for the split {split} as {first} is; move one of the two away."
+                    report(Problem("error", other, None, "file-twice", message))
+                found.setdefault(split, file)
+        return found
+
     def stamp(self) -> dict[str, Any]:
         """Return what shows whether it is still what was read: sizes and times of files, or a version."""
         return stamp_files(self.home, [*self.files["passage"], *self.files["query"], *self.qrels.values()])
@@ -140,9 +151,22 @@ class Source(ABC):
         return self.labels[kind]
 
     def texts(self, kind: Kind, report: Report) -> Iterator[Text]:
-        """Yield the passages or queries, in a fixed order; an empty one is reported, and that there is none."""
-        found = self.read(kind, report)
-        return iter(()) if found is None else _with_content(found, kind, self.label(kind), report)
+        """Yield the passages or queries in a fixed order; empty texts (a query is left out), and none, are reported."""
+        found, some = self.read(kind, report), False
+        for text in found or ():
+            if text.joined:
+                yield text
+            elif kind == "query":
+                message = f"the query {text.id!r} has no text, so nothing can be found for it; remove it here and "
+                report(Problem("error", text.file, text.line, "text-empty", f"{message}from the qrels."))
+                continue
+            else:
+                message = f"the passage {text.id!r} has neither title nor text; it can never be found by its content."
+                report(Problem("warning", text.file, text.line, "text-empty", message))
+                yield text
+            some = True
+        if found is not None and not some:
+            report(Problem("error", self.label(kind), None, "empty", f"holds no {kind}."))
 
     @abstractmethod
     def read(self, kind: Kind, report: Report) -> Iterator[Text] | None:
@@ -172,26 +196,6 @@ def stamp_files(home: Path, files: Iterable[Path]) -> dict[str, Any]:
     return {"files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}}
 
 
-def _with_content(texts: Iterable[Text], kind: Kind, file: str, report: Report) -> Iterator[Text]:
-    """Report texts that are empty (a query is left out, a passage stays), and a file that holds none."""
-    some = False
-    for text in texts:
-        if not text.joined:
-            if kind == "query":
-                message = (
-                    f"the query {text.id!r} has no text, so nothing can be found for it; remove it here and "
-                    "from the qrels."
-                )
-                report(Problem("error", text.file, text.line, "text-empty", message))
-                continue
-            message = f"the passage {text.id!r} has neither title nor text; it can never be found by its content."
-            report(Problem("warning", text.file, text.line, "text-empty", message))
-        some = True
-        yield text
-    if not some:
-        report(Problem("error", file, None, "empty", f"holds no {kind}."))
-
-
 def once(items: Iterable[Item], *fields: str) -> Iterator[Item]:
     """Leave out what was there already with the same fields: published files overlap."""
     seen: set[int] = set()
@@ -200,3 +204,31 @@ def once(items: Iterable[Item], *fields: str) -> Iterator[Item]:
         if key not in seen:
             seen.add(key)
             yield item
+
+
+def import_reader(library: str, title: str, home: Path) -> Any:
+    """Import the library that reads a collection; MissingPackage says how to install it."""
+    try:
+        return import_module(library)
+    except ImportError as error:
+        package = library.replace("_", "-")
+        raise MissingPackage(
+            f"{home} is read through {title}, which can't be imported ({error}): pip install 'stepwell[{package}]'.",
+            package,
+            package,
+        ) from error
+
+
+@contextmanager
+def explained(what: str, advice: str) -> Iterator[None]:
+    """Turn what a library raises while it downloads and parses (of many kinds: network, disk, format) into a sentence.
+
+    ``what`` went wrong, without a full stop, and what to do about it.
+    """
+    try:
+        yield
+    except StepwellError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:400]
+        raise CollectionError(f"{what} ({type(error).__name__}: {reason}). {advice}") from error

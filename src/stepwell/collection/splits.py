@@ -12,10 +12,8 @@ from stepwell.collection.qrels import Qrels
 from stepwell.errors import CollectionError
 from stepwell.recipe import CollectionSection
 
-CARVED_SHARE = 0.1
-CARVED_LEAST = 20
-DIFFERS = 0.2
-"""From how large a difference on dev is said to be of another kind than the test."""
+CARVED_SHARE, CARVED_LEAST = 0.1, 20  # of the training queries, for a missing dev or test
+DIFFERS = 0.2  # from how large a difference on dev is said to be of another kind than the test
 
 NO_TEST = (
     "There are no real queries to test on: the final table is over the dev queries, which are synthetic and have "
@@ -59,10 +57,8 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
     queries, notes, tested = choice.queries, choice.notes, "test" in choice.queries
     counts = {role: int(collection.is_synthetic(queries[role]).sum()) for role in ("train", "dev")}
     synthetic = {role: count for role, count in counts.items() if count}
-    source = {role: collection.qrels(choice.names[role] or section.train) for role in queries}
-    if not tested:
-        source["test"], queries["test"] = source["dev"], queries["dev"]
-    train, dev, test = (source[role].restrict(queries[role]) for role in ("train", "dev", "test"))
+    chosen = {role: collection.qrels(choice.names[role] or section.train).restrict(queries[role]) for role in queries}
+    train, dev, test = chosen["train"], chosen["dev"], chosen.get("test", chosen["dev"])
     if section.relevant_from is not None:
         test = replace(test, relevant_from=section.relevant_from)
     if test.relevant_from > 1:
@@ -72,39 +68,30 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
     notes += [f"{role}: {count:,} of {len(queries[role]):,} queries are synthetic" for role, count in synthetic.items()]
     if not tested:
         notes.append(NO_TEST)
-    notes += _other_passages(train, dev, test)
-    return Splits(train, dev, test, tuple(notes), synthetic, tested)
-
-
-def _other_passages(train: Qrels, dev: Qrels, test: Qrels) -> list[str]:
-    """Say when dev asks much more than the test for passages that training queries ask for too.
-
-    A training learns which passages are asked for. That counts on such a dev and not on such a test.
-    """
-    asked = train.passages[train.grades > 0]
-    shares = []
+    # A training learns which passages are asked for. That counts on a dev that asks for them again, not on such a test.
+    asked, shares = train.passages[train.grades > 0], []
     for split in (dev, test):
         again = split.queries[(split.grades > 0) & np.isin(split.passages, asked)]
         shares.append(len(np.unique(again)) / max(1, len(split.query_rows)))
-    if shares[0] - shares[1] < DIFFERS or test.answers is not None:  # where answers count, passages are not known
-        return []
-    return [
-        f"dev: {shares[0]:.0%} of its queries ask for passages that training queries ask for too, of test "
-        f"{shares[1]:.0%}: dev may promise more than test keeps"
-    ]
+    if shares[0] - shares[1] >= DIFFERS and test.answers is None:  # where answers count, passages are not known
+        notes.append(
+            f"dev: {shares[0]:.0%} of its queries ask for passages that training queries ask for too, of test "
+            f"{shares[1]:.0%}: dev may promise more than test keeps"
+        )
+    return Splits(train, dev, test, tuple(notes), synthetic, tested)
 
 
 def _names(collection: Collection, section: CollectionSection) -> dict[str, str | None]:
     """Return the qrels file of each role; None is carved off training."""
 
-    def synthetic_only(split: str) -> bool:
+    def is_asked(split: str) -> bool:
         rows = collection.qrels(split).query_rows
-        return len(rows) > 0 and bool(collection.is_synthetic(rows).all())
+        return not len(rows) or not collection.is_synthetic(rows).all()
 
     test: str | None = section.test
     if test == "auto":
         free = [name for name in ("test", "dev") if name in {*collection.splits} - {section.train, section.dev}]
-        test = next((name for name in free if not synthetic_only(name)), None)
+        test = next(filter(is_asked, free), None)
     dev: str | None = section.dev
     if dev == "auto":
         dev = "dev" if "dev" in collection.splits and "dev" not in (test, section.train) else None
@@ -164,10 +151,10 @@ class _Choice:
         asked = ~self.collection.is_synthetic(ordered)
         wanted = min(max(round(CARVED_SHARE * len(ordered)), CARVED_LEAST), len(ordered) // (len(missing) + 1))
         for role in missing:
-            limit = self.limits[role]
-            count = wanted if limit is None else min(wanted, limit)
             if role == "test" and len(asked) and not asked.any():
                 continue  # synthetic queries never test
+            limit = self.limits[role]
+            count = wanted if limit is None else min(wanted, limit)
             places = np.arange(len(ordered))[:count] if role == "dev" else np.flatnonzero(asked)[::-1][:count]
             self.queries[role] = np.sort(ordered[places])
             ordered, asked = np.delete(ordered, places), np.delete(asked, places)
@@ -178,8 +165,7 @@ class _Choice:
         """Take a query out of dev when it is in the test, and out of train when it is in either."""
         seen: dict[str, str] = {}
         for role in [role for role in ("test", "dev", "train") if role in self.queries]:
-            texts = [normal(text) for text in self.collection.query_texts(self.queries[role])]
-            homes = [seen.setdefault(text, role) for text in texts]
+            homes = [seen.setdefault(normal(text), role) for text in self.collection.query_texts(self.queries[role])]
             for other in ("test", "dev"):
                 if other != role:
                     self.note(role, homes.count(other), f"left out, also in {other} by id or by text")

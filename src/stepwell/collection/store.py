@@ -1,7 +1,10 @@
-"""Open a collection: parsed once into memory-mapped Arrow files, which every later opening only maps."""
+"""Open a collection: parsed once into memory-mapped Arrow files, which every later opening only maps; check it."""
 
 import hashlib
 import json
+import tempfile
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from stepwell.files import read_json, read_or_make
 from stepwell.recipe import CollectionSection
 
 FORMAT = 3  # of the files in the cache; a change makes everything parse again
+SHOWN = 20  # problems of one kind that are listed for one file; the rest is counted in one more line
 
 
 def open_collection(path: Place, cache: Path | None = None) -> Collection:
@@ -31,10 +35,7 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
     cache = default_cache() if cache is None else Path(cache)
     section = section_of(path)
     try:
-        if section.path in demo.SIZES:
-            home = str(demo.build(section.path, cache))
-            return _open(section.model_copy(update={"path": home}), cache, place=section.path)
-        return _open(section, cache)
+        return _open(_built(section, cache), cache, place=section.path if section.path in demo.SIZES else None)
     except OSError as error:
         raise CollectionError(
             f"The collection {section.path} can't be opened: {error.strerror or error}"
@@ -42,6 +43,40 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
             "writable and have room for about the size of the texts; the environment variable STEPWELL_CACHE names "
             "another place."
         ) from error
+
+
+def check_directory(path: Place) -> list[Problem]:
+    """Return every problem of a collection of any format: errors stop a run, warnings do not."""
+    problems: list[tuple[Problem, tuple[str, str, str], int]] = []  # with the kind, and the number among those
+    counts: Counter[tuple[str, str, str]] = Counter()
+    seen: set[int] = set()  # some files are read more than once
+
+    def report(problem: Problem) -> None:
+        if hash(problem) in seen:
+            return
+        seen.add(hash(problem))
+        kind = problem.file, problem.code, problem.severity
+        counts[kind] += 1
+        if counts[kind] <= SHOWN:
+            problems.append((problem, kind, counts[kind]))
+
+    section = _built(section_of(path), default_cache())
+    source = find_source(section, report)
+    try:
+        with tempfile.TemporaryDirectory(prefix="stepwell-check-") as folder:
+            scan(source, Path(folder), report)
+    except OSError as error:
+        raise CollectionError(
+            f"{section.path} can't be checked: {error.strerror or error}. Checking takes room for about the "
+            f"size of the texts in {tempfile.gettempdir()}; the environment variable TMPDIR names another place."
+        ) from error
+    listed: list[Problem] = []
+    for problem, kind, number in problems:
+        listed.append(problem)
+        rest = counts[kind] - SHOWN
+        if number == SHOWN and rest > 0:
+            listed.append(replace(problem, line=None, message=f"and {rest:,} more of this kind."))
+    return listed
 
 
 def refuse(problem: Problem) -> None:
@@ -52,15 +87,20 @@ def refuse(problem: Problem) -> None:
         )
 
 
-def _open(section: CollectionSection, cache: Path, place: str | None = None) -> Collection:
+def _built(section: CollectionSection, cache: Path) -> CollectionSection:
+    """Return where a collection lies; a built-in one is made for it."""
+    if section.path not in demo.SIZES:
+        return section
+    return section.model_copy(update={"path": str(demo.build(section.path, cache))})
+
+
+def _open(section: CollectionSection, cache: Path, place: str | None) -> Collection:
     source = find_source(section, refuse)
     stamp = _stamp(section, source)
     key = place_of(section, source)
     hashed = hashlib.sha256(key.encode()).hexdigest()[:12]
     folder = cache / "collections" / f"{source.name.replace('/', '-')}-{hashed}"
-    opened = read_or_make(
-        folder, partial(_map, source, stamp, place or key), lambda draft: _parse(source, draft, section, stamp)
-    )
+    opened = read_or_make(folder, partial(_map, source, stamp, place or key), partial(_parse, source, section, stamp))
     if opened is None:
         raise CollectionError(
             f"The Arrow files of {source.home} can't be read back from {folder}: the disk may be failing or full."
@@ -68,15 +108,13 @@ def _open(section: CollectionSection, cache: Path, place: str | None = None) -> 
     return opened
 
 
-def _stamp(section: CollectionSection, source: Source) -> dict[str, Any]:
-    """Return what shows whether the source is still what was parsed, and in the same way."""
+def _stamp(section: CollectionSection, source: Source) -> Any:
+    """Return what shows whether the source is still what was parsed, and in the same way; as JSON gives it back."""
     reading = section.reading()
-    stamp = {"format": FORMAT, **source.stamp(), **({"reading": reading} if reading else {})}
-    read_back: dict[str, Any] = json.loads(json.dumps(stamp))
-    return read_back
+    return json.loads(json.dumps({"format": FORMAT, **source.stamp(), **({"reading": reading} if reading else {})}))
 
 
-def _parse(source: Source, folder: Path, section: CollectionSection, stamp: dict[str, Any]) -> None:
+def _parse(source: Source, section: CollectionSection, stamp: dict[str, Any], folder: Path) -> None:
     """Fill the cache folder."""
     folder.mkdir()
     scanned = scan(source, folder, refuse)
@@ -91,7 +129,7 @@ def _parse(source: Source, folder: Path, section: CollectionSection, stamp: dict
         "sizes": {file.name: file.stat().st_size for file in folder.iterdir()},
         "splits": list(scanned.qrels),
         "levels": {name: source.relevant_from(name) for name in scanned.qrels},
-        "given": list(scanned.given),
+        "given": scanned.given,
     }
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
@@ -107,9 +145,15 @@ def _map(source: Source, stamp: dict[str, Any], place: str, folder: Path) -> Col
         starts = Mapped(folder / "passage-start.arrow").numbers("start")
         table = Mapped(folder / "query.arrow").table
         answers = AnsweredTexts(table["answers"], passages[1], starts) if "answers" in table.column_names else None
-        files = {
-            name: (folder / f"qrels-{i}.arrow", folder / f"given-{i}.arrow") for i, name in enumerate(meta["splits"])
-        }
+        qrels, given = dict[str, Qrels](), dict[str, Given]()
+        for number, name in enumerate(meta["splits"]):
+            judged = Mapped(folder / f"qrels-{number}.arrow")
+            rows, found, grades = (judged.numbers(column) for column in ("query", "passage", "grade"))
+            some = found >= 0  # -1 for a query that only belongs to the split
+            qrels[name] = Qrels(rows[some], found[some], grades[some], rows[~some], meta["levels"][name], answers)
+            if name in meta["given"]:
+                pairs = Mapped(folder / f"given-{number}.arrow")
+                given[name] = Given(pairs.numbers("query"), pairs.numbers("passage"))
         synthetic = folder / "query-synthetic.arrow"
         return Collection(
             name=source.name,
@@ -120,8 +164,8 @@ def _map(source: Source, stamp: dict[str, Any], place: str, folder: Path) -> Col
             passages=passages,
             queries=queries,
             starts=starts,
-            qrels={name: _map_qrels(file, meta["levels"][name], answers) for name, (file, _) in files.items()},
-            given={name: _map_given(file) for name, (_, file) in files.items() if name in meta["given"]},
+            qrels=qrels,
+            given=given,
             synthetic=Mapped(synthetic).numbers("row") if synthetic.exists() else None,
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
@@ -135,15 +179,3 @@ def map_texts(folder: Path, kind: str) -> tuple[IdIndex, Strings]:
         raise ValueError(f"{kind}: {texts.table.num_rows} texts, {index.table.num_rows} ids")
     ids = Strings(texts.table["id"], texts.release)
     return IdIndex(ids, index.numbers("hash"), index.numbers("row")), Strings(texts.table["text"], texts.release)
-
-
-def _map_qrels(path: Path, relevant_from: int, answers: AnsweredTexts | None) -> Qrels:
-    mapped = Mapped(path)
-    queries, passages, grades = (mapped.numbers(name) for name in ("query", "passage", "grade"))
-    judged = passages >= 0
-    return Qrels(queries[judged], passages[judged], grades[judged], queries[~judged], relevant_from, answers)
-
-
-def _map_given(path: Path) -> Given:
-    mapped = Mapped(path)
-    return Given(mapped.numbers("query"), mapped.numbers("passage"))

@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,26 +15,23 @@ from stepwell.collection.source import Problem
 from stepwell.errors import CollectionError
 from stepwell.files import cache, read_or_make, sha256
 
-BLOCK = 2_048
-"""Texts in one Arrow batch: what is held in memory while the file is read."""
-
-_SCHEMA = pa.schema({"text": pa.string()})
+BLOCK = 2_048  # texts in one Arrow batch: what is held in memory while the file is read
 
 
+@dataclass(frozen=True, eq=False)
 class Unlabelled:
     """The texts of a file, memory-mapped: each once, in the order of the file."""
 
-    def __init__(self, name: str, fingerprint: str, texts: Strings) -> None:
-        self.name = name  # of the file, without its endings
-        self.fingerprint = fingerprint  # sha256 of the file and of how it was read, hex
-        self._texts = texts
+    name: str  # of the file, without its endings
+    fingerprint: str  # sha256 of the file and of how it was read, hex
+    texts: Strings
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self.texts)
 
     def slice(self, start: int, stop: int) -> list[str]:
         """Return texts ``start`` to ``stop`` (exclusive; cut at the end)."""
-        return self._texts[start:stop]
+        return self.texts[start:stop]
 
 
 def open_unlabelled(path: Path) -> Unlabelled:
@@ -49,10 +48,10 @@ def open_unlabelled(path: Path) -> Unlabelled:
             "`more_passages` or `more_queries` of the rung; a relative one counts from the recipe."
         ) from error
     plain = path.name.removesuffix(".gz")
-    objects = plain.endswith(".jsonl")
-    fingerprint = hashlib.sha256(f"{'jsonl' if objects else 'lines'} {content}".encode()).hexdigest()
+    kind = "jsonl" if plain.endswith(".jsonl") else "lines"
+    fingerprint = hashlib.sha256(f"{kind} {content}".encode()).hexdigest()
     cached = cache() / "unlabelled" / f"{fingerprint[:32]}.arrow"
-    texts = read_or_make(cached, _map, partial(_write, path, objects))
+    texts = read_or_make(cached, _map, partial(_write, path, kind))
     if texts is None:
         raise OSError(f"the texts in {cached} can't be read back: the disk may be failing")
     return Unlabelled(plain.partition(".")[0], fingerprint, texts)
@@ -67,38 +66,35 @@ def _map(cached: Path) -> Strings | None:
         return None
 
 
-def _write(path: Path, objects: bool, target: Path) -> None:
+def _write(path: Path, kind: str, target: Path) -> None:
     """Write the texts to the cache."""
-    seen, block = set[int](), list[str]()
-    with pa.ipc.new_file(str(target), _SCHEMA) as writer:
-        for text in _texts(path, objects):
-            key = hash_text(text)
-            if key not in seen:
-                seen.add(key)
-                block.append(text)
-            if len(block) == BLOCK:
-                writer.write_batch(pa.record_batch([block], schema=_SCHEMA))
-                block = []
-        if block:
-            writer.write_batch(pa.record_batch([block], schema=_SCHEMA))
-    if not seen:
+    schema = pa.schema({"text": pa.string()})
+    texts, some = _distinct(path, kind), False
+    with pa.ipc.new_file(str(target), schema) as writer:
+        while block := list(islice(texts, BLOCK)):
+            writer.write_batch(pa.record_batch([block], schema=schema))
+            some = True
+    if not some:
         raise CollectionError(
             f"{path} holds no text: a file of unlabelled texts has one a line, or in a .jsonl file one object a line "
             'as {"text": "..."}.'
         )
 
 
-def _texts(path: Path, objects: bool) -> Iterator[str]:
+def _distinct(path: Path, kind: str) -> Iterator[str]:
+    """Yield the texts of a file, each once."""
+
     def report(problem: Problem) -> None:
         line = f":{problem.line}" if problem.line else ""
         raise CollectionError(f"{path}{line}: {problem.message}")
 
-    lines = read_lines(path, path.name, report)
-    for text in parsed(lines, path.name, report, _titled) if objects else (line for _, line in lines):
-        if text.strip():
+    def titled(number: int, line: str) -> str:
+        record = read_record(line)
+        return f"{read_field(record, 'title', 'text', required=False)} {read_field(record, 'text', 'text')}"
+
+    lines, seen = read_lines(path, path.name, report), set[int]()
+    for text in parsed(lines, path.name, report, titled) if kind == "jsonl" else (line for _, line in lines):
+        key = hash_text(text.strip())
+        if text.strip() and key not in seen:
+            seen.add(key)
             yield text.strip()
-
-
-def _titled(number: int, line: str) -> str:
-    record = read_record(line)
-    return f"{read_field(record, 'title', 'text', required=False)} {read_field(record, 'text', 'text')}"

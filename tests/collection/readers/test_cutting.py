@@ -3,8 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.collection.readers.cutting import LONGEST, RUN_ON, SHORTEST, Block, pack
-from stepwell.collection.sentences import length, sentences
+from stepwell.collection.readers.cutting import LONGEST, RUN_ON, SHORTEST, Block, length, pack, sentences
 
 SENTENCES = st.lists(st.integers(1, 60), min_size=1, max_size=12).map(
     lambda sizes: [" ".join([f"W{at}x{size}", *["word"] * (size - 1)]) + "." for at, size in enumerate(sizes)]

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from stepwell.collection import check_directory, open_collection, store
-from stepwell.collection.readers import huggingface
+from stepwell.collection import check_directory, open_collection, source, store
 from stepwell.errors import StepwellError
 from stepwell.recipe import CollectionSection
 from stepwell.retrieval.run import Run
@@ -132,7 +131,7 @@ def test_a_second_opening_does_not_need_the_library_and_a_change_is_seen(tmp_pat
     first = open_collection(tmp_path / "set")
     with monkeypatch.context() as patch:
         patch.setattr(store, "scan", None)
-        patch.setattr(huggingface, "import_module", None)
+        patch.setattr(source, "import_module", None)
         assert open_collection(tmp_path / "set").fingerprint == first.fingerprint
     datasets.Dataset.from_list(TRIPLES[:2]).save_to_disk(tmp_path / "set")
     assert open_collection(tmp_path / "set").n_passages == 3
@@ -152,7 +151,7 @@ def test_names_of_the_hub_have_configurations_and_revisions(monkeypatch):
                 return {"test": datasets.Dataset.from_list([{"query-id": "q", "corpus-id": "p", "score": 1}])}
             return {"train": datasets.Dataset.from_list(rows.get(config, TRIPLES))}
 
-    monkeypatch.setattr(huggingface, "import_module", lambda name: Library())
+    monkeypatch.setattr(source, "import_module", lambda name: Library())
     wells = open_collection("hf:org/wells@abc")
     assert (wells.name, wells.splits) == ("org/wells@abc", ("test",))
     assert asked == [("org/wells", "corpus", "abc"), ("org/wells", "queries", "abc"), ("org/wells-qrels", None, "abc")]

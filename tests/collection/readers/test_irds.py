@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from stepwell.collection import check_directory, open_collection, resolve_splits, store
-from stepwell.collection.readers import irds
+from stepwell.collection import check_directory, open_collection, resolve_splits, source, store
 from stepwell.collection.readers.formats import find_source
 from stepwell.errors import StepwellError
 from stepwell.recipe import CollectionSection
@@ -113,7 +112,7 @@ def test_a_recipe_names_other_identifiers_for_its_splits(three):
 def test_a_second_opening_needs_neither_the_library_nor_the_data(three, monkeypatch):
     first = open_collection("irds:wells")
     monkeypatch.setattr(store, "scan", None)
-    monkeypatch.setattr(irds, "import_module", None)
+    monkeypatch.setattr(source, "import_module", None)
     assert open_collection("irds:wells").fingerprint == first.fingerprint
 
 

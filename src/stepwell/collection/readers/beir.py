@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from stepwell.collection.readers.lines import (
     BadLineError,
@@ -27,10 +27,7 @@ from stepwell.collection.source import Judgement, Kind, Problem, Report, Source,
 
 HEADER = ("query-id", "corpus-id", "score")
 _STEMS: dict[Kind, str] = {"passage": "corpus", "query": "queries"}
-_HOLDS = {
-    "passage": 'passage: {"_id": ..., "title": ..., "text": ...}',
-    "query": 'query: {"_id": ..., "text": ...}',
-}
+_HOLDS = {"passage": 'passage: {"_id": ..., "title": ..., "text": ...}', "query": 'query: {"_id": ..., "text": ...}'}
 
 
 class Beir(Source):
@@ -40,10 +37,8 @@ class Beir(Source):
         """Find the files."""
         self.labels = {kind: f"{stem}.jsonl" for kind, stem in _STEMS.items()}
         if not self.home.is_dir():
-            message = (
-                f"{self.home} is not a directory; a collection is a BEIR directory with corpus.jsonl, "
-                "queries.jsonl and qrels/."
-            )
+            is_one = "a collection is a BEIR directory with corpus.jsonl, queries.jsonl and qrels/"
+            message = f"{self.home} is not a directory; {is_one}."
             report(Problem("error", str(self.home), None, "directory-missing", message))
             return
         for kind, name in self.labels.items():
@@ -56,10 +51,8 @@ class Beir(Source):
         files = named_files(self.home / "qrels", report, "qrels/")
         self.qrels = {name.removesuffix(".tsv"): file for name, file in files.items() if name.endswith(".tsv")}
         if not self.qrels:
-            message = (
-                f"there is no qrels/<split>.tsv (nor .tsv.gz) in {self.home}, so nothing says which passage answers "
-                "which query; at least train.tsv is needed."
-            )
+            message = f"there is no qrels/<split>.tsv (nor .tsv.gz) in {self.home}, so nothing says which passage "
+            message += "answers which query; at least train.tsv is needed."
             report(Problem("error", "qrels", None, "file-missing", message))
 
     def read(self, kind: Kind, report: Report) -> Iterator[Text] | None:
@@ -77,9 +70,9 @@ class Beir(Source):
             if len(parts) == 3 and any(word in parts[2] for word in ("score", "grade", "rel", "label")):
                 continue  # the header, perhaps in other words
             message = (
-                f"the header is missing: the first line is {line[:60]!r}. Put the line "
-                f"{chr(9).join(HEADER)!r} in front (tabs between), or the first judgement is lost."
+                f"the header is missing: the first line is {line[:60]!r}. Put the line {chr(9).join(HEADER)!r} in "
             )
+            message += "front (tabs between), or the first judgement is lost."
             report(Problem("error", name, number, "header", message))
             lines = chain([(number, line)], lines)
         yield from parsed(lines, name, report, partial(_judgement, name))
@@ -113,17 +106,18 @@ class BeirWriter:
     def __init__(self, folder: Path) -> None:
         (folder / "qrels").mkdir(parents=True)
         self.folder = folder
-        self._corpus, self._queries = (
-            (folder / name).open("w", encoding="utf-8") for name in ("corpus.jsonl", "queries.jsonl")
-        )
+        self._files = {stem: (folder / f"{stem}.jsonl").open("w", encoding="utf-8") for stem in _STEMS.values()}
 
     def passage(self, name: str, title: str, text: str) -> None:
         """Write a passage; ``name`` is its id."""
-        _write_line(self._corpus, {"_id": name, "title": title, "text": text})
+        self._write("corpus", {"_id": name, "title": title, "text": text})
 
     def query(self, name: str, text: str, metadata: Mapping[str, Any] | None = None) -> None:
         """Write a query; ``name`` is its id."""
-        _write_line(self._queries, {"_id": name, "text": text, **({"metadata": metadata} if metadata else {})})
+        self._write("queries", {"_id": name, "text": text, **({"metadata": metadata} if metadata else {})})
+
+    def _write(self, stem: str, record: dict[str, Any]) -> None:
+        self._files[stem].write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def judge(self, split: str, pairs: Iterable[tuple[str, str]]) -> None:
         """Write a split: pairs (id of a query, id of a passage that answers it), all of grade 1."""
@@ -133,15 +127,11 @@ class BeirWriter:
 
     def close(self) -> None:
         """Close the files."""
-        self._corpus.close()
-        self._queries.close()
+        for file in self._files.values():
+            file.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _write_line(file: TextIO, record: dict[str, Any]) -> None:
-    file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -1,18 +1,47 @@
 """Cut a text into passages: paragraphs together up to a length, never in the middle of a sentence."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
-from stepwell.collection.sentences import length, sentences
+import regex
 
-LONGEST = 150
-"""Words of a passage, at most: about what 256 tokens hold. A longer sentence is a passage of its own."""
+LONGEST = 150  # words of a passage: about what 256 tokens hold; a longer sentence is a passage of its own
+SHORTEST = 25  # a rest of fewer words goes with the passage before it, where there is one
+RUN_ON = 2 * LONGEST  # from so many words on, what has no full stop is no sentence and is cut between words
 
-SHORTEST = 25
-"""A rest of fewer words goes with the passage before it, where there is one."""
+_END = regex.compile(
+    r"(?<=[\p{L}\p{N}_)\]'\"”’»][.!?…])\s+(?=[\p{Lu}\p{Lt}\p{Lo}\p{N}`'\"(\[*“‘«¿¡])|(?<=[。！？])\s*(?=\S)"
+)
+_ABBREVIATION = regex.compile(
+    r"(?:\b(?:e\.g|i\.e|etc|cf|vs|resp|approx|fig|eq|eqs|al|no|incl|w\.r\.t|ref|refs|sec|pp?|vol|[A-Z])\.)$",
+    regex.IGNORECASE,
+)
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 
-RUN_ON = 2 * LONGEST
-"""Words from which something without a full stop counts as no sentence any more, and is cut between words."""
+
+def sentences(text: str) -> list[str]:
+    """Split a paragraph into sentences.
+
+    >>> sentences("Open the lid, e.g. with a coin. Is it dry? Then go on.")
+    ['Open the lid, e.g. with a coin.', 'Is it dry?', 'Then go on.']
+    """
+    found: list[str] = []
+    for part in _END.split(text):
+        if found and _ABBREVIATION.search(found[-1]):
+            found[-1] += f" {part}"
+        else:
+            found.append(part)
+    return found
+
+
+def length(text: str) -> int:
+    """Return how many words a text has; in scripts without blanks, two characters count as one.
+
+    >>> length("two words"), length("検索モデル")
+    (2, 3)
+    """
+    return len(text.split()) + len(_UNSPACED.findall(text)) // 2
 
 
 class Block(NamedTuple):
@@ -39,7 +68,7 @@ def sections_of(parts: Iterable[tuple[int, Block]]) -> Iterator[Section]:
     """Yield the sections that have text, from (level of a heading or 0, block) in order."""
     path: list[tuple[int, str]] = []
     blocks: list[Block] = []
-    for level, block in parts:
+    for level, block in chain(parts, [(1, Block([]))]):  # a heading behind all ends the last section
         if not level:
             blocks.append(block)
             continue
@@ -47,8 +76,6 @@ def sections_of(parts: Iterable[tuple[int, Block]]) -> Iterator[Section]:
             yield Section(tuple(text for _, text in path if text), blocks)
         blocks = []
         path = [*(head for head in path if head[0] < level), (level, block.text)]
-    if blocks:
-        yield Section(tuple(text for _, text in path if text), blocks)
 
 
 def pack(blocks: Iterable[Block]) -> Iterator[tuple[int, str]]:
@@ -59,14 +86,13 @@ def pack(blocks: Iterable[Block]) -> Iterator[tuple[int, str]]:
     """
     held: tuple[int, str] | None = None  # the last passage, which may still get a rest
     for line, text in _filled(piece for block in blocks for piece in _pieces(block)):
-        if held is None:
-            held = line, text
-        elif length(text) < SHORTEST and length(held[1]) <= LONGEST:
+        if held and length(text) < SHORTEST and length(held[1]) <= LONGEST:
             held = held[0], f"{held[1]}\n\n{text}"
-        else:
+            continue
+        if held:
             yield held
-            held = line, text
-    if held is not None:
+        held = line, text
+    if held:
         yield held
 
 
@@ -77,8 +103,7 @@ def _filled(pieces: Iterable[Block]) -> Iterator[tuple[int, str]]:
         if count >= SHORTEST and count + more > LONGEST:
             yield line, "\n\n".join(texts)
             texts, count = [], 0
-        if not texts:
-            line = piece.line
+        line = line if texts else piece.line
         texts.append(piece.text)
         count += more
     if texts:

@@ -13,20 +13,17 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from stepwell.collection.collection import hash_text
 from stepwell.collection.readers.lines import BadLineError, checked_id, named_files, parsed, read_array, read_quoted
 from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, once
 
-GOLD = 1000
-"""The score by which DPR's files mark the passage that a person chose; its grade is 2, that of others 1."""
+GOLD = 1000  # the score by which DPR's files mark the passage that a person chose; its grade is 2, that of others 1
 
 _PASSAGES = "psgs_w100.tsv"
 _ANSWERS = re.compile(r".*-(?P<split>train|dev|test)(\.qa)?\.csv")
-_CONTEXTS = re.compile(r"(biencoder-)?(?P<name>.*)-(?P<split>train|dev)\.json")
-_POSITIVES, _NEGATIVES = "positive_ctxs", "hard_negative_ctxs"
+_CONTEXTS = re.compile(r"(biencoder-)?.*-(?P<split>train|dev)\.json")
 
 
 class _Question(NamedTuple):
@@ -41,6 +38,9 @@ class _Question(NamedTuple):
     def id(self) -> str:
         return f"q-{hash_text(self.text):016x}"
 
+    def judged(self, passage: str, grade: int) -> Judgement:
+        return Judgement(self.line, self.id, passage, grade, self.file)
+
 
 class Dpr(Source):
     """A directory with DPR's files; what is missing is reported."""
@@ -50,8 +50,8 @@ class Dpr(Source):
     def find(self, report: Report) -> None:
         """Find the files."""
         files = named_files(self.home, report)
-        self._answers = _by_split(files, _ANSWERS, report)
-        self._contexts = _by_split(files, _CONTEXTS, report)
+        self._answers = self.split_files(files, _ANSWERS, report)
+        self._contexts = self.split_files(files, _CONTEXTS, report)
         questions = [*self._answers.values(), *self._contexts.values()]
         self.files = {"passage": [files[_PASSAGES]] if _PASSAGES in files else [], "query": questions}
         self.labels = {"passage": _PASSAGES, "query": ", ".join(file.name for file in questions)}
@@ -75,55 +75,37 @@ class Dpr(Source):
 
     def _read_questions(self, report: Report) -> Iterator[Text]:
         """Yield the questions of all files; those to be judged by come first, so that their answers count."""
-        files = [
-            read(split, report) for split in ("test", "dev", "train") for read in (self._with_answers, self._training)
-        ]
-        for question in once((question for questions in files for question in questions), "id"):
+        reads = [(read, split) for split in ("test", "dev", "train") for read in (self._with_answers, self._training)]
+        for question in once((question for read, split in reads for question in read(split, report)), "id"):
             answers = tuple(_findable(question, report))
             yield Text(question.line, question.id, "", question.text, question.file, answers=answers)
 
     def _with_answers(self, split: str, report: Report) -> Iterator[_Question]:
         """Yield the questions of a split with answers."""
-        file = self._answers.get(split)
-        if file is None:
-            return iter(())
-        return parsed(read_quoted(file, file.name, "\t", report), file.name, report, partial(_answered, file.name))
+        if file := self._answers.get(split):
+            rows = read_quoted(file, file.name, "\t", report)
+            yield from parsed(rows, file.name, report, partial(_answered, file.name))
 
     def _training(self, split: str, report: Report) -> Iterator[_Question]:
         """Yield the questions of a split with their positive and hard negative passages."""
-        file = self._contexts.get(split)
-        if file is None:
-            return iter(())
-        return parsed(read_array(file, file.name, report), file.name, report, partial(_question, file.name))
+        if file := self._contexts.get(split):
+            yield from parsed(read_array(file, file.name, report), file.name, report, partial(_question, file.name))
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield what is positive; outside of training, every question with answers belongs, positives or not."""
         positives = (
-            Judgement(question.line, question.id, passage, grade, question.file)
+            question.judged(passage, grade)
             for question in self._training(split, report)
             for passage, grade in question.positives
         )
         yield from once(positives, "query", "passage")  # a question may stand there twice
         if split != "train":
-            for question in self._with_answers(split, report):
-                yield Judgement(question.line, question.id, "", 0, question.file)
+            yield from (question.judged("", 0) for question in self._with_answers(split, report))
 
     def negatives(self, split: str, report: Report) -> Iterator[Judgement]:
-        """Yield the hard negatives of a split, in their order."""
+        """Yield the hard negatives of a split."""
         for question in self._training(split, report):
-            for passage in question.negatives:
-                yield Judgement(question.line, question.id, passage, 0, question.file)
-
-
-def _by_split(files: dict[str, Path], pattern: re.Pattern[str], report: Report) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name, file in files.items():
-        if match := pattern.fullmatch(name):
-            if (split := match["split"]) in found:
-                message = f"is for the split {split} as {found[split].name} is; move one of the two away."
-                report(Problem("error", name, None, "file-twice", message))
-            found.setdefault(split, file)
-    return found
+            yield from (question.judged(passage, 0) for passage in question.negatives)
 
 
 def _passage(file: str, number: int, fields: list[str]) -> Text:
@@ -167,29 +149,21 @@ def _question(file: str, line: int, record: Any) -> _Question:
     if not isinstance(record, dict) or not isinstance(record.get("question"), str):
         raise BadLineError("field", "the record is no object with a `question`.")
     positives: dict[str, int] = {}
-    for context in _contexts(record, _POSITIVES):
-        passage = _passage_id(context)
-        positives[passage] = max(2 if context.get("score") == GOLD else 1, positives.get(passage, 0))
-    negatives = dict.fromkeys(map(_passage_id, _contexts(record, _NEGATIVES)))
-    return _Question(
-        line,
-        file,
-        _plain(record["question"]),
-        _strings(record.get("answers", [])),
-        tuple(positives.items()),
-        tuple(passage for passage in negatives if passage not in positives),
-    )
+    for passage, score in _contexts(record, "positive_ctxs"):
+        positives[passage] = max(2 if score == GOLD else 1, positives.get(passage, 0))
+    negatives = dict.fromkeys(passage for passage, _ in _contexts(record, "hard_negative_ctxs"))
+    text, answers = _plain(record["question"]), _strings(record.get("answers", []))
+    against = tuple(passage for passage in negatives if passage not in positives)
+    return _Question(line, file, text, answers, tuple(positives.items()), against)
 
 
-def _contexts(record: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def _contexts(record: dict[str, Any], key: str) -> Iterator[tuple[str, Any]]:
+    """Yield id and score of the passages that stand under a key."""
     contexts = record.get(key, [])
     if not isinstance(contexts, list) or not all(isinstance(context, dict) for context in contexts):
         raise BadLineError("field", f"`{key}` is no list of passages.")
-    return contexts
-
-
-def _passage_id(context: dict[str, Any]) -> str:
-    found = context.get("passage_id", context.get("psg_id"))
-    if not isinstance(found, str | int) or isinstance(found, bool):
-        raise BadLineError("field", f"a passage has no `passage_id` (there are {', '.join(context)}).")
-    return str(found)
+    for context in contexts:
+        found = context.get("passage_id", context.get("psg_id"))
+        if not isinstance(found, str | int) or isinstance(found, bool):
+            raise BadLineError("field", f"a passage has no `passage_id` (there are {', '.join(context)}).")
+        yield str(found), context.get("score")

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from stepwell.collection.readers import html_page, markdown
@@ -18,13 +19,9 @@ from stepwell.collection.source import Kind, Problem, Report, Source, Text
 MARKDOWN = (".md", ".markdown")
 HTML = (".html", ".htm")
 ENDINGS = (*MARKDOWN, *HTML, ".rst", ".txt")
-BETWEEN = " > "
-"""What stands between the headings of a title."""
-
+BETWEEN = " > "  # what stands between the headings of a title
 SIGN = f"files with the ending {', '.join(ENDINGS)}, also in folders below"
-
-LARGEST = 1 << 24
-"""Bytes of a Markdown file that is parsed as such; a larger one is read as plain text, a paragraph at a time."""
+LARGEST = 1 << 24  # bytes of a Markdown file that is parsed as such; a larger one is read as plain text
 
 _LINES = 1000  # of a paragraph; what goes on for longer is no paragraph
 _RULE = re.compile(r"([=\-`:.'\"~^_*+#])\1{2,}\s*")
@@ -115,21 +112,19 @@ def _underlined(lines: Iterator[Located]) -> Iterator[tuple[int, Block]]:
 def _stretches(lines: Iterator[Located], longest: float = math.inf) -> Iterator[tuple[int, list[str]]]:
     """Yield what stands between empty lines, and the number of its first line."""
     begin, held = 1, list[str]()
-    for number, line in lines:
+    for number, line in chain(lines, [(0, "")]):
         if line.strip():
             begin = begin if held else number
             held.append(line)
         if held and (not line.strip() or len(held) == longest):
             yield begin, held
             held = []
-    if held:
-        yield begin, held
 
 
 def _heading(lines: list[str]) -> tuple[tuple[str, bool], str, int] | None:
     """Return style, text and number of lines of a heading that begins a stretch of lines."""
     over = len(lines) > 2 and _RULE.fullmatch(lines[0]) is not None
-    text, rule = (lines[1], lines[2]) if over else (lines[0], lines[1] if len(lines) > 1 else "")
+    text, rule = lines[1:3] if over else [*lines, ""][:2]
     if _RULE.fullmatch(rule) is None or _RULE.fullmatch(text) or len(rule.rstrip()) < len(text.strip()):
         return None
     if over and lines[0].rstrip() != rule.rstrip():

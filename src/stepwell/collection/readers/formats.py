@@ -28,6 +28,7 @@ class Format(NamedTuple):
         return bool(self.known(directory) if self.known else find_file(directory, [self.sign]))
 
 
+# All formats of directories; a recipe's ``format`` names one.
 FORMATS: dict[str, Format] = {
     "beir": Format("corpus.jsonl", beir.Beir),
     "msmarco-passage": Format("collection.tsv", msmarco.MsMarco),
@@ -37,16 +38,12 @@ FORMATS: dict[str, Format] = {
     "tables": Format(tables.SIGN, tables.Tables, partial(tables.find_table, kind="passage")),
     "folder": Format(folder.SIGN, folder.Folder, folder.is_there),
 }
-"""All formats of directories; a recipe's ``format`` names one."""
-
-LAST = ("tables", "folder")
-"""What is left, in this order, when a directory is of no other format."""
-
+LAST = ("tables", "folder")  # what is left, in this order, when a directory is of no other format
+# Collections that a library knows by a name: the prefix of the name, and what reads it.
 NAMED: dict[str, tuple[str, Reader]] = {
     "ir-datasets": (irds.PREFIX, irds.IrDatasets),
     "huggingface": (huggingface.PREFIX, huggingface.HuggingFace),
 }
-"""Collections that a library knows by a name: the prefix of the name, and what reads it."""
 
 
 def section_of(place: Place) -> CollectionSection:

@@ -6,8 +6,7 @@ from itertools import islice
 
 from stepwell.collection.readers.cutting import Block, Section
 
-LINES = 2_000
-"""Lines that are read at a time: the parser looks again at a script or comment that goes on."""
+LINES = 2_000  # that are read at a time: the parser looks again at a script or comment that goes on
 
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _UNSEEN = frozenset({"script", "style", "template", "noscript", "svg", "nav", "aside", "footer", "select", "button"})
@@ -88,11 +87,9 @@ class _Page(HTMLParser):
             self.pre = self.pre and tag != "pre"
 
     def handle_data(self, data: str) -> None:
-        if self.unseen:
-            return
-        if not self.parts:
-            self.line = self.getpos()[0]
-        self.parts.append(data)
+        if not self.unseen:
+            self.line = self.line if self.parts else self.getpos()[0]
+            self.parts.append(data)
 
     def _words(self) -> str:
         words, self.parts = " ".join("".join(self.parts).split()), []

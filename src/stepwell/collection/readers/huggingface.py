@@ -8,24 +8,33 @@ query, a passage that answers it, and passages that don't; equal texts are one p
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from stepwell.collection.collection import hash_text
 from stepwell.collection.readers.lines import BadLineError
 from stepwell.collection.readers.tables import read_judgements, read_texts
-from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, once, stamp_files
-from stepwell.errors import CollectionError, MissingPackage
+from stepwell.collection.source import (
+    Judgement,
+    Kind,
+    Problem,
+    Report,
+    Source,
+    Text,
+    explained,
+    import_reader,
+    once,
+    stamp_files,
+)
+from stepwell.errors import CollectionError
 
 PREFIX = "hf:"
+# The names by which the columns of tuples are found; negatives may be numbered, and hold lists.
 TUPLES = {
     "query.text": ("anchor", "query", "question", "sentence1"),
     "positive": ("positive", "pos", "answer", "passage", "document", "sentence2"),
     "negatives": ("negative", "neg"),
 }
-"""The names by which the columns of tuples are found; negatives may be numbered, and hold lists."""
-
 _PARTS: dict[Kind, str] = {"passage": "corpus", "query": "queries"}
 _QRELS = ("qrels", "default")
 _MARKS = ("dataset_dict.json", "dataset_info.json")
@@ -47,9 +56,8 @@ class HuggingFace(Source):
         self._local = Path(self.name).resolve() if Path(self.name).is_dir() else None
         self._config = self._revision = None
         if self._local is not None:
-            self.name = self._local.name
+            self.name, self._where = self._local.name, str(self._local)
             self.home = self._local if is_saved(self._local) else Path(f"{PREFIX}{self._local}")
-            self._where = str(self._local)
         else:
             self.home = Path(f"{PREFIX}{self.name}")
             whole, _, revision = self.name.partition("@")
@@ -71,26 +79,13 @@ class HuggingFace(Source):
 
     @cached_property
     def _library(self) -> Any:
-        try:
-            return import_module("datasets")
-        except ImportError as error:
-            raise MissingPackage(
-                f"{self.home} is read through Hugging Face's datasets, which can't be imported ({error}): "
-                "pip install 'stepwell[datasets]'.",
-                "datasets",
-                "datasets",
-            ) from error
+        return import_reader("datasets", "Hugging Face's datasets", self.home)
 
     def _call(self, function: Callable[..., Any], *given: Any, **more: Any) -> Any:
         """Call the library; what it raises becomes a sentence."""
-        try:
+        advice = "Mind the name, and whether it needs a configuration (NAME/CONFIGURATION) or a login."
+        with explained(f"{self.home} can't be read as a data set of Hugging Face", advice):
             return function(*given, **more)
-        except Exception as error:  # of many kinds: no such data set, no network, no access, bad files
-            reason = " ".join(str(error).split())[:400]
-            raise CollectionError(
-                f"{self.home} can't be read as a data set of Hugging Face ({type(error).__name__}: {reason}). Mind the "
-                "name, and whether it needs a configuration (NAME/CONFIGURATION) or a login."
-            ) from error
 
     @cached_property
     def _parts(self) -> dict[str, Path | None]:
@@ -111,9 +106,9 @@ class HuggingFace(Source):
         """The opened sets by configuration, each as its splits; opened once, read as often as needed."""
         wanted = [part for part in self._parts if not self._beir or part in (*_PARTS.values(), *_QRELS)]
         if len(wanted) > 1 and not self._beir:
+            names = ", ".join(wanted)
             raise CollectionError(
-                f"{self.home} has several configurations ({', '.join(wanted)}): name one, as in "
-                f"{self.home}/{wanted[0]}."
+                f"{self.home} has several configurations ({names}): name one, as in {self.home}/{wanted[0]}."
             )
         opened = {part: self._open(self._where, part, self._parts[part]) for part in wanted}
         if self._beir and not set(_QRELS) & set(opened):
@@ -146,10 +141,10 @@ class HuggingFace(Source):
         return read_texts(records, kind, self.label(kind), self.column_names, self.join, report)
 
     def _tuple_texts(self, kind: Kind, report: Report) -> Iterator[Text]:
-        for split in self.splits:
+        for split, file in self.splits.items():
             for number, query, positives, negatives in self._tuples(split, report):
                 for text in (query,) if kind == "query" else (*positives, *negatives):
-                    yield Text(number, _id(text, kind), "", text, self.splits[split])
+                    yield Text(number, _id(text, kind), "", text, file)
 
     @property
     def splits(self) -> dict[str, str]:
@@ -162,18 +157,15 @@ class HuggingFace(Source):
         if self._beir:
             rows = enumerate(self._judged[1][split], start=1)
             return read_judgements(rows, self.splits[split], self.column_names, report)
-        return once(self._tuple_judgements(split, "positives", report), "query", "passage")
+        return once(self._tuple_judgements(split, 1, report), "query", "passage")
 
     def negatives(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield the negatives of the tuples of a split."""
-        return iter(()) if self._beir else self._tuple_judgements(split, "negatives", report)
+        return iter(()) if self._beir else self._tuple_judgements(split, 0, report)
 
-    def _tuple_judgements(
-        self, split: str, which: Literal["positives", "negatives"], report: Report
-    ) -> Iterator[Judgement]:
+    def _tuple_judgements(self, split: str, grade: int, report: Report) -> Iterator[Judgement]:
         for number, query, positives, negatives in self._tuples(split, report):
-            for text in positives if which == "positives" else negatives:
-                grade = int(which == "positives")
+            for text in positives if grade else negatives:
                 yield Judgement(number, _id(query, "query"), _id(text, "passage"), grade, self.splits[split])
 
     def _tuples(self, split: str, report: Report) -> Iterator[tuple[int, str, list[str], list[str]]]:

@@ -5,21 +5,19 @@ none, its ``/train``, ``/dev`` and ``/test`` are the splits where there are such
 identifiers over the same passages as ``train``, ``dev`` and ``test``.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
-from importlib import import_module
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from stepwell.collection.readers.lines import checked_id, parsed
-from stepwell.collection.source import Judgement, Kind, Report, Source, Text, once
-from stepwell.errors import CollectionError, MissingPackage, StepwellError
+from stepwell.collection.source import Judgement, Kind, Report, Source, Text, explained, import_reader, once
+from stepwell.errors import CollectionError
 
 PREFIX = "irds:"
+# Where binary measures count a higher grade than 1, by the beginning of the identifier.
 RELEVANT_FROM = {"msmarco-passage/trec-dl": 2, "msmarco-passage-v2/trec-dl": 2}
-"""Where binary measures count a higher grade than 1, by the beginning of the identifier."""
-
 _PARTS = ("train", "dev", "test")
 
 
@@ -41,95 +39,75 @@ class IrDatasets(Source):
 
     def label(self, kind: Kind) -> str:
         """Return the identifier."""
-        return self.name if kind == "passage" else ", ".join(self._ids.values()) or self.name
+        return self.name if kind == "passage" else ", ".join(self.splits.values()) or self.name
 
     @cached_property
-    def _ids(self) -> dict[str, str]:
-        """The identifier of each split."""
+    def _library(self) -> Any:
+        return import_reader("ir_datasets", "ir-datasets", self.home)
+
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        """The identifiers with judgements, by split."""
         ids = {name: name for name in self._own}
         if self._load(self.name).has_qrels():
             return {self.name.rpartition("/")[2]: self.name, **ids}
-        known = set(import_module("ir_datasets").registry).difference(self._own)
+        known = set(self._library.registry).difference(self._own)
         return {part: f"{self.name}/{part}" for part in _PARTS if f"{self.name}/{part}" in known} | ids
-
-    @property
-    def splits(self) -> dict[str, str]:
-        """The identifiers with judgements."""
-        return dict(self._ids)
 
     @cached_property
     def answered(self) -> bool:  # type: ignore[override]
         """Whether all splits have queries with answers (DPR's collections)."""
-        found = [self._load(name).queries_cls()._fields for name in self._ids.values()]
+        found = [self._load(name).queries_cls()._fields for name in self.splits.values()]
         return bool(found) and all("answers" in fields for fields in found)
 
     def read(self, kind: Kind, report: Report) -> Iterator[Text]:
         """Yield the passages, or the queries of all splits; what several splits share is yielded once."""
         if kind == "passage":
-            return self._passages(report)
-        queries = (text for name in self._ids.values() for text in self._queries(name, report))
+            return self._texts(self.name, "docs_iter", _passage, report)
+        names = self.splits.values()
+        queries = (text for name in names for text in self._texts(name, "queries_iter", _query, report))
         return once(queries, "id", "title", "text")
 
-    def _passages(self, report: Report) -> Iterator[Text]:
-        def text(number: int, passage: Any) -> Text:
-            fields = {name: value for name, value in passage._asdict().items() if isinstance(value, str)}
-            title, text = fields.get("title", ""), fields.get("text", fields.get("body"))
-            if text is None:
-                title, text = "", passage.default_text()
-            return Text(number, checked_id(passage.doc_id, "passage"), title, text, self.name, fields)
-
-        with self._explained(self.name):
-            yield from parsed(enumerate(self._load(self.name).docs_iter(), start=1), self.name, report, text)
-
-    def _queries(self, name: str, report: Report) -> Iterator[Text]:
-        def text(number: int, query: Any) -> Text:
-            text = getattr(query, "text", None) or query.default_text()
-            answers = tuple(getattr(query, "answers", ()))
-            return Text(number, checked_id(query.query_id, "query"), "", text, name, answers=answers)
-
-        with self._explained(name):
-            yield from parsed(enumerate(self._load(name).queries_iter(), start=1), name, report, text)
+    def _texts(self, name: str, method: str, parse: Callable[[str, int, Any], Text], report: Report) -> Iterator[Text]:
+        with _explained(name):
+            items = enumerate(getattr(self._load(name), method)(), start=1)
+            yield from parsed(items, name, report, partial(parse, name))
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield the judgements of an identifier; a grade below 0 counts as 0."""
-        name = self._ids[split]
-        with self._explained(name):
+        name = self.splits[split]
+        with _explained(name):
             for number, judged in enumerate(self._load(name).qrels_iter(), start=1):
                 yield Judgement(number, judged.query_id, judged.doc_id, max(0, int(judged.relevance)), name)
 
     def relevant_from(self, split: str) -> int:
         """Return the level of the track that the judgements are from."""
-        name = self._ids[split]
+        name = self.splits[split]
         return next((level for begin, level in RELEVANT_FROM.items() if name.startswith(begin)), 1)
 
     def _load(self, name: str) -> Any:
         try:
-            library: Any = import_module("ir_datasets")
-        except ImportError as error:
-            raise MissingPackage(
-                f"{self.home} is read through ir-datasets, which can't be imported ({error}): "
-                "pip install 'stepwell[ir-datasets]'.",
-                "ir-datasets",
-                "ir-datasets",
-            ) from error
-        try:
-            return library.load(name)
+            return self._library.load(name)
         except KeyError:
             raise CollectionError(
-                f"ir-datasets {library.__version__} knows no collection {name!r}; `ir_datasets list` prints those "
-                "it knows."
+                f"ir-datasets {self._library.__version__} knows no collection {name!r}; `ir_datasets list` prints "
+                "those it knows."
             ) from None
 
-    @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
-        """Turn what the library raises while it downloads and parses into a sentence."""
-        try:
-            yield
-        except StepwellError:
-            raise
-        except Exception as error:  # of many kinds: network, disk, format, packages that it wants for some formats
-            reason = " ".join(str(error).split())[:400]
-            raise CollectionError(
-                f"ir-datasets can't read {name} ({type(error).__name__}: {reason}). See its own documentation of that "
-                "collection: some need an agreement, files put in place by hand or further packages."
-            ) from error
+
+def _passage(file: str, number: int, passage: Any) -> Text:
+    fields = {name: value for name, value in passage._asdict().items() if isinstance(value, str)}
+    title, text = fields.get("title", ""), fields.get("text", fields.get("body"))
+    if text is None:
+        title, text = "", passage.default_text()
+    return Text(number, checked_id(passage.doc_id, "passage"), title, text, file, fields)
+
+
+def _query(file: str, number: int, query: Any) -> Text:
+    text, answers = getattr(query, "text", None) or query.default_text(), tuple(getattr(query, "answers", ()))
+    return Text(number, checked_id(query.query_id, "query"), "", text, file, answers=answers)
+
+
+def _explained(name: str) -> AbstractContextManager[None]:
+    advice = "See its own documentation of that collection: some need an agreement, files put in place by hand or "
+    return explained(f"ir-datasets can't read {name}", f"{advice}further packages.")

@@ -27,13 +27,6 @@ class BadLineError(ValueError):
         super().__init__(message)
         self.code = code
 
-    def at(self, file: str, line: int) -> Problem:
-        """Return the problem of a line of a file."""
-        return Problem("error", file, line, self.code, str(self))
-
-
-# Files
-
 
 def find_file(directory: Path, names: Sequence[str], report: Report = ignore, folder: str = "") -> Path | None:
     """Return the file with one of the names, or with ``.gz`` behind it; two at once are worth a warning.
@@ -42,12 +35,10 @@ def find_file(directory: Path, names: Sequence[str], report: Report = ignore, fo
     """
     found = [file for name in names for file in (directory / name, directory / f"{name}.gz") if file.is_file()]
     if len(found) > 1:
-        others = ", ".join(file.name for file in found[1:])
-        message = (
-            f"stands beside {others}; the plain file is read. Remove one of the two to be sure which counts."
-            if found[1].name == f"{found[0].name}.gz"
-            else f"stands beside {others}; only the first is read. Remove the others to be sure which counts."
-        )
+        packed = found[1].name == f"{found[0].name}.gz"
+        read, other = ("the plain file", "one of the two") if packed else ("only the first", "the others")
+        beside = ", ".join(file.name for file in found[1:])
+        message = f"stands beside {beside}; {read} is read. Remove {other} to be sure which counts."
         report(Problem("warning", f"{folder}{found[0].name}", None, "file-twice", message))
     return found[0] if found else None
 
@@ -62,9 +53,6 @@ def named_files(directory: Path, report: Report, folder: str = "") -> dict[str, 
 def open_bytes(path: Path) -> BinaryIO:
     """Open a plain or gzipped file."""
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-# Lines, rows and records
 
 
 def read_lines(path: Path, name: str, report: Report, blanks: bool = False) -> Iterator[tuple[int, str]]:
@@ -82,10 +70,8 @@ def _decoded(path: Path, name: str, report: Report) -> Iterator[tuple[int, str]]
                 try:
                     yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    message = (
-                        f"is not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x}); "
-                        "convert the file to UTF-8."
-                    )
+                    byte = f"byte {error.start + 1} of the line is 0x{raw[error.start]:02x}"
+                    message = f"is not UTF-8 ({byte}); convert the file to UTF-8."
                     report(Problem("error", name, number, "encoding", message))
     except (EOFError, OSError, zlib.error) as error:
         what = "the file is cut off or damaged" if path.suffix == ".gz" else "the file can't be read"
@@ -103,56 +89,48 @@ def read_quoted(path: Path, name: str, delimiter: str, report: Report) -> Iterat
             yield line
 
     csv.field_size_limit(LONGEST)
-    rows, begin = csv.reader(lines(), delimiter=delimiter, strict=True), 1
-    while True:
-        try:
-            fields = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            message = (
-                f"can't be read as fields with {delimiter!r} between ({error}), so what follows is lost; a "
-                "quotation mark that opens a field must close it, and one within it is doubled."
-            )
-            report(Problem("error", name, begin, "quotes", message))
-            return
-        if any(fields):
-            yield begin, fields
-        begin = at + 1
+    begin = 1
+    try:
+        for fields in csv.reader(lines(), delimiter=delimiter, strict=True):
+            if any(fields):
+                yield begin, fields
+            begin = at + 1
+    except csv.Error as error:
+        message = (
+            f"can't be read as fields with {delimiter!r} between ({error}), so what follows is lost; a "
+            "quotation mark that opens a field must close it, and one within it is doubled."
+        )
+        report(Problem("error", name, begin, "quotes", message))
 
 
 def read_array(path: Path, name: str, report: Report) -> Iterator[tuple[int, Any]]:
     """Yield (line number, record) of a file that is one JSON array, with one record at a time in memory."""
     decoder, line = json.JSONDecoder(), 1
-
-    def broken(problem: object) -> None:
-        message = f"can't be read as the next record of a JSON array ({problem}); what follows is lost."
-        report(Problem("error", name, line, "json", message))
-
     try:
         with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig") as file:
             text = file.read(_CHUNK)
             opening = _OPENING.match(text)
             if opening is None:
-                return broken("it does not begin with `[`")
+                raise ValueError("it does not begin with `[`")
             at, seen = opening.end(), 0
             while True:
                 at = cast(re.Match[str], _BETWEEN.match(text, at)).end()
                 line, seen = line + text.count("\n", seen, at), at
                 if text.startswith("]", at):
-                    return None
+                    return
                 try:
                     record, at = decoder.raw_decode(text, at)
-                except (ValueError, RecursionError) as error:
+                except (ValueError, RecursionError):
                     length = len(text) - at
                     more = file.read(max(_CHUNK, length)) if length < LONGEST else ""
                     if not more:
-                        return broken(error)
+                        raise
                     text, at, seen = text[at:] + more, 0, 0
                 else:
                     yield line, record
-    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
-        broken(error)
+    except (EOFError, OSError, zlib.error, ValueError, RecursionError) as error:
+        message = f"can't be read as the next record of a JSON array ({error}); what follows is lost."
+        report(Problem("error", name, line, "json", message))
 
 
 def parsed(
@@ -163,12 +141,9 @@ def parsed(
         try:
             found = parse(line, row)
         except BadLineError as bad:
-            report(bad.at(name, line))
+            report(Problem("error", name, line, bad.code, str(bad)))
         else:
             yield found
-
-
-# Fields
 
 
 def read_record(line: str) -> dict[str, Any]:
@@ -190,28 +165,21 @@ def read_field(record: dict[str, Any], key: str, kind: str, *, required: bool = 
     if number and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        found = (
-            f"is {json.dumps(value, default=str)[:40]}"
-            if key in record
-            else f"is missing (there are {', '.join(map(repr, record)) or 'no keys'})"
-        )
+        found = f"is missing (there are {', '.join(map(repr, record)) or 'no keys'})"
+        if key in record:
+            found = f"is {json.dumps(value, default=str)[:40]}"
         raise BadLineError("field", f"the {kind}'s {key!r} {found}; it must be a string.")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadLineError(
-            "encoding",
-            f"the {kind}'s {key!r} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text; "
-            "escape or remove it.",
-        )
+        half = "half of a surrogate pair (\\ud800 to \\udfff), which is no text; escape or remove it"
+        raise BadLineError("encoding", f"the {kind}'s {key!r} holds {half}.")
     return value
 
 
 def checked_id(name: str, kind: Kind) -> str:
     """Return an id that qrels and runs can name; BadLineError when it is empty or holds a tab or a line break."""
     if not name.strip() or "\t" in name or "\r" in name or "\n" in name:
-        raise BadLineError(
-            "id",
-            f"the id {name!r} is empty or holds a tab or line break, so qrels can't name it; give the {kind} another.",
-        )
+        why = "is empty or holds a tab or line break, so qrels can't name it"
+        raise BadLineError("id", f"the id {name!r} {why}; give the {kind} another.")
     return name
 
 
@@ -219,17 +187,13 @@ def whole_grade(text: str) -> int:
     """Return a grade, a whole number of 0 or more; BadLineError when it is none."""
     try:
         grade = float(text)
-        whole = grade == int(grade)
+        is_whole = grade == int(grade)
     except (ValueError, OverflowError):
-        raise BadLineError(
-            "grade",
-            f"the grade {text!r} is not a number; write 0 for not relevant, 1 or more for relevant.",
-        ) from None
+        message = f"the grade {text!r} is not a number; write 0 for not relevant, 1 or more for relevant."
+        raise BadLineError("grade", message) from None
     if grade < 0:
         raise BadLineError("grade", f"the grade {text} is negative; write 0 for not relevant.")
-    if not whole or grade > 2**31 - 1:
-        raise BadLineError(
-            "grade",
-            f"the grade {text} is not a whole number (below two thousand million); scale the grades so that they are.",
-        )
+    if not is_whole or grade > 2**31 - 1:
+        whole = "a whole number (below two thousand million); scale the grades so that they are"
+        raise BadLineError("grade", f"the grade {text} is not {whole}.")
     return int(grade)

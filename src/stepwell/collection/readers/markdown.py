@@ -74,13 +74,8 @@ def _blocks(text: str, offset: int) -> Iterator[tuple[int, Block]]:
 
 def _seen(children: Sequence[Token]) -> str:
     """Return the words of inline Markdown, without markup."""
-    parts = []
-    for child in children:
-        if child.type in ("softbreak", "hardbreak"):
-            parts.append(" ")
-        elif child.type != "html_inline":
-            parts.append(child.content)
-    return _squeezed("".join(parts))
+    shown = [child for child in children if child.type != "html_inline"]
+    return _squeezed("".join(" " if child.type in ("softbreak", "hardbreak") else child.content for child in shown))
 
 
 def _squeezed(text: str) -> str:

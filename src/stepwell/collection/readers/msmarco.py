@@ -13,11 +13,8 @@ from stepwell.collection.readers.lines import BadLineError, checked_id, named_fi
 from stepwell.collection.readers.trec import read_qrels
 from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, once
 
-DOCUMENT = "{url} {title} {text}"
-"""How the fields of a document become its text."""
-
-CHARACTERS = 10_000
-"""What is kept of it: far more than models read, and a tenth of the longest documents."""
+DOCUMENT = "{url} {title} {text}"  # how the fields of a document become its text
+CHARACTERS = 10_000  # of it that are kept: far more than models read, and a tenth of the longest documents
 
 _TREC = "trec-dl-"
 _COLUMNS = {"passage": ("pid", "passage"), "document": ("docid", "url", "title", "body")}

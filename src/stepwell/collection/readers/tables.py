@@ -32,6 +32,7 @@ STEMS: dict[Kind, tuple[str, ...]] = {
     "query": ("queries", "questions", "topics"),
 }
 ENDINGS = ("jsonl", "tsv", "csv", "parquet")
+# The names by which columns are found, the first one first; case and `-` for `_` make no difference.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "passage.id": ("_id", "id", "pid", "docid", "doc_id", "docno", "passage_id", "corpus_id"),
     "passage.title": ("title", "headline"),
@@ -42,21 +43,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "qrels.passage": ("corpus_id", "pid", "docid", "doc_id", "docno", "passage_id", "passage"),
     "qrels.grade": ("score", "grade", "relevance", "rel", "label"),
 }
-"""The names by which columns are found, the first one first; case and `-` for `_` make no difference."""
-
 SIGN = f"a table of passages ({', '.join(STEMS['passage'])} with the ending {', '.join(ENDINGS)})"
 
-_QRELS = re.compile(rf"qrels([.\-_](?P<name>.+))?\.({'|'.join(ENDINGS)}|txt)")
-_SPLIT = re.compile(rf"(?P<name>[^.].*)\.({'|'.join(ENDINGS)}|txt)")
+_QRELS = re.compile(rf"qrels(([.\-_]|/(?!\.))(?P<split>.+))?\.({'|'.join(ENDINGS)}|txt)")
 _MAY_LACK = {"passage.title", "qrels.grade"}
 
 Row = dict[str, Any]
-Records = Iterable[tuple[int, Row]]
-"""(line from 1, or row where a file has no lines; the fields by column)."""
-
-Columns = dict[str, str | None]
-"""The column of each role, None for one that may lack."""
-
+Records = Iterable[tuple[int, Row]]  # (line from 1, or row where a file has no lines; the fields by column)
+Columns = dict[str, str | None]  # the column of each role, None for one that may lack
 Parsed = TypeVar("Parsed")
 
 
@@ -73,12 +67,9 @@ class Tables(Source):
         for kind, stems in STEMS.items():
             file = find_table(self.home, kind, report)
             self.files[kind], self.labels[kind] = ([file], file.name) if file else ([], stems[0])
-        for name, file in named_files(self.home, report).items():
-            if found := _QRELS.fullmatch(name):
-                self._add_qrels(found["name"] or "train", file, report)
-        for name, file in named_files(self.home / "qrels", report, "qrels/").items():
-            if found := _SPLIT.fullmatch(name):
-                self._add_qrels(found["name"], file, report)
+        files = named_files(self.home, report)
+        files |= {f"qrels/{name}": file for name, file in named_files(self.home / "qrels", report, "qrels/").items()}
+        self.qrels = self.split_files(files, _QRELS, report)
         for kind, stems in STEMS.items():
             if not self.files[kind]:
                 message = f"there is no table of that name in {self.home}, nor {', '.join(stems[1:])}."
@@ -86,12 +77,6 @@ class Tables(Source):
         if not self.qrels:
             message = f"there is no qrels.SPLIT.ENDING and no qrels/SPLIT.ENDING ({', '.join(ENDINGS)}) in {self.home}."
             report(Problem("error", "qrels", None, "file-missing", message))
-
-    def _add_qrels(self, split: str, file: Path, report: Report) -> None:
-        if split in self.qrels:
-            message = f"is for the split {split} as {self.splits[split]} is; move one of the two away."
-            report(Problem("error", file.relative_to(self.home).as_posix(), None, "file-twice", message))
-        self.qrels.setdefault(split, file)
 
     def read(self, kind: Kind, report: Report) -> Iterator[Text] | None:
         """Yield the passages or queries."""
@@ -112,27 +97,29 @@ def read_table(path: Path, name: str, report: Report) -> Iterator[tuple[int, Row
     """Yield the rows of a table with their line, or with their number from 1 in Parquet."""
     ending = path.name.removesuffix(".gz").rpartition(".")[2]
     if ending == "jsonl":
-        yield from parsed(
-            read_lines(path, name, report), name, report, lambda number, line: (number, read_record(line))
-        )
-    elif ending == "parquet":
-        yield from _read_parquet(path, name, report)
-    else:
+        return parsed(read_lines(path, name, report), name, report, lambda number, line: (number, read_record(line)))
+    if ending == "parquet":
+        return _read_parquet(path, name, report)
+    if ending == "tsv":
         tabs = ((number, line.split("\t")) for number, line in read_lines(path, name, report))
-        rows = tabs if ending == "tsv" else read_quoted(path, name, ",", report)
-        header: list[str] = []
-        for number, fields in rows:
-            if not header:
-                header = [field.strip() for field in fields]
-                if len(header) == 1 and ";" in header[0]:
-                    message = f"has semicolons between columns: {header[0][:80]!r}. Save it with commas, or as .tsv."
-                    report(Problem("error", name, number, "columns", message))
-                    return
-            elif len(fields) != len(header):
-                message = f"has {len(fields)} columns, and the header {len(header)}: {', '.join(header)}."
+        return _with_header(tabs, name, report)
+    return _with_header(read_quoted(path, name, ",", report), name, report)
+
+
+def _with_header(rows: Iterator[tuple[int, list[str]]], name: str, report: Report) -> Iterator[tuple[int, Row]]:
+    header: list[str] = []
+    for number, fields in rows:
+        if not header:
+            header = [field.strip() for field in fields]
+            if len(header) == 1 and ";" in header[0]:
+                message = f"has semicolons between columns: {header[0][:80]!r}. Save it with commas, or as .tsv."
                 report(Problem("error", name, number, "columns", message))
-            else:
-                yield number, dict(zip(header, fields, strict=True))
+                return
+        elif len(fields) != len(header):
+            message = f"has {len(fields)} columns, and the header {len(header)}: {', '.join(header)}."
+            report(Problem("error", name, number, "columns", message))
+        else:
+            yield number, dict(zip(header, fields, strict=True))
 
 
 def _read_parquet(path: Path, name: str, report: Report) -> Iterator[tuple[int, Row]]:
@@ -168,20 +155,21 @@ def _find_column(role: str, there: Iterable[str], named: Mapping[str, str]) -> s
 
 def _read_rows(
     records: Records,
-    roles: Iterable[str],
+    group: str,
     file: str,
     named: Mapping[str, str],
     report: Report,
     parse: Callable[[int, Row, Columns], Parsed],
 ) -> Iterator[Parsed]:
-    """Yield what ``parse`` makes of each row and the columns of ``roles``; without these, nothing."""
+    """Yield what ``parse`` makes of each row and the columns of a group of roles; without these, nothing."""
     columns: Columns = {}
+    roles = [role for role in COLUMNS if role.startswith(f"{group}.")]
     for number, record in records:
         try:
             columns = columns or {role.partition(".")[2]: _find_column(role, record, named) for role in roles}
             yield parse(number, record, columns)
         except BadLineError as bad:
-            report(bad.at(file, number))
+            report(Problem("error", file, number, bad.code, str(bad)))
             if not columns:
                 return
 
@@ -200,17 +188,16 @@ def read_texts(
         more = {key: value for key, value in record.items() if isinstance(value, str)} if join.template else {}
         return Text(number, checked_id(values["id"], kind), values.get("title", ""), values["text"], file, more)
 
-    return _read_rows(records, [role for role in COLUMNS if role.startswith(kind)], file, named, report, text)
+    return _read_rows(records, kind, file, named, report, text)
 
 
 def read_judgements(records: Records, file: str, named: Mapping[str, str], report: Report) -> Iterator[Judgement]:
     """Yield the judgements of a table; without a column of grades, every row is a relevant passage."""
 
     def judgement(number: int, record: Row, columns: Columns) -> Judgement:
-        passage, query = (
-            checked_id(read_field(record, str(columns[kind]), "judgement", number=True), kind) for kind in STEMS
-        )
+        fields = {kind: read_field(record, str(columns[kind]), "judgement", number=True) for kind in STEMS}
+        passage, query = (checked_id(field, kind) for kind, field in fields.items())
         grade = 1 if columns["grade"] is None else whole_grade(str(record.get(columns["grade"])))
         return Judgement(number, query, passage, grade, file)
 
-    return _read_rows(records, ["qrels.query", "qrels.passage", "qrels.grade"], file, named, report, judgement)
+    return _read_rows(records, "qrels", file, named, report, judgement)

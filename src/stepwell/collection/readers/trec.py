@@ -23,14 +23,10 @@ def run_id(id: str, find: Callable[[str], int]) -> str:
     """
     if not _BLANK.search(id):
         return id
-    field = _encoded(id)
-    while find(field) >= 0:
-        field = _encoded(field)
+    field = id
+    while field == id or find(field) >= 0:
+        field = _QUOTED.sub(lambda found: quote(found[0]), field)
     return field
-
-
-def _encoded(text: str) -> str:
-    return _QUOTED.sub(lambda found: quote(found[0]), text)
 
 
 def own_id(field: str, find: Callable[[str], int]) -> str:

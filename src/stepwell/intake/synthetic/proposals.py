@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stepwell.collection.collection import hash_text, normal
+from stepwell.collection.readers.cutting import length, sentences
 from stepwell.collection.readers.folder import BETWEEN
-from stepwell.collection.sentences import length, sentences
 from stepwell.collection.source import Text
 
 QUERY_WORDS = (3, 30)
