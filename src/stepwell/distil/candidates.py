@@ -1,9 +1,8 @@
 """The passages that each query is trained on, and which of them a step uses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +44,7 @@ class Candidates:
         write_rows(path, columns, collection, width=self.passages.shape[1])
 
     @classmethod
-    def load(cls, path: Path, collection: Collection) -> Candidates:
+    def load(cls, path: Path, collection: Collection) -> Self:
         """Read what :meth:`save` wrote; candidates over another collection are refused."""
         table = read_rows(path, collection, "candidates")
         queries, filled = read_lists(table, "width")

@@ -1,7 +1,10 @@
 """The losses of progressive distillation, as pure functions on score tensors.
 
-Shapes: Q queries, K candidates a query, B texts, D dimensions. Scores are logits: a similarity times its scale,
-or the raw output of a cross-encoder, never a probability. The loss of a batch is the mean over its queries.
+Shapes: Q queries, K candidates a query, B texts, D dimensions. Scores (Q, K) are logits: a similarity times its scale,
+or the raw output of a cross-encoder, never a probability. ``positives`` (Q, K) is True where the candidate answers the
+query, ``mask`` (Q, K) False where there is no candidate. The loss of a batch, a scalar, is the mean over its queries;
+no gradient flows to the ``teacher``. ``tau`` is the temperature of both softmaxes, ``teacher_tau`` the teacher's where
+it differs; the factor in front is then ``tau * teacher_tau``.
 
 Source: PROD (arXiv 2209.13335), equations 3 to 8 of its method section; the embedding loss is EmbedDistill's
 (arXiv 2301.12005) and LEAF's (arXiv 2509.12539).
@@ -20,21 +23,7 @@ def hard_loss(scores: Tensor, positives: Tensor, mask: Tensor | None = None) -> 
     """Return the cross-entropy of each positive against the negatives, the mean over positives, then queries.
 
     The other positives of a query are left out of a positive's softmax: they are no negatives. With one
-    positive a query this is ``-log softmax(scores)[positive]``, the paper's L_h.
-
-    Parameters
-    ----------
-    scores
-        Student scores, shape (Q, K).
-    positives
-        True where the candidate answers the query, bool, shape (Q, K).
-    mask
-        False where there is no candidate (padding), bool, shape (Q, K).
-
-    Returns
-    -------
-    Tensor
-        Scalar; queries without a positive count nothing.
+    positive a query this is ``-log softmax(scores)[positive]``, the paper's L_h. Queries without one count nothing.
 
     Examples
     --------
@@ -44,9 +33,7 @@ def hard_loss(scores: Tensor, positives: Tensor, mask: Tensor | None = None) -> 
     >>> round(hard_loss(scores, torch.tensor([[True, True, False]])).item(), 4)  # log 2: the other one is out
     0.6931
     """
-    negatives = ~positives if mask is None else ~positives & mask
-    if mask is not None:
-        positives = positives & mask
+    positives, negatives = _sides(positives, mask)
     against = torch.logsumexp(scores.masked_fill(~negatives, _ABSENT), dim=1, keepdim=True)  # (Q, 1)
     each = functional.softplus(against - scores)  # (Q, K): -log(e^s / (e^s + sum of negatives))
     count = positives.sum(dim=1)
@@ -54,28 +41,18 @@ def hard_loss(scores: Tensor, positives: Tensor, mask: Tensor | None = None) -> 
     return of_query.sum() / (count > 0).sum().clamp(min=1)
 
 
+def _sides(positives: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return which candidates are positives and which are negatives, (Q, K) each."""
+    return (positives, ~positives) if mask is None else (positives & mask, ~positives & mask)
+
+
 def soft_loss(
-    student: Tensor,
-    teacher: Tensor,
-    tau: float = 1.0,
-    mask: Tensor | None = None,
-    teacher_tau: float | None = None,
+    student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor | None = None, teacher_tau: float | None = None
 ) -> Tensor:
     """Return ``tau^2 * KL(softmax(teacher / tau) || softmax(student / tau))``, the paper's L_s.
 
     With the scores of the frozen student as ``teacher`` it is the forgetting regulariser L_r (*keep*); with
     the scores of all passages of the batch as candidates it is the loss of the dual-encoder rung.
-
-    Parameters
-    ----------
-    student, teacher
-        Scores, shape (Q, K). No gradient flows to ``teacher``.
-    tau
-        Temperature.
-    mask
-        False where there is no candidate, bool, shape (Q, K).
-    teacher_tau
-        Temperature of the teacher where it differs; the factor in front is then ``tau * teacher_tau``.
 
     Examples
     --------
@@ -90,17 +67,12 @@ def soft_loss(
 
 
 def soft_cross_entropy(
-    student: Tensor,
-    teacher: Tensor,
-    tau: float = 1.0,
-    mask: Tensor | None = None,
-    teacher_tau: float | None = None,
+    student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor | None = None, teacher_tau: float | None = None
 ) -> Tensor:
     """Return ``-tau^2 * sum softmax(teacher / tau) log softmax(student / tau)``, the mean over queries.
 
     It is :func:`soft_loss` plus the teacher's entropy, which is constant: the gradient is the same, the value is not
-    0 at its best. Parameters as in :func:`soft_loss`. Source: Hinton et al. 2015 (arXiv 1503.02531), and an option
-    of PROD's code.
+    0 at its best. Source: Hinton et al. 2015 (arXiv 1503.02531), and an option of PROD's code.
 
     Examples
     --------
@@ -127,13 +99,6 @@ def logit_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
 
     It asks the student for the teacher's very scores, shift and scale included. Source: an option of PROD's code.
 
-    Parameters
-    ----------
-    student, teacher
-        Scores, shape (Q, K). No gradient flows to ``teacher``.
-    mask
-        False where there is no candidate, bool, shape (Q, K).
-
     Examples
     --------
     >>> logit_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]])).item()  # (4 + 0) / 2 / 2
@@ -148,23 +113,14 @@ def margin_loss(student: Tensor, teacher: Tensor, positives: Tensor, mask: Tenso
 
     Source: Hofstätter et al. 2020 (arXiv 2010.02666).
 
-    Parameters
-    ----------
-    student, teacher
-        Scores, shape (Q, K). No gradient flows to ``teacher``.
-    positives
-        True where the candidate answers the query, bool, shape (Q, K); each meets each negative of its query.
-    mask
-        False where there is no candidate, bool, shape (Q, K).
-
     Examples
     --------
     >>> student, teacher = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[5.0, 1.0, 2.0]])
     >>> margin_loss(student, teacher, torch.tensor([[True, False, False]])).item()  # (2 - 4)^2 and (3 - 3)^2
     2.0
     """
-    negatives = ~positives if mask is None else ~positives & mask
-    pairs = (positives if mask is None else positives & mask)[:, :, None] & negatives[:, None, :]  # (Q, K, K)
+    positives, negatives = _sides(positives, mask)
+    pairs = positives[:, :, None] & negatives[:, None, :]  # (Q, K, K)
     gap = student - teacher.detach()
     squares = (gap[:, :, None] - gap[:, None, :]).square()
     return (squares * pairs).sum() / pairs.sum().clamp(min=1)
@@ -183,20 +139,8 @@ def decoupled_loss(
 
     ``tau^2 * (target * KL(b_t || b_s) + rest * KL(r_t || r_s))``, where b is the mass on the positives against the
     mass on the negatives, and r the softmax over the negatives alone. :func:`soft_loss` with one positive is the same
-    with ``rest`` equal to the teacher's mass on the negatives. Source: Zhao et al. 2022 (arXiv 2203.08679).
-
-    Parameters
-    ----------
-    student, teacher
-        Scores, shape (Q, K). No gradient flows to ``teacher``.
-    positives
-        True where the candidate answers the query, bool, shape (Q, K).
-    tau
-        Temperature.
-    mask
-        False where there is no candidate, bool, shape (Q, K).
-    target, rest
-        Weights of the two parts (alpha and beta of the source).
+    with ``rest`` equal to the teacher's mass on the negatives. Source: Zhao et al. 2022 (arXiv 2203.08679), whose alpha
+    and beta are ``target`` and ``rest``.
 
     Examples
     --------
@@ -205,8 +149,7 @@ def decoupled_loss(
     >>> round(decoupled_loss(student, teacher, positives).item(), 4)  # KL(1/2, 1/2 || 1/3, 2/3); the rest is even
     0.0589
     """
-    there = torch.ones_like(positives) if mask is None else mask
-    sides = (positives & there, ~positives & there)  # positives, negatives
+    sides = _sides(positives, mask)
 
     def masses(scores: Tensor) -> Tensor:
         each = [torch.logsumexp(scores.masked_fill(~side, _ABSENT), dim=1) for side in sides]
@@ -220,15 +163,9 @@ def decoupled_loss(
 def larger_loss_target(teachers: Tensor, loss: Callable[[int, Tensor], Tensor]) -> Tensor:
     """Return the scores of the teacher whose loss on the query is larger, query by query: (Q, K).
 
-    The loss against these is the mean over queries of the larger of the teachers' losses, with its gradient. Source:
-    an option of PROD's code for several teachers at once.
-
-    Parameters
-    ----------
-    teachers
-        Scores of T teachers, shape (T, Q, K).
-    loss
-        Gives the loss of one query, named by its number, against scores (1, K).
+    ``teachers`` (T, Q, K); ``loss`` gives that of one query, by its number, against scores (1, K). The loss against the
+    result is the mean over queries of the larger of the teachers' losses, with its gradient. Source: an option of
+    PROD's code for several teachers at once.
 
     Examples
     --------
@@ -249,15 +186,6 @@ def list_net_loss(scores: Tensor, grades: Tensor, mask: Tensor | None = None) ->
     For cross-encoders on graded labels. Source: Cao et al. 2007, "Learning to Rank: From Pairwise Approach to
     Listwise Approach" (the top-one probability).
 
-    Parameters
-    ----------
-    scores
-        Shape (Q, K).
-    grades
-        Relevance grades, 0 and more, shape (Q, K).
-    mask
-        False where there is no candidate, bool, shape (Q, K).
-
     Examples
     --------
     >>> round(list_net_loss(torch.zeros(1, 4), torch.tensor([[2, 0, 0, 1]])).item(), 4)  # log 4
@@ -270,11 +198,6 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the squared distance of normalised vectors, the mean over texts.
 
     It equals ``2 - 2 cos``: 0 for the same direction, 4 for the opposite one.
-
-    Parameters
-    ----------
-    student, teacher
-        Vectors, shape (B, D). No gradient flows to ``teacher``.
 
     Examples
     --------

@@ -89,19 +89,10 @@ class StudentObjective:
     separable = False
 
     def __post_init__(self) -> None:
+        self.size, self.module = len(self.candidates), self.encoder.model
         for name, vectors in (("gamma", self.start), ("beside", self.beside), ("hold", self.hold)):
             if getattr(self.terms, name) and vectors is None:
                 raise ValueError(f"the term {name} has a weight and no vectors")
-
-    @property
-    def size(self) -> int:
-        """Training queries."""
-        return len(self.candidates)
-
-    @property
-    def module(self) -> nn.Module:
-        """The student."""
-        return self.encoder.model
 
     def loss(self, examples: Rows, epoch: int) -> tuple[Tensor, dict[str, float]]:
         """Return alpha * hard + beta * soft + gamma * keep (+ beside + hold) of some queries."""
@@ -183,15 +174,8 @@ class RerankObjective:
 
     separable = True
 
-    @property
-    def size(self) -> int:
-        """Training queries."""
-        return len(self.candidates)
-
-    @property
-    def module(self) -> nn.Module:
-        """The model."""
-        return self.reranker.model
+    def __post_init__(self) -> None:
+        self.size, self.module = len(self.candidates), self.reranker.model
 
     def loss(self, examples: Rows, epoch: int) -> tuple[Tensor, dict[str, float]]:
         """Return the listwise cross-entropy, or the KL to the imitated scores, of some queries."""
@@ -227,9 +211,9 @@ class Imitated(NamedTuple):
 class EmbeddingObjective:
     """Pulls the student's vectors of all passages and training queries to a teacher's (the embedding rung; no labels).
 
-    ``rows`` are the queries that take part: those of training, since dev and test must stay unseen; ``more`` are texts
-    from elsewhere. ``seed`` initialises the projection, which exists only where the widths differ and is thrown away
-    after.
+    Examples are passages, then the queries ``rows`` (those of training, since dev and test must stay unseen), then
+    ``more`` texts from elsewhere. ``seed`` initialises the projection, which exists only where the widths differ and is
+    thrown away after.
     """
 
     separable = False
@@ -251,6 +235,7 @@ class EmbeddingObjective:
             *more,
         )
         self._ends = np.cumsum([len(part.rows) for part in self.parts])
+        self.size = int(self._ends[-1])
         width = int(teacher.passages.shape[1])
         self.projection: nn.Module = nn.Identity()
         if width != encoder.dimension:
@@ -261,17 +246,7 @@ class EmbeddingObjective:
         for parameter in self.projection.parameters():  # every process projects the whole batch
             hooked: Any = parameter
             hooked.register_hook(lambda gradient: gradient / distributed.world_size())
-        self._module = nn.ModuleDict({"student": encoder.model, "projection": self.projection})
-
-    @property
-    def size(self) -> int:
-        """All texts that take part: passages, then queries, then those from elsewhere."""
-        return int(self._ends[-1])
-
-    @property
-    def module(self) -> nn.Module:
-        """The student and the projection."""
-        return self._module
+        self.module = nn.ModuleDict({"student": encoder.model, "projection": self.projection})
 
     def loss(self, examples: Rows, epoch: int) -> tuple[Tensor, dict[str, float]]:
         """Return the mean squared distance of some texts' vectors."""

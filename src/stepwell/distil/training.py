@@ -44,17 +44,12 @@ MOMENTS = {"step": "step", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
 class Objective(Protocol):
     """What a model is trained for."""
 
-    @property
-    def size(self) -> int:
-        """Examples an epoch has."""
+    size: int  # examples that an epoch has
+    separable: bool  # whether the loss of a batch is the mean of its examples' own losses (no in-batch term)
 
     @property
     def module(self) -> nn.Module:
         """Everything that learns."""
-
-    @property
-    def separable(self) -> bool:
-        """Whether the loss of a batch is the mean of its examples' own losses (no in-batch term)."""
 
     def loss(self, examples: Rows, epoch: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of some examples and its parts, to be logged; the same on every process."""

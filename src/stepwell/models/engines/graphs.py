@@ -224,12 +224,7 @@ def load_onnx(path: Path) -> Run:
 
 
 def from_cache(
-    source: Source,
-    engine: str,
-    number: str,
-    file: str,
-    export: Callable[[Path], None],
-    load: Callable[[Path], _Loaded],
+    source: Source, engine: str, number: str, file: str, export: Callable[[Path], None], load: Callable[[Path], _Loaded]
 ) -> _Loaded:
     """Load the graph of a model from a file, which is exported when the cache has none or a damaged one."""
     versions = "-".join(version_of(package) for package in ("torch", *PACKAGES[engine]))
