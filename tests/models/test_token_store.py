@@ -12,7 +12,7 @@ from stepwell.models import token_store, tokens
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
-from stepwell.models.token_store import open_tokens, pair_tokens, side_tokens
+from stepwell.models.token_store import both_tokens, open_tokens, side_tokens
 from stepwell.models.tokens import Tokens
 
 WORDS = ["river", "engine", "violin", "glacier"]
@@ -151,4 +151,4 @@ def test_encoder_and_cross_encoder_of_one_tokenizer_share_the_passages(tiny_coll
     passages = side_tokens(tiny_collection, encoder, "document")
     expected = encoder.tokenise(tiny_collection.passage_texts(), "document")
     assert [passages[row].tolist() for row in range(3)] == [expected[row].tolist() for row in range(3)]
-    assert pair_tokens(tiny_collection, reranker)[1].ids.filename == passages.ids.filename
+    assert both_tokens(tiny_collection, reranker)[1].ids.filename == passages.ids.filename

@@ -16,8 +16,8 @@ from stepwell import distributed
 from stepwell.collection import Qrels
 from stepwell.distil import losses
 from stepwell.distil.candidates import Candidates, Draw, Rows
-from stepwell.models.encoder import Encoder, Side
-from stepwell.models.tokens import Tokens
+from stepwell.models.encoder import Encoder
+from stepwell.models.tokens import Side, Tokens
 from stepwell.recipe import Soft
 from stepwell.retrieval.vectors import Vectors
 from stepwell.teachers.protocol import PairModel

@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -12,11 +11,10 @@ from torch import Tensor, nn
 
 from stepwell.errors import RunError
 from stepwell.models.encoder import Encoder
+from stepwell.models.engines import graphs
 from stepwell.models.engines.backends import Runner
-from stepwell.models.engines.graphs import Source, load_onnx, load_openvino, write_onnx, write_openvino
-from stepwell.models.model import Side
-from stepwell.models.opening import quiet, routers_of
-from stepwell.models.tokens import Features
+from stepwell.models.opening import routers_of
+from stepwell.models.tokens import Features, Side
 
 OUTPUTS = {"sentence_embedding": 1, "last_hidden_state": 2}
 """The vectors (B, D); and what sentence-transformers pools itself, (B, L, H)."""
@@ -62,7 +60,7 @@ def check_towers(encoder: Encoder) -> None:
         )
 
 
-def source_of(encoder: Encoder, texts: tuple[list[str], list[str]]) -> Source:
+def source_of(encoder: Encoder, texts: tuple[list[str], list[str]]) -> graphs.Source:
     """Return what a graph of the whole model is made from: transformer, pooling, head and normalisation.
 
     Queries and passages are padded batches to calibrate with; the last one, of passages, is traced.
@@ -80,32 +78,27 @@ def source_of(encoder: Encoder, texts: tuple[list[str], list[str]]) -> Source:
         for start in range(0, len(part), BATCH):
             rows = np.arange(start, min(start + BATCH, len(part)))
             batches.append(encoder.template.texts(tokens, rows, encoder.limit))
-    return Source(apply, encoder.model, batches, "", OUTPUTS)
+    return graphs.Source(apply, encoder.model, batches, "", OUTPUTS)
 
 
-def graph_runner(encoder: Encoder, kind: Kind, source: Source, folder: Path) -> Runner:
+def graph_runner(encoder: Encoder, kind: Kind, source: graphs.Source, folder: Path) -> Runner:
     """Return a graph as a way of running the encoder; written into its place in a folder unless it is there."""
     path = folder / kind.file
     if not path.is_file():
         write_graph(source, kind, folder)
-    run = load_onnx(path) if kind.engine == "onnx" else load_openvino(path, list(source.example), kind.number)
-    return Runner(kind.way, encoder.inference.net, run)
+    return Runner(kind.way, encoder.inference.net, graphs.load_graph(path, list(source.example), kind.number))
 
 
-def write_graph(source: Source, kind: Kind, folder: Path) -> None:
+def write_graph(source: graphs.Source, kind: Kind, folder: Path) -> None:
     """Write a graph into its place in a folder; for int8 of ONNX also the fp32 graph, which it is made from."""
     path = folder / kind.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracers warn of every branch that they take
-        if kind.engine == "openvino":
-            write_openvino(source, path, kind.number == "int8")
-        elif kind.number == "int8":
-            if not (folder / ONNX.file).is_file():
-                write_graph(source, ONNX, folder)
-            _quantise_onnx(folder / ONNX.file, path)
-        else:
-            write_onnx(source, path)
+    if kind != ONNX_INT8:
+        graphs.write_graph(source, path, kind.number == "int8")
+        return
+    if not (folder / ONNX.file).is_file():
+        write_graph(source, ONNX, folder)
+    _quantise_onnx(folder / ONNX.file, path)
 
 
 def _quantise_onnx(source: Path, target: Path) -> None:

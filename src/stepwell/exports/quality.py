@@ -21,7 +21,7 @@ from stepwell.models.engines.backends import Runner, open_way
 from stepwell.models.engines.inference import Opened
 from stepwell.models.engines.machine import token_budget
 from stepwell.models.engines.parity import LONG, SHORT, Deviation, compare
-from stepwell.models.model import Side
+from stepwell.models.tokens import Side
 from stepwell.recipe import CollectionSection
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve, top_k

@@ -23,8 +23,9 @@ from stepwell import distributed
 from stepwell.collection import Collection, open_collection
 from stepwell.display import SILENT, Progress
 from stepwell.errors import MissingPackage, StepwellError
-from stepwell.models.encoder import Encoder, Side
+from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
+from stepwell.models.tokens import Side
 from stepwell.retrieval.vectors import Block, Draft, block_encoder
 from stepwell.teachers.scoring import block_scorer, blocks
 from stepwell.teachers.store import ScoreStore

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from stepwell.collection import Collection, Splits
 from stepwell.collection.unlabelled import Unlabelled, open_unlabelled
-from stepwell.models.encoder import Encoder, Side
+from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.models.token_store import both_tokens
-from stepwell.models.tokens import Tokens
+from stepwell.models.tokens import Side, Tokens
 from stepwell.recipe import Recipe, Rung, TokensSection
 from stepwell.recipe.teachers import AnyTeacher
 

@@ -1,10 +1,7 @@
 """A dual encoder: a SentenceTransformer, and what a retriever needs to know of it."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
-from typing import cast, get_args
+from typing import Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,24 +15,15 @@ from stepwell.models.engines.inference import Inference, Opened
 from stepwell.models.engines.machine import few_shapes
 from stepwell.models.engines.parity import text_samples
 from stepwell.models.model import Model, Rows
-from stepwell.models.model import Side as Side
 from stepwell.models.opening import open_sentence_transformer
-from stepwell.models.tokens import Features, Tokens
+from stepwell.models.tokens import Features, Side, Tokens
 
 FEW = 256
 """Texts up to which the cheapest cut into batches is looked for: it costs a tenth of a millisecond for ten of them."""
 
 
 class Encoder(Model[SentenceTransformer]):
-    """Embeds queries and passages.
-
-    Parameters
-    ----------
-    model
-        Any SentenceTransformer; a Router routes the two sides ("query", "document") to two towers.
-    scale
-        Factor from a similarity to a logit; 20 for cosine and 1 for dot product when None.
-    """
+    """Embeds queries and passages by any SentenceTransformer; a Router routes the two sides to two towers."""
 
     kind = "dual-encoder"
 
@@ -43,6 +31,7 @@ class Encoder(Model[SentenceTransformer]):
         super().__init__(model)
         self.limit = int(model.max_seq_length or 512)
         self.cosine = "cos" in str(model.similarity_fn_name or "cosine").lower()
+        # The factor from a similarity to a logit.
         self.scale = scale if scale is not None else (20.0 if self.cosine else 1.0)
         self.unpooled = self._unpooled()
         name = "sentence_embedding"
@@ -50,7 +39,7 @@ class Encoder(Model[SentenceTransformer]):
         self.inference = Inference(net, "embedding")
 
     @classmethod
-    def open(cls, place: str | Path, scale: float | None = None) -> Encoder:
+    def open(cls, place: str | Path, scale: float | None = None) -> Self:
         """Open a sentence-transformers directory or hub name."""
         return cls(open_sentence_transformer(str(place)), scale)
 
@@ -79,10 +68,6 @@ class Encoder(Model[SentenceTransformer]):
         """Return how many tokens of a text count, specials apart; sentence-transformers cuts both sides alike."""
         return self.limit - self.template.overhead[0]
 
-    def tokenise(self, texts: Sequence[str], side: Side) -> Tokens:
-        """Tokenise texts of one side in memory."""
-        return Tokens.build(self.tokenizer, texts, self.room(side), self.prompt(side))
-
     def embed(self, tokens: Tokens, rows: Rows, side: Side) -> Tensor:
         """Embed the texts ``rows`` with the gradient, shared over the processes: (B, D), normalised for cosine."""
         lengths = tokens.lengths_of(rows) + self.template.overhead[0]
@@ -94,20 +79,13 @@ class Encoder(Model[SentenceTransformer]):
         vectors: Tensor = self._run(features, more, task=side)["sentence_embedding"]
         return nn.functional.normalize(vectors.float(), dim=1) if self.cosine else vectors
 
-    def _samples(self, task: str | None) -> list[Features]:
-        side: Side = "document" if task is None else cast(Side, task)
-        return text_samples(self.template, lambda texts: self.tokenise(texts, side), self.limit)
+    def _samples(self, task: Side | None) -> list[Features]:
+        return text_samples(self.template, lambda texts: self.tokenise(texts, task or "document"), self.limit)
 
     def encode(
         self, tokens: Tokens, side: Side, rows: Rows | None = None, progress: Progress = SILENT
     ) -> NDArray[np.float32]:
-        """Embed texts without a gradient, on this process: all, or ``rows`` (B,).
-
-        Returns
-        -------
-        NDArray
-            Shape (B, D), normalised for cosine.
-        """
+        """Embed texts without a gradient, on this process, all or ``rows`` (B,): (B, D), normalised for cosine."""
         rows = np.arange(len(tokens)) if rows is None else rows
         specials = self.template.overhead[0] * len(rows)
         opened = self.inference.open(int(tokens.lengths_of(rows).sum()) + specials, side)

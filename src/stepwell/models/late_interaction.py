@@ -5,10 +5,8 @@
 2004.12832).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,24 +17,16 @@ from torch import Tensor, nn
 
 from stepwell.display import SILENT, Progress
 from stepwell.models.engines.machine import autocast, token_budget
-from stepwell.models.model import Model, Rows, Side
+from stepwell.models.model import Model, Rows
 from stepwell.models.opening import open_multi_vector, transformer_of
-from stepwell.models.tokens import Tokens, batches_by_length
+from stepwell.models.tokens import Side, Tokens, batches_by_length
 
 Vectors = tuple[Tensor, Tensor]
 """Vectors of tokens (B, L, D), and which of them count (B, L)."""
 
 
 class LateInteraction(Model[MultiVectorEncoder]):
-    """Scores pairs by MaxSim, as raw sums over the query's tokens (their mean where the model was made for that).
-
-    Parameters
-    ----------
-    model
-        A MultiVectorEncoder.
-    query, passage
-        Tokens of the longest query and passage, specials included; no more than the model's own.
-    """
+    """Scores pairs by MaxSim, as raw sums over the query's tokens (their mean where the model was made for that)."""
 
     kind = "late-interaction"
 
@@ -45,7 +35,7 @@ class LateInteraction(Model[MultiVectorEncoder]):
         transformer: Any = transformer_of(model)
         self.expansion: dict[str, Any] | None = transformer.query_expansion
         own = int(model.max_seq_length or 512)
-        self.limits: dict[Side, int] = {
+        self.limits: dict[Side, int] = {  # tokens of the longest text, specials included; no more than the model's own
             "query": min(query, transformer.query_length or own, own),
             "document": min(passage, transformer.document_length or own, own),
         }
@@ -55,7 +45,7 @@ class LateInteraction(Model[MultiVectorEncoder]):
         self.mean = model.similarity_fn_name == "meanmaxsim"
 
     @classmethod
-    def open(cls, place: str | Path, query: int, passage: int) -> LateInteraction:
+    def open(cls, place: str | Path, query: int, passage: int) -> Self:
         """Open a sentence-transformers directory or hub name."""
         return cls(open_multi_vector(str(place)), query, passage)
 
@@ -71,10 +61,6 @@ class LateInteraction(Model[MultiVectorEncoder]):
     def room(self, side: Side) -> int:
         """Return how many tokens of a text count, specials apart."""
         return self.limits[side] - self.template.overhead[0]
-
-    def tokenise(self, texts: list[str], side: Side) -> Tokens:
-        """Tokenise texts of one side in memory."""
-        return Tokens.build(self.tokenizer, texts, self.room(side), self.prompt(side))
 
     def _lengths(self, tokens: Tokens, rows: Rows, side: Side) -> Rows:
         lengths = np.minimum(tokens.lengths_of(rows) + self.template.overhead[0], self.limits[side])

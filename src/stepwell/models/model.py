@@ -1,9 +1,9 @@
 """What the encoder, the re-ranker and late interaction share: a model on this process's device, and its tokens."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,8 @@ from stepwell import distributed
 from stepwell.models.engines.forward import forward_all
 from stepwell.models.files import Kind
 from stepwell.models.opening import fingerprint, save_model
-from stepwell.models.tokens import Template
+from stepwell.models.tokens import Side, Template, Tokens
 
-Side = Literal["query", "document"]
 Rows = NDArray[np.int64]
 
 M = TypeVar("M", SentenceTransformer, CrossEncoder, MultiVectorEncoder)
@@ -45,6 +44,18 @@ class Model(ABC, Generic[M]):
     @abstractmethod
     def _facts(self) -> tuple[object, ...]:
         """Return what outputs depend on besides weights, tokenizer and modules."""
+
+    @abstractmethod
+    def room(self, side: Side) -> int:
+        """Return how many tokens of a text count, specials apart."""
+
+    def prompt(self, side: Side) -> str:
+        """Return what the model wants in front of its texts."""
+        return ""
+
+    def tokenise(self, texts: Sequence[str], side: Side) -> Tokens:
+        """Tokenise texts of one side in memory."""
+        return Tokens.build(self.tokenizer, texts, self.room(side), self.prompt(side))
 
     def _run(self, features: Mapping[str, Tensor], more: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the model on a padded batch; ``more`` are features that are no tensors."""

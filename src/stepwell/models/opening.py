@@ -104,17 +104,12 @@ def opening(base: str, what: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, ImportError) as error:
-        raise cannot_open(base, what, error) from error
-
-
-def cannot_open(base: str, what: str, error: Exception) -> StepwellError:
-    """Return the error of a model that can't be opened."""
-    reason = " ".join(str(error).split())[:400].rstrip(".")
-    return RunError(
-        f"can't open {base} as {what}: {reason}. Give a directory with a sentence-transformers or transformers "
-        "model in safetensors, or a hub name (and a connection, the first time)."
-    )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:400].rstrip(".")
+        raise RunError(
+            f"can't open {base} as {what}: {reason}. Give a directory with a sentence-transformers or transformers "
+            "model in safetensors, or a hub name (and a connection, the first time)."
+        ) from error
 
 
 @contextlib.contextmanager

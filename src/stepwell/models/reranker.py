@@ -1,8 +1,8 @@
 """A cross-encoder: a sentence-transformers CrossEncoder that gives raw logits of query-passage pairs."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,50 +16,44 @@ from stepwell.models.engines.machine import few_shapes
 from stepwell.models.engines.parity import pair_samples
 from stepwell.models.model import Model, Rows
 from stepwell.models.opening import most_tokens, open_cross_encoder, transformer_of
-from stepwell.models.tokens import Features, Tokens
+from stepwell.models.tokens import Features, Side, Tokens
 
 
 class Reranker(Model[CrossEncoder]):
-    """Scores pairs; never through a sigmoid, which would squeeze what a student has to learn into 0..1.
+    """Scores pairs by a CrossEncoder with one output.
 
-    Parameters
-    ----------
-    model
-        A CrossEncoder with one output.
-    limit
-        Tokens of the longest pair, specials included; the model's own when None.
+    Never through a sigmoid, which would squeeze what a student has to learn into 0..1.
     """
 
     kind = "cross-encoder"
 
     def __init__(self, model: CrossEncoder, limit: int | None = None) -> None:
         super().__init__(model)
-        wanted = int(limit or model.max_seq_length or 512)
+        wanted = int(limit or model.max_seq_length or 512)  # tokens of the longest pair, specials included
         self.limit = min(wanted, most_tokens(transformer_of(model).auto_model) or wanted)
         net = Net(self.model, "scores", self._samples, lambda: self.fingerprint)
         self.inference = Inference(net, "scoring")
 
     @classmethod
-    def open(cls, place: str | Path, limit: int | None = None) -> Reranker:
+    def open(cls, place: str | Path, limit: int | None = None) -> Self:
         """Open a sentence-transformers directory or hub name."""
         return cls(open_cross_encoder(str(place)), limit)
 
     def _facts(self) -> tuple[object, ...]:
         return (self.limit,)
 
-    @property
-    def room(self) -> int:
-        """Tokens of a query and a passage together, specials apart."""
+    def room(self, side: Side = "query") -> int:
+        """Return how many tokens of a query and a passage together count, specials apart."""
         return self.limit - self.template.overhead[1]
 
-    def tokenise(self, texts: list[str]) -> Tokens:
-        """Tokenise queries or passages in memory, to be paired later."""
-        return Tokens.build(self.tokenizer, texts, self.room)
+    def tokenise(self, texts: Sequence[str], side: Side = "query") -> Tokens:
+        """Tokenise queries or passages, which are cut alike, in memory, to be paired later."""
+        return super().tokenise(texts, side)
 
     def lengths(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> Rows:
         """Return the tokens of each pair, shape (B,)."""
-        query = np.minimum(queries.lengths_of(query_rows), self.room // 2)
-        return np.minimum(query + passages.lengths_of(passage_rows), self.room) + self.template.overhead[1]
+        query = np.minimum(queries.lengths_of(query_rows), self.room() // 2)
+        return np.minimum(query + passages.lengths_of(passage_rows), self.room()) + self.template.overhead[1]
 
     def logits(self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows) -> Tensor:
         """Score pairs with the gradient, shared over the processes: (B,)."""
@@ -71,8 +65,8 @@ class Reranker(Model[CrossEncoder]):
 
         return self._with_gradient(self.lengths(queries, passages, query_rows, passage_rows), forward)
 
-    def _samples(self, task: str | None) -> list[Features]:
-        return pair_samples(self.template, lambda texts: self.tokenise(list(texts)), self.limit)
+    def _samples(self, task: Side | None) -> list[Features]:
+        return pair_samples(self.template, self.tokenise, self.limit)
 
     def score(
         self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows, progress: Progress = SILENT

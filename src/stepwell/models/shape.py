@@ -9,9 +9,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoConfig
 
 from stepwell.models.build import build_student, takes_whole
-from stepwell.models.engines.flops import inner_width
+from stepwell.models.engines.flops import layer_products
 from stepwell.models.files import locate, modules_of
-from stepwell.models.opening import cannot_open, open_sentence_transformer, quiet, transformer_of
+from stepwell.models.opening import open_sentence_transformer, opening, transformer_of
 from stepwell.recipe import StudentSection
 from stepwell.recipe.teachers import DualEncoderTeacher
 
@@ -19,14 +19,11 @@ from stepwell.recipe.teachers import DualEncoderTeacher
 def config_of(base: str) -> Any:
     """Return the transformers configuration of a base model without loading its weights where possible."""
     place = Path(locate(base))
-    with quiet():
-        for folder in (place, place / "0_Transformer"):
-            if (folder / "config.json").is_file():
-                try:
-                    return AutoConfig.from_pretrained(str(folder))
-                except (OSError, ValueError) as error:
-                    raise cannot_open(base, "a model", error) from error
-        return transformer_of(open_sentence_transformer(base)).auto_model.config
+    for folder in (place, place / "0_Transformer"):
+        if (folder / "config.json").is_file():
+            with opening(base, "a model"):
+                return AutoConfig.from_pretrained(str(folder))
+    return transformer_of(open_sentence_transformer(base)).auto_model.config
 
 
 @lru_cache(maxsize=16)
@@ -43,7 +40,7 @@ def vector_width(section: StudentSection | DualEncoderTeacher) -> int:
     base, place = section.base, locate(section.base)
     whole = takes_whole(section.layers, section.pooling, section.similarity)
     width = hidden = int(config_of(base).hidden_size)
-    try:
+    with opening(base, "encoder"):
         for kind, folder in modules_of(base):
             match kind:
                 case "Pooling":
@@ -57,14 +54,11 @@ def vector_width(section: StudentSection | DualEncoderTeacher) -> int:
                     pass
                 case _ if whole:  # another kind of module stays: only the model knows
                     return int(build_student(base, None, "first", None, None, 1, 8).get_embedding_dimension() or 0)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise cannot_open(base, "encoder", error) from error
     return width
 
 
 def operations_a_token(base: str, layers: int | None) -> float:
     """Return the operations of a forward pass per token: two per weight of the layers' matrices."""
     config = config_of(base)
-    width = int(config.hidden_size)
     count = min(layers or config.num_hidden_layers, config.num_hidden_layers)
-    return float(2 * count * (4 * width * width + 2 * width * inner_width(config)))
+    return float(2 * count * sum(k * n for _, k, n in layer_products(config, 1)))

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +19,8 @@ from stepwell.collection import Collection
 from stepwell.collection.unlabelled import Unlabelled
 from stepwell.display import progress
 from stepwell.files import cache, locked, remove, whole, writing
-from stepwell.models.encoder import Encoder
-from stepwell.models.late_interaction import LateInteraction
-from stepwell.models.model import Side
-from stepwell.models.reranker import Reranker
-from stepwell.models.tokens import BLOCK, Tokens, id_type, tokenise_block, tokenizer_fingerprint
+from stepwell.models.model import Model
+from stepwell.models.tokens import BLOCK, Side, Tokens, id_type, tokenise_block, tokenizer_fingerprint
 
 LEAST = 512
 """Tokens that a store keeps of each text at least, so that models with other limits share it."""
@@ -32,42 +29,32 @@ Texts = Callable[[int, int], list[str]]
 """Gives the texts of rows [start, stop)."""
 
 
-def side_tokens(collection: Collection, encoder: Encoder | LateInteraction, side: Side) -> Tokens:
-    """Return the tokens of all queries or passages, cut where the encoder cuts them."""
-    return _of_collection(collection, side, encoder.tokenizer, encoder.room(side), encoder.prompt(side))
+def side_tokens(collection: Collection, model: Model[Any], side: Side) -> Tokens:
+    """Return the tokens of all queries or passages, cut where the model cuts them."""
 
-
-def unlabelled_tokens(unlabelled: Unlabelled, encoder: Encoder, side: Side) -> Tokens:
-    """Return the tokens of texts from elsewhere, cut where the encoder cuts them."""
-    name = f"{unlabelled.name}-{unlabelled.fingerprint[:16]}"
-    root, room = cache() / "tokens", encoder.room(side)
-    return open_tokens(root, name, encoder.tokenizer, unlabelled.slice, len(unlabelled), room, encoder.prompt(side))
-
-
-def pair_tokens(collection: Collection, reranker: Reranker) -> tuple[Tokens, Tokens]:
-    """Return the tokens of all queries and of all passages for a cross-encoder, to be paired."""
-    queries, passages = (
-        _of_collection(collection, side, reranker.tokenizer, reranker.room, "") for side in get_args(Side)
-    )
-    return queries, passages
-
-
-def both_tokens(collection: Collection, model: Encoder | Reranker | LateInteraction) -> tuple[Tokens, Tokens]:
-    """Return the tokens of all queries and of all passages for a model of any kind."""
-    if isinstance(model, Reranker):
-        return pair_tokens(collection, model)
-    return side_tokens(collection, model, "query"), side_tokens(collection, model, "document")
-
-
-def _of_collection(collection: Collection, side: Side, tokenizer: Any, limit: int, prompt: str) -> Tokens:
     def queries(start: int, stop: int) -> list[str]:
         return collection.query_texts(range(start, stop))
 
     texts, size = (
         (queries, collection.n_queries) if side == "query" else (collection.passages_slice, collection.n_passages)
     )
-    name = f"{collection.name}-{collection.texts_fingerprint[:16]}-{side}"
-    return open_tokens(cache() / "tokens", name, tokenizer, texts, size, limit, prompt)
+    return _tokens(f"{collection.name}-{collection.texts_fingerprint[:16]}-{side}", texts, size, model, side)
+
+
+def unlabelled_tokens(unlabelled: Unlabelled, model: Model[Any], side: Side) -> Tokens:
+    """Return the tokens of texts from elsewhere, cut where the model cuts them."""
+    name = f"{unlabelled.name}-{unlabelled.fingerprint[:16]}"
+    return _tokens(name, unlabelled.slice, len(unlabelled), model, side)
+
+
+def both_tokens(collection: Collection, model: Model[Any]) -> tuple[Tokens, Tokens]:
+    """Return the tokens of all queries and of all passages."""
+    return side_tokens(collection, model, "query"), side_tokens(collection, model, "document")
+
+
+def _tokens(name: str, texts: Texts, size: int, model: Model[Any], side: Side) -> Tokens:
+    root = cache() / "tokens"
+    return open_tokens(root, name, model.tokenizer, texts, size, model.room(side), model.prompt(side))
 
 
 def open_tokens(root: Path, name: str, tokenizer: Any, texts: Texts, size: int, limit: int, prompt: str = "") -> Tokens:

@@ -7,13 +7,14 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Side = Literal["query", "document"]
 Features = dict[str, Tensor]
 
 BLOCK = 4_096

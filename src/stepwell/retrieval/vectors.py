@@ -17,9 +17,9 @@ from stepwell.collection.unlabelled import Unlabelled
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
 from stepwell.files import read_json, remove, write_text, writing
-from stepwell.models.encoder import Encoder, Side
+from stepwell.models.encoder import Encoder
 from stepwell.models.token_store import side_tokens, unlabelled_tokens
-from stepwell.models.tokens import Tokens
+from stepwell.models.tokens import Side, Tokens
 from stepwell.retrieval.shards import Shards, write_array
 
 BLOCK = 2_048

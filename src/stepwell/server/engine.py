@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from stepwell.models.encoder import Side
 from stepwell.models.engines.machine import trim
+from stepwell.models.tokens import Side
 from stepwell.server.batching import Batcher, Gone, stays
 from stepwell.server.limits import Limits
 from stepwell.server.systems import STUDENT, Second, Systems

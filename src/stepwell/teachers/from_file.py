@@ -16,7 +16,7 @@ from stepwell.collection.source import Problem
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
 from stepwell.files import read_json, sha256
-from stepwell.models.encoder import Side
+from stepwell.models.tokens import Side
 from stepwell.retrieval.vectors import Vectors
 from stepwell.teachers.protocol import Rows, Scores
 from stepwell.teachers.store import ScoreStore

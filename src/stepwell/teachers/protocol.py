@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RecipeError
-from stepwell.models.encoder import Side
-from stepwell.models.tokens import Tokens
+from stepwell.models.tokens import Side, Tokens
 
 Rows = NDArray[np.int32]
 Scores = NDArray[np.float32]

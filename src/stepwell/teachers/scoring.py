@@ -70,10 +70,7 @@ def block_scorer(model: Model, collection: Collection, mapped: bool = False) -> 
         query_rows, query_places = np.unique(queries, return_inverse=True)
         passage_rows, passage_places = np.unique(passages, return_inverse=True)
         texts = collection.query_texts(query_rows), collection.passage_texts(passage_rows)
-        if isinstance(model, Reranker):
-            tokens = model.tokenise(texts[0]), model.tokenise(texts[1])
-        else:
-            tokens = model.tokenise(texts[0], "query"), model.tokenise(texts[1], "document")
+        tokens = model.tokenise(texts[0], "query"), model.tokenise(texts[1], "document")
         return _logits(model, *tokens, query_places, passage_places, progress)
 
     return score

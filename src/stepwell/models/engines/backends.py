@@ -13,18 +13,9 @@ from torch import Tensor, nn
 
 from stepwell.errors import MissingPackage
 from stepwell.models.engines.cpu import can_fuse, fuse
-from stepwell.models.engines.graphs import (
-    PACKAGES,
-    Run,
-    Source,
-    Streams,
-    open_onnx,
-    open_openvino,
-    openvino,
-    untraceable,
-)
+from stepwell.models.engines.graphs import PACKAGES, Run, Source, Streams, open_graph, openvino, untraceable
 from stepwell.models.opening import most_tokens
-from stepwell.models.tokens import Features
+from stepwell.models.tokens import Features, Side
 
 WAYS = (
     "torch-fp32",
@@ -48,10 +39,10 @@ class Net:
 
     model: nn.Module
     output: str  # what of its features is wanted: sentence_embedding or scores
-    make_samples: Callable[[str | None], Sequence[Features]]  # gives batches of real texts for a task, the longest last
+    make_samples: Callable[[Side | None], Sequence[Features]]  # from a task to batches of texts, the longest last
     name: Callable[[], str]  # gives the fingerprint of the model
     cosine: bool = False  # whether outputs are normalised
-    task: str | None = None  # which of two towers or prompts, query or document; None where the model has but one
+    task: Side | None = None  # which of two towers or prompts, query or document; None where the model has but one
     unpooled: Mapping[str, int] = field(default_factory=dict)  # by task: first tokens of a text that are not pooled
 
     @property
@@ -177,7 +168,7 @@ def open_way(net: Net, way: str) -> Runner:
         return Runner(way, net, _open_torch(net, way))
     name = f"{net.name()[:16]}-{net.task or 'both'}"
     source = Source(lambda features: net.apply(net.model, features), net.model, net.samples, name)
-    return Runner(way, net, open_onnx(source) if engine == "onnx" else open_openvino(source, number))
+    return Runner(way, net, open_graph(source, engine, number))
 
 
 def _open_torch(net: Net, way: str) -> Run:

@@ -96,27 +96,36 @@ def untraceable() -> str | None:
     return f"transformers {version} can't be traced: install one from {known[1]} on, or below {known[0]}"
 
 
-def _check_traceable() -> None:
-    if reason := untraceable():
-        raise RunError(f"no graph of the model can be made: {reason}.")
-
-
-def open_openvino(source: Source, number: str) -> Run:
-    """Open a model in OpenVINO on the CPU, in ``fp32``, ``bf16`` or ``int8``."""
-    int8 = number == "int8"
+def open_graph(source: Source, engine: str, number: str) -> Run:
+    """Open a model in an engine on the CPU, by a graph from the cache; bf16 runs the graph of fp32."""
     return from_cache(
         source,
-        "openvino",
-        "int8" if int8 else "fp32",
-        "graph.xml",
-        lambda path: write_openvino(source, path, int8),
-        lambda path: load_openvino(path, list(source.example), number),
+        engine,
+        "int8" if number == "int8" else "fp32",
+        "graph.onnx" if engine == "onnx" else "graph.xml",
+        lambda path: write_graph(source, path, number == "int8"),
+        lambda path: load_graph(path, list(source.example), number),
     )
 
 
-def write_openvino(source: Source, path: Path, int8: bool = False) -> None:
-    """Write a model as a graph of OpenVINO: ``path`` (.xml), and its weights beside it."""
-    _check_traceable()
+def write_graph(source: Source, path: Path, int8: bool = False) -> None:
+    """Write a model as a graph of ONNX (.onnx), or of OpenVINO (.xml) with its weights beside it."""
+    if reason := untraceable():
+        raise RunError(f"no graph of the model can be made: {reason}.")
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracers warn of every branch that they take
+        if path.suffix == ".onnx":
+            _write_onnx(source, path)
+        else:
+            _write_openvino(source, path, int8)
+
+
+def load_graph(path: Path, names: Sequence[str], number: str) -> Run:
+    """Load a graph on the CPU: features, given in the order of ``names``, to its first output."""
+    return _load_onnx(path) if path.suffix == ".onnx" else _load_openvino(path, names, number)
+
+
+def _write_openvino(source: Source, path: Path, int8: bool) -> None:
     ov = openvino()
     graph = ov.convert_model(_Positional(source), example_input=tuple(source.example.values()))
     for places, names in ((graph.inputs, source.example), (graph.outputs, source.outputs)):
@@ -166,8 +175,7 @@ class Streams:
         return out
 
 
-def load_openvino(path: Path, names: Sequence[str], number: str = "fp32") -> Streams:
-    """Load a graph of OpenVINO on the CPU: features, given in the order of ``names``, to its first output."""
+def _load_openvino(path: Path, names: Sequence[str], number: str) -> Streams:
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "bf16" if number == "bf16" else "f32",
@@ -184,14 +192,7 @@ def _quantise(graph: Any, source: Source) -> Any:
         return nncf.quantize(graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(source.samples))
 
 
-def open_onnx(source: Source) -> Run:
-    """Open a model in ONNX Runtime on the CPU, in fp32."""
-    return from_cache(source, "onnx", "fp32", "graph.onnx", lambda path: write_onnx(source, path), load_onnx)
-
-
-def write_onnx(source: Source, path: Path) -> None:
-    """Write a model as a graph of ONNX, in fp32."""
-    _check_traceable()
+def _write_onnx(source: Source, path: Path) -> None:
     axes = {name: dict(enumerate(AXES)) for name in source.example}
     axes |= {name: dict(enumerate(AXES[:varying])) for name, varying in source.outputs.items()}
     # The exporter over torch.export takes six times as long, needs onnxscript, and its graphs run slower.
@@ -207,8 +208,7 @@ def write_onnx(source: Source, path: Path) -> None:
     )
 
 
-def load_onnx(path: Path) -> Run:
-    """Load a graph of ONNX into ONNX Runtime on the CPU: features to its first output."""
+def _load_onnx(path: Path) -> Run:
     ort = importlib.import_module("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -232,9 +232,7 @@ def from_cache(
 
     def make(folder: Path) -> None:
         folder.mkdir()
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracers warn of every branch that they take
-            export(folder / file)
+        export(folder / file)
         graphs = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
         for oldest in graphs[:-GRAPHS_KEPT]:
             files.remove(oldest)

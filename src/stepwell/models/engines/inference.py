@@ -15,7 +15,7 @@ from stepwell.models.engines.backends import Net, Runner, open_way
 from stepwell.models.engines.probe import choose
 from stepwell.models.engines.race import open_checked
 from stepwell.models.opening import routers_of
-from stepwell.models.tokens import Features, batches_by_length, cheapest_batches, filled, round_up, row_step
+from stepwell.models.tokens import Features, Side, batches_by_length, cheapest_batches, filled, round_up, row_step
 
 LEAST = 32_768
 """Tokens from which on a job is worth a probe and an export; a smaller one goes through torch at once."""
@@ -87,7 +87,7 @@ class Inference:
         """Say that outputs are to be those of sentence-transformers: torch in fp32, whatever would be faster."""
         self._exact = True
 
-    def open(self, tokens: int, task: str | None = None) -> Opened:
+    def open(self, tokens: int, task: Side | None = None) -> Opened:
         """Return what runs a job of so many tokens in all: torch fp32 where the chosen way does not agree with it.
 
         The ``task``, query or document, counts for an encoder with a tower for each, or a prompt that is not pooled.

@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +28,19 @@ TRIM = 0.5
 """Seconds of a long job between two times that freed memory is given back."""
 
 
+def wish(variable: str, known: str, fits: Callable[[str], object]) -> str:
+    """Return what the user's environment wishes, ``auto`` where that is nothing; what does not fit is refused."""
+    value = os.environ.get(variable) or "auto"
+    if value == "auto" or fits(value):
+        return value
+    raise StepwellError(f"{variable} is {value!r}, which is none of its values: set it to {known}, or unset it.")
+
+
+def wished_number() -> str:
+    """Return the number type that the user wishes: auto, fp32 or bf16."""
+    return wish("STEPWELL_PRECISION", "auto, fp32 or bf16", lambda value: value in ("fp32", "bf16"))
+
+
 @lru_cache(maxsize=1)
 def precision() -> torch.dtype:
     """Return the number type that matrices multiply fastest in on this machine: bf16 or fp32.
@@ -34,13 +48,8 @@ def precision() -> torch.dtype:
     Set ``STEPWELL_PRECISION`` to ``bf16`` or ``fp32`` to choose it yourself. The probe asks for a factor of
     1.3, far from either side of what real machines show (0.01 without hardware support, 2 with it).
     """
-    wish = os.environ.get("STEPWELL_PRECISION", "auto")
-    if wish in ("bf16", "fp32"):
-        return torch.bfloat16 if wish == "bf16" else torch.float32
-    if wish != "auto":
-        raise StepwellError(
-            f"STEPWELL_PRECISION is {wish!r}, which is none of its values: set it to auto, fp32 or bf16, or unset it."
-        )
+    if (number := wished_number()) != "auto":
+        return torch.bfloat16 if number == "bf16" else torch.float32
     device = distributed.state().device
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32

@@ -8,7 +8,6 @@ named is probed, and the choice is kept in the cache: a second run on this machi
 import hashlib
 import importlib.util
 import json
-import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -69,15 +68,11 @@ def _plain(way: str) -> str:
 
 def wished(device: torch.device) -> tuple[list[str], int | None]:
     """Return the ways that the user's environment leaves to choose from, plainest first, and the token budget."""
-    wish = os.environ.get("STEPWELL_BACKEND") or "auto"
-    number = os.environ.get("STEPWELL_PRECISION") or "auto"
-    size = os.environ.get("STEPWELL_TOKEN_BUDGET") or "auto"
-    if wish not in ("auto", "torch", "openvino", "onnx", *WAYS):
-        raise _unknown("STEPWELL_BACKEND", wish, f"auto, torch, openvino, onnx or a way ({', '.join(WAYS)})")
-    if number not in ("auto", "fp32", "bf16"):
-        raise _unknown("STEPWELL_PRECISION", number, "auto, fp32 or bf16")
-    if size != "auto" and not (size.isdecimal() and int(size)):
-        raise _unknown("STEPWELL_TOKEN_BUDGET", size, "auto or a number of tokens, such as 1024")
+    known = f"auto, torch, openvino, onnx or a way ({', '.join(WAYS)})"
+    wish = machine.wish("STEPWELL_BACKEND", known, {"torch", "openvino", "onnx", *WAYS}.__contains__)
+    number = machine.wished_number()
+    known = "auto or a number of tokens, such as 1024"
+    size = machine.wish("STEPWELL_TOKEN_BUDGET", known, lambda value: value.isdecimal() and int(value))
     if wish in WAYS:
         ways = [wish]
     else:
@@ -90,10 +85,6 @@ def wished(device: torch.device) -> tuple[list[str], int | None]:
             f"STEPWELL_BACKEND={wish} and STEPWELL_PRECISION={number} leave no way to run a model: unset one of them."
         )
     return ways, None if size == "auto" else int(size)
-
-
-def _unknown(variable: str, value: str, known: str) -> StepwellError:
-    return StepwellError(f"{variable} is {value!r}, which is none of its values: set it to {known}, or unset it.")
 
 
 def choose(net: Net, kind: str) -> Choice:
