@@ -145,25 +145,6 @@ class IdIndex:
         return row
 
 
-@dataclass(frozen=True)
-class AnsweredTexts:
-    """The answers to the queries of a collection, and its passages without titles."""
-
-    column: pa.ChunkedArray
-    passages: Strings
-    starts: NDArray[np.int32]
-
-    def answers(self, query: int) -> list[str]:
-        """Return the answers of a query (a row)."""
-        found: list[str] = self.column[query].as_py()
-        return found
-
-    def bodies(self, rows: Rows) -> list[str]:
-        """Return passages at ``rows`` without their titles."""
-        starts = self.starts[np.asarray(rows, dtype=np.int64)].tolist()
-        return [text[start:] for text, start in zip(self.passages.take(rows), starts, strict=True)]
-
-
 class Collection:
     """Passages, queries and judgements; an immutable view over memory-mapped Arrow files.
 

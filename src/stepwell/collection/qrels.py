@@ -1,9 +1,8 @@
 """Relevance judgements as parallel arrays of row numbers, and answers for queries that have those instead."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,16 +13,12 @@ def pair_keys(queries: ArrayLike, passages: ArrayLike) -> NDArray[np.int64]:
     return (np.asarray(queries, dtype=np.int64) << 32) | np.asarray(passages, dtype=np.int64)
 
 
-class Answers(Protocol):
+@dataclass(frozen=True)
+class Answers:
     """Answers to queries, and the passages that they are looked for in, read on demand."""
 
-    def answers(self, query: int) -> list[str]:
-        """Return the answers of a query (a row); any of them will do."""
-        ...
-
-    def bodies(self, rows: Sequence[int] | NDArray[np.integer]) -> list[str]:
-        """Return passages without their titles."""
-        ...
+    answers: Callable[[int], list[str]]  # those of a query (a row); any of them will do
+    bodies: Callable[[Sequence[int] | NDArray[np.integer]], list[str]]  # passages at rows, without their titles
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,17 +57,12 @@ class _Texts:
         return f"line {line}{'' if home == file else f' of {home}'}"
 
 
-class Scanned(NamedTuple):
-    """What was read."""
+def scan(source: Source, folder: Path, report: Report) -> dict[str, Any]:
+    """Read everything, write the texts, the indexes of their ids and the judgements into ``folder``; return facts.
 
-    fingerprint: str  # of all content (sha256, hex), which neither paths nor times change
-    texts: str  # the same of ids and texts alone, which judgements don't change
-    qrels: dict[str, Qrels]  # by split
-    given: list[str]  # the splits with given negatives
-
-
-def scan(source: Source, folder: Path, report: Report) -> Scanned:
-    """Read everything, and write the texts, the indexes of their ids and the judgements into ``folder``."""
+    These are the ``fingerprint`` of all content (sha256, hex), which neither paths nor times change; that of ``texts``
+    and ids alone, which judgements don't change; the ``splits``, their ``levels``, and which have ``given`` negatives.
+    """
     digest = hashlib.sha256()
     passages = _texts(source, "passage", folder, report, digest)
     queries = _texts(source, "query", folder, report, digest)
@@ -106,7 +101,9 @@ def scan(source: Source, folder: Path, report: Report) -> Scanned:
             "first); they neither train nor test. An embedding rung can learn from them as texts (`more_queries`)."
         )
         report(Problem("warning", *queries.place(first), "unjudged", message))
-    return Scanned(digest.hexdigest(), texts, splits, given)
+    levels = {name: source.relevant_from(name) for name in splits}
+    facts = {"fingerprint": digest.hexdigest(), "texts": texts, "splits": list(splits), "levels": levels}
+    return {**facts, "given": given}
 
 
 def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: "hashlib._Hash") -> _Texts:

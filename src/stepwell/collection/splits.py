@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,9 +97,8 @@ def _names(collection: Collection, section: CollectionSection) -> dict[str, str 
     if dev == "auto":
         dev = "dev" if "dev" in collection.splits and "dev" not in (test, section.train) else None
     names = {"train": section.train, "dev": dev, "test": test}
-    for role, name in names.items():
-        other = next((other for other, same in names.items() if same == name and other != role), None)
-        if name is not None and other is not None:
+    for role, other in combinations(names, 2):
+        if (name := names[role]) is not None and name == names[other]:
             raise CollectionError(
                 f"The recipe takes the split {name!r} for {role} and for {other}: what is tuned on a split can't be "
                 "proved on it. Name another, or write `auto` to carve one off training."

@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from stepwell.collection import demo
-from stepwell.collection.collection import AnsweredTexts, Collection, IdIndex, Mapped, Strings
-from stepwell.collection.qrels import Given, Qrels
+from stepwell.collection.collection import Collection, IdIndex, Mapped, Rows, Strings
+from stepwell.collection.qrels import Answers, Given, Qrels
 from stepwell.collection.readers.formats import Place, find_source, place_of, section_of
 from stepwell.collection.scan import scan
 from stepwell.collection.source import Problem, Source
@@ -115,23 +117,14 @@ def _stamp(section: CollectionSection, source: Source) -> Any:
 
 
 def _parse(source: Source, section: CollectionSection, stamp: dict[str, Any], folder: Path) -> None:
-    """Fill the cache folder."""
     folder.mkdir()
-    scanned = scan(source, folder, refuse)
+    facts = scan(source, folder, refuse)
     if _stamp(section, find_source(section, refuse)) != stamp:
         raise CollectionError(
             f"The files of {source.home} changed while they were read. Open it again when they are complete."
         )
-    meta = {
-        "stamp": stamp,
-        "fingerprint": scanned.fingerprint,
-        "texts": scanned.texts,
-        "sizes": {file.name: file.stat().st_size for file in folder.iterdir()},
-        "splits": list(scanned.qrels),
-        "levels": {name: source.relevant_from(name) for name in scanned.qrels},
-        "given": scanned.given,
-    }
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    (folder / "meta.json").write_text(json.dumps({**facts, "stamp": stamp, "sizes": sizes}), encoding="utf-8")
 
 
 def _map(source: Source, stamp: dict[str, Any], place: str, folder: Path) -> Collection | None:
@@ -144,7 +137,7 @@ def _map(source: Source, stamp: dict[str, Any], place: str, folder: Path) -> Col
         passages, queries = map_texts(folder, "passage"), map_texts(folder, "query")
         starts = Mapped(folder / "passage-start.arrow").numbers("start")
         table = Mapped(folder / "query.arrow").table
-        answers = AnsweredTexts(table["answers"], passages[1], starts) if "answers" in table.column_names else None
+        answers = _answers(table["answers"], passages[1], starts) if "answers" in table.column_names else None
         qrels, given = dict[str, Qrels](), dict[str, Given]()
         for number, name in enumerate(meta["splits"]):
             judged = Mapped(folder / f"qrels-{number}.arrow")
@@ -170,6 +163,14 @@ def _map(source: Source, stamp: dict[str, Any], place: str, folder: Path) -> Col
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
+
+
+def _answers(column: pa.ChunkedArray, passages: Strings, starts: NDArray[np.int32]) -> Answers:
+    def bodies(rows: Rows) -> list[str]:
+        begin = starts[np.asarray(rows, dtype=np.int64)].tolist()
+        return [text[start:] for text, start in zip(passages.take(rows), begin, strict=True)]
+
+    return Answers(lambda query: column[query].as_py(), bodies)
 
 
 def map_texts(folder: Path, kind: str) -> tuple[IdIndex, Strings]:

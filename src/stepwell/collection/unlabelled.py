@@ -67,7 +67,6 @@ def _map(cached: Path) -> Strings | None:
 
 
 def _write(path: Path, kind: str, target: Path) -> None:
-    """Write the texts to the cache."""
     schema = pa.schema({"text": pa.string()})
     texts, some = _distinct(path, kind), False
     with pa.ipc.new_file(str(target), schema) as writer:

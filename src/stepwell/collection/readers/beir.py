@@ -69,10 +69,8 @@ class Beir(Source):
             parts = [part.strip().lower() for part in line.split("\t")]
             if len(parts) == 3 and any(word in parts[2] for word in ("score", "grade", "rel", "label")):
                 continue  # the header, perhaps in other words
-            message = (
-                f"the header is missing: the first line is {line[:60]!r}. Put the line {chr(9).join(HEADER)!r} in "
-            )
-            message += "front (tabs between), or the first judgement is lost."
+            message = f"the header is missing: the first line is {line[:60]!r}. Put the line {chr(9).join(HEADER)!r}"
+            message += " in front (tabs between), or the first judgement is lost."
             report(Problem("error", name, number, "header", message))
             lines = chain([(number, line)], lines)
         yield from parsed(lines, name, report, partial(_judgement, name))

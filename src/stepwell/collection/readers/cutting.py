@@ -85,7 +85,8 @@ def pack(blocks: Iterable[Block]) -> Iterator[tuple[int, str]]:
     or between sentences. What is shorter than ``SHORTEST`` goes with what stands beside it.
     """
     held: tuple[int, str] | None = None  # the last passage, which may still get a rest
-    for line, text in _filled(piece for block in blocks for piece in _pieces(block)):
+    pieces = ((line, "\n\n", text) for block in blocks for line, text in _pieces(block))
+    for line, text in _together(pieces, SHORTEST):
         if held and length(text) < SHORTEST and length(held[1]) <= LONGEST:
             held = held[0], f"{held[1]}\n\n{text}"
             continue
@@ -96,37 +97,26 @@ def pack(blocks: Iterable[Block]) -> Iterator[tuple[int, str]]:
         yield held
 
 
-def _filled(pieces: Iterable[Block]) -> Iterator[tuple[int, str]]:
-    line, texts, count = 1, list[str](), 0
-    for piece in pieces:
-        more = length(piece.text)
-        if count >= SHORTEST and count + more > LONGEST:
-            yield line, "\n\n".join(texts)
-            texts, count = [], 0
-        line = line if texts else piece.line
-        texts.append(piece.text)
-        count += more
-    if texts:
-        yield line, "\n\n".join(texts)
-
-
-def _pieces(block: Block) -> Iterator[Block]:
+def _pieces(block: Block) -> Iterator[tuple[int, str]]:
     """Yield a block whole where it fits, else in pieces of whole lines of code or whole sentences."""
-    if not block.text.strip():
-        return
-    if length(block.text) <= LONGEST:
-        yield block
-        return
-    text, count = "", 0
-    for between, unit in _units(block):
-        more = length(unit)
-        if text and count + more > LONGEST:
-            yield block._replace(lines=[text])
-            text, count = "", 0
-        text = f"{text}{between}{unit}" if text else unit
+    if length(block.text) > LONGEST:
+        yield from _together(((block.line, between, unit) for between, unit in _units(block)), 0)
+    elif block.text.strip():
+        yield block.line, block.text
+
+
+def _together(parts: Iterable[tuple[int, str, str]], least: int) -> Iterator[tuple[int, str]]:
+    """Join (line, what stands in front, text) while they fit into ``LONGEST`` words; up to ``least`` in any case."""
+    line, joined, count = 1, "", 0
+    for begin, between, text in parts:
+        more = length(text)
+        if joined and count >= least and count + more > LONGEST:
+            yield line, joined
+            joined, count = "", 0
+        line, joined = (line, f"{joined}{between}{text}") if joined else (begin, text)
         count += more
-    if text:
-        yield block._replace(lines=[text])
+    if joined:
+        yield line, joined
 
 
 def _units(block: Block) -> Iterator[tuple[str, str]]:

@@ -75,8 +75,6 @@ class HuggingFace(Source):
         """Return the name, with the part for the shape of BEIR."""
         return f"{self.name}/{_PARTS[kind]}" if self._beir else self.name
 
-    # How it is opened
-
     @cached_property
     def _library(self) -> Any:
         return import_reader("datasets", "Hugging Face's datasets", self.home)
@@ -130,8 +128,6 @@ class HuggingFace(Source):
         """The configuration that holds the judgements or tuples, and its splits."""
         part = next(part for part in (*_QRELS, *self._opened) if part in self._opened)
         return part, self._opened[part]
-
-    # What it holds
 
     def read(self, kind: Kind, report: Report) -> Iterator[Text]:
         """Yield the passages or queries; equal texts of tuples once."""
