@@ -81,7 +81,7 @@ class Table:
             pad_edge=False,
             header_style="bold",
         )
-        columns = [[_cell(row[number]) for row in self.rows] for number in range(len(self.columns))]
+        columns = [[cell_text(row[number]) for row in self.rows] for number in range(len(self.columns))]
         cells: list[list[RenderableType]] = []
         for number, (head, column) in enumerate(zip(self.columns, columns, strict=True)):
             right = number > 0 and _are_numbers(column)
@@ -113,7 +113,8 @@ def _longest(cells: list[str]) -> int:
     return max((cell_len(word) for cell in cells for word in re.findall(r"\S+(?:\s+$)?", cell)), default=1)
 
 
-def _cell(value: Cell) -> str:
+def cell_text(value: Cell) -> str:
+    """Return a cell as it is written in every table."""
     if value is None:
         return ""
     if isinstance(value, float):

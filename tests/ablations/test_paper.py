@@ -2,7 +2,7 @@
 
 import yaml
 
-from stepwell.ablations import open_grid, paper_grid
+from stepwell.ablations.paper import open_grid, paper_grid
 from stepwell.recipe.yaml_file import load_recipe
 
 

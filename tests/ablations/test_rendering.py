@@ -1,4 +1,4 @@
-"""Tables as Markdown and LaTeX; the plain case of each is in the docstrings."""
+"""Tables as Markdown and LaTeX; the plain case of Markdown is in its docstring."""
 
 import re
 
@@ -22,6 +22,26 @@ def test_markdown_keeps_its_columns_whatever_is_in_a_cell():
     assert len(table) == 4 and {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
     assert table[2] == "| **ladder** | **1,204** | **0.412 [0.380, 0.445]** |  |"
     assert table[3].endswith(r"| \<0.001\* |") and lines[0] == r"### Ablation of a\_b" and lines[-1] == r"\* differs."
+
+
+def test_latex_is_a_table_for_booktabs():
+    text = latex(Table("Gain", ["variant", "p"], [["no_keep", "<0.001*"]], highlight=[0]))
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"  \centering\footnotesize",
+        r"  \caption{Gain}",
+        r"  \label{tab:ablation}",
+        r"  \begin{tabular}{lr}",
+        r"    \toprule",
+        r"    variant & p \\",
+        r"    \midrule",
+        r"    \textbf{no\_keep} & \textbf{\ensuremath{<}0.001*} \\",
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    assert text.splitlines() == lines
 
 
 def test_latex_has_its_columns_escapes_and_real_minus_signs():

@@ -12,8 +12,7 @@ from stepwell.recipe.mistakes import nearest
 from stepwell.recipe.places import Document, Mistake, read_yaml
 from stepwell.recipe.yaml_file import changed
 
-KEYS = ("reference", "force", "match_updates", "variants")
-WORDS = ("without", "only", "reversed", "together", "keep", "force")
+_TOP: dict[str, type] = {"reference": str, "force": bool, "match_updates": bool}  # keys beside the variants
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,14 @@ def load_grid(path: str | Path, recipe: Recipe) -> Grid:
 def read_grid(text: str | None, name: str, recipe: Recipe, home: Path) -> Grid:
     """Return the grid in a YAML text."""
     root, mistakes = read_yaml(name, text)
-    top = dict(_pairs(root, "a grid", KEYS, mistakes))
+    top = dict(_pairs(root, "a grid", (*_TOP, "variants"), mistakes))
     settings = {key: _checked(top[key], kind, key, mistakes) for key, kind in _TOP.items() if key in top}
-    mistakes += (
-        [] if "variants" in top else [Mistake(root.place(), "variants", "is missing; it names what is compared")]
-    )
+    if "variants" not in top:
+        mistakes.append(Mistake(root.place(), "variants", "is missing; it names what is compared"))
     force = settings.get("force", True)
-    variants = []
-    for key, given in _pairs(top.get("variants"), "variants", None, mistakes):
-        made = _variant(key, given, recipe, force, home, mistakes)
-        variants += [made] if made else []
+    given = _pairs(top.get("variants"), "variants", None, mistakes)
+    made = [_variant(key, value, recipe, force, home, mistakes) for key, value in given]
+    variants = [variant for variant in made if variant]
     names = [variant.name for variant in variants]
     reference = settings.get("reference") or (names[0] if names else "")
     if "reference" in top and reference not in names and not mistakes:
@@ -70,9 +67,6 @@ def read_grid(text: str | None, name: str, recipe: Recipe, home: Path) -> Grid:
     return Grid(tuple(variants), reference, settings.get("match_updates", False))
 
 
-_TOP: dict[str, type] = {"reference": str, "force": bool, "match_updates": bool}
-
-
 def _variant(
     name: str, given: Document, recipe: Recipe, force: bool, home: Path, mistakes: list[Mistake]
 ) -> Variant | None:
@@ -82,24 +76,25 @@ def _variant(
     words: dict[str, Document] = {}
     changes: list[tuple[str, Document]] = []
     for key, value in _pairs(given, f"the variant {name!r}", None, mistakes):
-        if key in WORDS:
+        if key in _WORDS:
             words[key] = value
         elif key.partition(".")[0] in fields:
             changes += _leaves(key, value)
         else:
-            text = _no_such(key.partition(".")[0], [*WORDS, *sorted(fields)], "word or key of a recipe")
+            text = _no_such(key.partition(".")[0], [*_WORDS, *sorted(fields)], "word or key of a recipe")
             mistakes.append(Mistake(value.place(), f"{name}: {key}", text))
     made, wrong = changed(recipe, changes, home, given.place())  # the recipe is right: the variant is to blame
     mistakes += [replace(mistake, path=f"{name}: {mistake.path}") for mistake in wrong]
     if made is None or len(mistakes) > before:
         return None
     try:
-        forced = _word(words, "force", force, _boolean)
-        shaped = _shaped(made, words, any(key.startswith("refine") for key, _ in changes))
+        values = {word: _read(word, made, value.content) for word, value in words.items()}
+        shaped = _shaped(made, values, any(key.startswith("refine") for key, _ in changes))
     except _WordError as error:
-        mistakes.append(Mistake(words[error.word].place(), f"{name}: {error.word}", error.text))
+        word, reason = error.args
+        mistakes.append(Mistake(words[word].place(), f"{name}: {word}", str(reason)))
         return None
-    shaped = shaped.model_copy(update={"name": name, "proof": "none"})
+    shaped, forced = shaped.model_copy(update={"name": name, "proof": "none"}), values.get("force", force)
     return Variant(name, vocabulary.forced(shaped) if forced else shaped, forced)
 
 
@@ -115,53 +110,42 @@ def _leaves(key: str, given: Document) -> Iterator[tuple[str, Document]]:
 # -- words ------------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class _WordError(Exception):
     """A word of the grid that can't be followed, and why."""
 
-    word: str
-    text: str
 
-
-def _shaped(recipe: Recipe, words: dict[str, Document], refines: bool) -> Recipe:
+def _shaped(recipe: Recipe, words: dict[str, Any], refines: bool) -> Recipe:
     """Return the recipe after all words; ``refines`` says that the variant speaks of refine itself."""
-    rungs = list(range(len(recipe.ladder)))
-    chosen = _word(words, "only", None, lambda value: _rungs(recipe, value))
-    left_out = _word(words, "without", [], lambda value: _rungs(recipe, value))
+    rungs, chosen, left_out = list(range(len(recipe.ladder))), words.get("only"), words.get("without", [])
     order = [rung for rung in rungs if (chosen is None or rung in chosen) and rung not in left_out]
     if not order:
-        word = "without" if left_out else "only"
-        raise _WordError(word, "leaves no rung to climb")
-    if _word(words, "reversed", False, _boolean):
+        raise _WordError("without" if left_out else "only", "leaves no rung to climb")
+    if words.get("reversed"):
         order.reverse()
     kept = vocabulary.settled(recipe).refine
-    together = _word(words, "together", False, _boolean)
-    if together or chosen is not None:
-        recipe = _together(recipe, order) if together else vocabulary.straight(recipe, order)
-        recipe = recipe.model_copy(update={"refine": kept}) if refines else recipe
+    if words.get("together"):
+        try:
+            recipe = vocabulary.together(recipe, order)
+        except ValueError as error:
+            raise _WordError("together", error) from None
+    elif chosen is not None:
+        recipe = vocabulary.straight(recipe, order)
     elif order != rungs:
         recipe = vocabulary.climbing(recipe, order)
-    return recipe if _word(words, "keep", True, _boolean) else vocabulary.without_keep(recipe)
+    if refines and (words.get("together") or chosen is not None):
+        recipe = recipe.model_copy(update={"refine": kept})
+    return recipe if words.get("keep", True) else vocabulary.without_keep(recipe)
 
 
-def _together(recipe: Recipe, order: list[int]) -> Recipe:
+def _read(word: str, recipe: Recipe, value: Any) -> Any:
+    """Return the value of a word, checked."""
     try:
-        return vocabulary.together(recipe, order)
+        return _WORDS[word](recipe, value)
     except ValueError as error:
-        raise _WordError("together", str(error)) from None
+        raise _WordError(word, error) from None
 
 
-def _word(words: dict[str, Document], word: str, default: Any, read: Callable[[Any], Any]) -> Any:
-    """Return the value of a word, checked, or the default where the variant does not use it."""
-    if word not in words:
-        return default
-    try:
-        return read(words[word].content)
-    except ValueError as error:
-        raise _WordError(word, str(error)) from None
-
-
-def _boolean(value: Any) -> bool:
+def _boolean(_: Recipe, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, not {value!r}")
     return value
@@ -181,6 +165,16 @@ def _rungs(recipe: Recipe, value: Any) -> list[int]:
         else:
             raise ValueError(f"must be rungs, numbered 1 to {len(teachers)}, or their teachers' names, not {item!r}")
     return found
+
+
+_WORDS: dict[str, Callable[[Recipe, Any], Any]] = {
+    "without": _rungs,
+    "only": _rungs,
+    "reversed": _boolean,
+    "together": _boolean,
+    "keep": _boolean,
+    "force": _boolean,
+}
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------

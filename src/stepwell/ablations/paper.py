@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from stepwell.recipe import Recipe
 
 LADDER = "ladder"
 DEPTHS = (2, 4, 6)
+
+Made = tuple[str, dict[str, Any]] | str
+"""A variant (its name and changes), or a sentence in place of one that makes no sense."""
 
 
 def open_grid(recipe: Recipe, grid: str | Path | Mapping[str, Any]) -> Grid:
@@ -27,26 +31,11 @@ def open_grid(recipe: Recipe, grid: str | Path | Mapping[str, Any]) -> Grid:
 
 def paper_grid(recipe: Recipe, deepest: int) -> tuple[str, tuple[str, ...]]:
     """Return the YAML of the paper's variants of a recipe, and a sentence about each that makes no sense for it."""
-    variants: dict[str, dict[str, Any]] = {LADDER: {}}
-    notes: list[str] = []
-    for made in _all(recipe, deepest):
-        if isinstance(made, str):
-            notes.append(made)
-        else:
-            variants[made[0]] = made[1]
+    made = list(chain(_teachers(recipe), _rungs(recipe), _refine(recipe), _depths(recipe, deepest)))
+    variants = {LADDER: {}, **dict(one for one in made if not isinstance(one, str))}
     content = {"reference": LADDER, "force": True, "variants": variants}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), tuple(notes)
-
-
-Made = tuple[str, dict[str, Any]] | str
-
-
-def _all(recipe: Recipe, deepest: int) -> Iterator[Made]:
-    """Yield variants (name, changes), and sentences in place of those that make no sense."""
-    yield from _teachers(recipe)
-    yield from _rungs(recipe)
-    yield from _refine(recipe)
-    yield from _depths(recipe, deepest)
+    notes = tuple(one for one in made if isinstance(one, str))
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), notes
 
 
 def _teachers(recipe: Recipe) -> Iterator[Made]:

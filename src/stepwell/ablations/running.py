@@ -4,6 +4,7 @@ import shutil
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,32 +34,36 @@ class Ready:
     stages: list[Stage]
     folder: Path
 
-    @property
-    def last(self) -> int:
-        """How many rungs and rounds of refine there are at most."""
-        return len(self.ctx.recipe.ladder) + self.ctx.recipe.refine.rounds
+    def workspace(self, out: Path, checked: set[Path] | None = None) -> Workspace:
+        """Return the stages of the ablation with this variant's own facts."""
+        return Workspace(out, shared_facts(self.ctx), checked)
 
 
 def get_ready(grid: Grid, out: Path) -> list[Ready]:
     """Open the collection, and list every variant's stages; nothing is run."""
     opened: dict[str, Context] = {}
-    contexts = []
+    contexts = {}
     for variant in grid.variants:
         section = variant.recipe.collection.model_dump_json()
-        opened[section] = opened[section] if section in opened else prepare(variant.recipe)
-        contexts.append(replace(opened[section], recipe=variant.recipe))
-    home = contexts[[variant.name for variant in grid.variants].index(grid.reference)]
-    size = home.collection.n_passages, len(home.splits.train.query_rows)
-    updates = sum(ladder_steps(home.recipe, *size))
+        if section not in opened:
+            opened[section] = prepare(variant.recipe)
+        contexts[variant.name] = replace(opened[section], recipe=variant.recipe)
+    home = contexts[grid.reference]
+    updates = sum(ladder_steps(home.recipe, *_sizes(home)))
     ready = []
-    for number, (variant, ctx) in enumerate(zip(grid.variants, contexts, strict=True), start=1):
+    for number, variant in enumerate(grid.variants, start=1):
+        ctx = contexts[variant.name]
         _same_test(variant, grid.reference, ctx, home)
         if grid.match_updates:
-            sizes = ctx.collection.n_passages, len(ctx.splits.train.query_rows)
-            ctx = replace(ctx, recipe=matched(ctx.recipe, updates, *sizes))
+            ctx = replace(ctx, recipe=matched(ctx.recipe, updates, *_sizes(ctx)))
         folder = out / "variants" / f"{number:02d}-{file_name(variant.name)}"
         ready.append(Ready(variant, ctx, _stages(variant, ctx), folder))
     return ready
+
+
+def _sizes(ctx: Context) -> tuple[int, int]:
+    """Return how many passages and training queries there are."""
+    return ctx.collection.n_passages, len(ctx.splits.train.query_rows)
 
 
 def _stages(variant: Variant, ctx: Context) -> list[Stage]:
@@ -72,11 +77,12 @@ def _stages(variant: Variant, ctx: Context) -> list[Stage]:
         raise RecipeError(f"the variant {variant.name!r}: {error}") from error
     if not variant.forced:
         return stages
-
-    def gates(stage: Stage) -> tuple[str, ...]:
-        return tuple(gate for gate in stage.only_if or () if not gate.startswith(("headroom-", "promote-")))
-
-    return [replace(stage, only_if=gates(stage)) for stage in stages if stage.kind != "headroom"]
+    open_gates = ("headroom-", "promote-")
+    return [
+        replace(stage, only_if=tuple(gate for gate in stage.only_if or () if not gate.startswith(open_gates)))
+        for stage in stages
+        if stage.kind != "headroom"
+    ]
 
 
 def _same_test(variant: Variant, reference: str, ctx: Context, home: Context) -> None:
@@ -91,42 +97,49 @@ def _same_test(variant: Variant, reference: str, ctx: Context, home: Context) ->
 # -- the plan ---------------------------------------------------------------------------------------------
 
 
+class VariantPlan(NamedTuple):
+    """What one variant will take."""
+
+    name: str
+    stages: int
+    own: int  # those that no variant before it has
+    seconds: float  # of its own that are still to do
+
+
 @dataclass(frozen=True)
 class AblationPlan:
-    """What an ablation will take: for each variant its stages, how many only it has to do, and their seconds."""
+    """What an ablation will take; ``done`` counts the stages that are finished."""
 
-    names: tuple[str, ...]
-    stages: tuple[int, ...]
-    own: tuple[int, ...]
-    seconds: tuple[float, ...]
+    variants: list[VariantPlan]
     done: int
     notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> float:
         """Seconds of all that is still to do."""
-        return sum(self.seconds)
+        return sum(variant.seconds for variant in self.variants)
+
+    @property
+    def own(self) -> int:
+        """How many different stages there are."""
+        return sum(variant.own for variant in self.variants)
 
     def table(self) -> Table:
         """Return the plan as a table."""
         rows: list[list[Cell]] = [
-            [name, stages, stages - own, own, duration(seconds)]
-            for name, stages, own, seconds in zip(self.names, self.stages, self.own, self.seconds, strict=True)
+            [one.name, one.stages, one.stages - one.own, one.own, duration(one.seconds)] for one in self.variants
         ]
-        asked, distinct = sum(self.stages), sum(self.own)
-        notes = (
-            f"{asked:,} stages in all, {asked - distinct:,} of them shared with a variant above; of the other "
-            f"{distinct:,}, {self.done:,} are done. About {duration(self.total)} still to go.",
-            *self.notes,
+        asked = sum(variant.stages for variant in self.variants)
+        note = (
+            f"{asked:,} stages in all, {asked - self.own:,} of them shared with a variant above; of the other "
+            f"{self.own:,}, {self.done:,} are done. About {duration(self.total)} still to go."
         )
         columns = ["variant", "stages", "shared", "its own", "time to go"]
-        return Table("The ablation, variant by variant", columns, rows, notes)
+        return Table("The ablation, variant by variant", columns, rows, (note, *self.notes))
 
     def to_json(self) -> dict[str, object]:
         """Return the plan as plain values (seconds)."""
-        lists = zip(self.names, self.stages, self.own, self.seconds, strict=True)
-        keys = ("name", "stages", "own", "seconds")
-        variants = [dict(zip(keys, row, strict=True)) for row in lists]
+        variants = [variant._asdict() for variant in self.variants]
         return {"seconds": self.total, "done": self.done, "variants": variants, "notes": list(self.notes)}
 
 
@@ -138,24 +151,18 @@ def plan_ablation(grid: Grid, out: Path) -> AblationPlan:
 
 def _planned(grid: Grid, ready: list[Ready], out: Path, speed: Speed) -> AblationPlan:
     seen: dict[str | None, bool] = {}
-    counts, own, seconds = [], [], []
+    variants = []
     for one in ready:
-        workspace = _workspace(one, out)
+        workspace = one.workspace(out)
         plan = make_plan(one.ctx, one.stages, workspace, speed)
         keys = [workspace.keys.get(workspace.resolve(stage.name)) for stage in one.stages]
         places = dict(zip(keys, zip(plan.seconds, plan.done, strict=True), strict=True))
         places.pop(None, None)  # of a rung that dev decided to leave out
         new = {place: cost for place, cost in places.items() if place not in seen}
         seen |= {place: done for place, (_, done) in new.items()}
-        counts.append(len(places))
-        own.append(len(new))
-        seconds.append(sum(cost for cost, done in new.values() if not done))
-    names = tuple(one.variant.name for one in ready)
-    return AblationPlan(names, tuple(counts), tuple(own), tuple(seconds), sum(seen.values()), grid.notes)
-
-
-def _workspace(one: Ready, out: Path, checked: set[Path] | None = None) -> Workspace:
-    return Workspace(out, shared_facts(one.ctx), checked)
+        seconds = sum(cost for cost, done in new.values() if not done)
+        variants.append(VariantPlan(one.variant.name, len(places), len(new), seconds))
+    return AblationPlan(variants, sum(seen.values()), grid.notes)
 
 
 # -- the run ----------------------------------------------------------------------------------------------
@@ -167,17 +174,18 @@ def run_ablation(name: str, grid: Grid, out: Path) -> Ablation:
         ready = get_ready(grid, out)
         speed = probe(ready[0].ctx.recipe.student.base)
         plan = _planned(grid, ready, out, speed)
-        say(f"{name}: {len(ready)} variants, {sum(plan.own)} stages of their own, about {duration(plan.total)} to go.")
+        say(f"{name}: {len(ready)} variants, {plan.own} stages of their own, about {duration(plan.total)} to go.")
         done: list[Outcome] = []
         checked: set[Path] = set()
         said: set[str] = set()
         with progress(round(plan.total), name) as bar:
             for number, one in enumerate(ready, start=1):
                 say(f"Variant {number} of {len(ready)}: {one.variant.name}")
-                workspace = _workspace(one, out, checked)
-                done.append(
-                    _attempt(one, workspace, make_plan(one.ctx, one.stages, _workspace(one, out), speed), bar, said)
+                workspace, estimate = (
+                    one.workspace(out, checked),
+                    make_plan(one.ctx, one.stages, one.workspace(out), speed),
                 )
+                done.append(_attempt(one, workspace, estimate, bar, said))
                 said |= set(workspace.keys.values())
                 result = Ablation.of(name, grid, done, ready[0].ctx, out)
                 if distributed.is_main():
@@ -207,14 +215,10 @@ def _attempt(one: Ready, workspace: Workspace, plan: Plan, bar: Progress, said: 
         if not known:
             write_text(one.folder / "error.txt", traceback.format_exc())
         warn(f"the variant {one.variant.name} failed, the others go on: {failed}")
-    folders = {name: folder.name for name, folder in workspace.folders.items()}
-    test = None if failed else workspace.resolve(f"student@{one.last}.test")
+    folders, last = workspace.folders, len(one.ctx.recipe.ladder) + one.ctx.recipe.refine.rounds
+    test = None if failed else workspace.resolve(f"student@{last}.test")
     if test and distributed.is_main():
-        shutil.copyfile(workspace.folders[test] / "run.trec", one.folder / "run.trec")
-    return Outcome(one.variant.name, _updates(one, workspace), folders, test, failed)
-
-
-def _updates(one: Ready, workspace: Workspace) -> int:
-    """Count the optimiser steps of the student's rungs and rounds of refine, warm-up apart."""
-    rungs = [workspace.folders.get(f"rung-{number}") for number in range(1, one.last + 1)]
-    return sum(Training.load(folder).log.steps for folder in rungs if folder is not None)
+        shutil.copyfile(folders[test] / "run.trec", one.folder / "run.trec")
+    rungs = [name for number in range(1, last + 1) if (name := f"rung-{number}") in folders]
+    updates = sum(Training.load(folders[rung]).log.steps for rung in rungs)
+    return Outcome(one.variant.name, updates, {name: at.name for name, at in folders.items()}, test, failed)

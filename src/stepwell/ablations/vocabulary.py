@@ -1,6 +1,7 @@
 """The words of a grid that change a ladder: pure functions from a recipe to a recipe."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from stepwell.collection.unlabelled import open_unlabelled
 from stepwell.distil.training import total_steps
@@ -12,10 +13,10 @@ def settled(recipe: Recipe) -> Recipe:
 
     So a changed ladder keeps the negatives and the scores of the whole one, and differs in its rungs alone.
     """
-    numbered = enumerate(recipe.ladder, start=1)
-    rungs = [rung.model_copy(update={"negatives": recipe.miner_of(number)}) for number, rung in numbered]
-    settled_ = recipe.model_copy(update={"ladder": rungs})
-    return with_refine(settled_, teacher=recipe.refine.teacher or recipe.ladder[-1].teacher)
+    miners = [{"negatives": recipe.miner_of(number)} for number in range(1, len(recipe.ladder) + 1)]
+    rungs = [rung.model_copy(update=miner) for rung, miner in zip(recipe.ladder, miners, strict=True)]
+    refine = recipe.refine.model_copy(update={"teacher": recipe.refine.teacher or recipe.ladder[-1].teacher})
+    return recipe.model_copy(update={"ladder": rungs, "refine": refine})
 
 
 def climbing(recipe: Recipe, order: Sequence[int]) -> Recipe:
@@ -87,16 +88,13 @@ def matched(recipe: Recipe, updates: int, passages: int, queries: int) -> Recipe
     """Return the recipe with its rungs made longer, in proportion, until they take ``updates`` optimiser steps.
 
     A ladder that takes as many or more stays as it is, and so does a rung of no steps.
-
-    Examples
-    --------
-    Rungs of 10 and 5 steps that are to take 30 take 20 and 10.
     """
     own = ladder_steps(recipe, passages, queries)
     if not 0 < sum(own) < updates:
         return recipe
-    ends = [round(updates * sum(own[: number + 1]) / sum(own)) for number in range(len(own))]
-    longer: list[Rung] = []
-    for rung, steps, begin, end in zip(recipe.ladder, own, [0, *ends], ends, strict=False):
-        longer.append(rung.model_copy(update={"steps": max(1, end - begin)}) if steps else rung)
+    ends = [round(updates * total / sum(own)) for total in accumulate(own)]  # own 10 and 5, updates 30: 20 and 30
+    longer = [
+        rung.model_copy(update={"steps": max(1, end - begin)}) if steps else rung
+        for rung, steps, begin, end in zip(recipe.ladder, own, [0, *ends], ends, strict=False)
+    ]
     return recipe.model_copy(update={"ladder": longer})
