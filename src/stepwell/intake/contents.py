@@ -15,8 +15,8 @@ from stepwell.collection.readers.folder import Folder
 from stepwell.collection.readers.formats import find_source, section_of
 from stepwell.collection.readers.huggingface import TUPLES
 from stepwell.collection.readers.lines import named_files
-from stepwell.collection.readers.tables import COLUMNS, ENDINGS, STEMS, read_table
-from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, stamp_files
+from stepwell.collection.readers.tables import COLUMNS, ENDINGS, STEMS, find_table, read_table
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore, stamp_files
 from stepwell.display import Cell, Table
 from stepwell.errors import CollectionError
 
@@ -57,46 +57,42 @@ def look(directory: str | Path) -> Contents:
     if home.is_file():
         return _table(home)
     problems: list[Problem] = []
-    tables = named_files(home, lambda problem: None)
     known = {"qrels", *chain.from_iterable(STEMS.values())}  # what the tables of a collection are called
-    named = {file: file.name.partition(".")[0].lower() for name, file in tables.items() if name.endswith(ENDINGS)}
-    loose = [file for file, stem in named.items() if stem not in known]
+    tables = [file for name, file in named_files(home, ignore).items() if name.endswith(ENDINGS)]
+    loose = [file for file in tables if file.name.partition(".")[0].lower() not in known]
     source = find_source(section_of(home), problems.append)
     if isinstance(source, Folder) and loose:
         return _only_table(loose, home)
     errors = [problem for problem in problems if problem.severity == "error"]
     lacking = [problem for problem in errors if problem.code == "file-missing"]
     if not errors:
-        return _folder(source) if isinstance(source, Folder) else _collection(home, source)
+        return _directory(source, home)
     if len(lacking) < len(errors):  # the format can't be told
         if loose and not source.splits and errors[0].code == "format":
             return _only_table(loose, home)
         raise CollectionError(str(errors[0]))
-    names = [f"{stem}.{ending}" for stem in STEMS["passage"] for ending in ENDINGS]
-    passages = next((tables[name] for name in names if name in tables), None)
+    passages = find_table(home, "passage")
     if passages is None or source.splits or len(lacking) < 2:
-        raise CollectionError(f"{lacking[0]}")
+        raise CollectionError(str(lacking[0]))
     return _table(passages)
 
 
-def _collection(home: Path, source: Source) -> Contents:
-    facts: list[list[Cell]] = [
-        ["passages", source.label("passage"), f"read by {type(source).__name__}"],
-        ["queries", source.label("query"), None],
-        ["judged splits", ", ".join(source.splits), ", ".join(source.splits.values())],
-    ]
-    return Contents("collection", str(home), None, facts)
-
-
-def _folder(source: Folder) -> Contents:
+def _directory(source: Source, home: Path) -> Contents:
+    if not isinstance(source, Folder):
+        facts: list[list[Cell]] = [
+            ["passages", source.label("passage"), f"read by {type(source).__name__}"],
+            ["queries", source.label("query"), None],
+            ["judged splits", ", ".join(source.splits), ", ".join(source.splits.values())],
+        ]
+        return Contents("collection", str(home), None, facts)
     kinds = Counter(file.suffix.lower() for file in source.files["passage"])
     files = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
-    facts: list[list[Cell]] = [
+    facts = [
         ["passages", f"{files} files", "no table and no collection is there, and text files are"],
         ["titles", "the path of headings", f"of {', '.join(TEXT_ENDINGS[:-1])}"],
         ["queries", "none", "text files hold passages alone"],
     ]
-    return Contents("passages", str(source.home), source, facts)
+    return Contents("passages", str(home), source, facts)
 
 
 def _only_table(loose: list[Path], home: Path) -> Contents:
@@ -124,10 +120,10 @@ def _table(path: Path) -> Contents:
         columns = _passage_columns(sample, path)
     facts: list[list[Cell]] = [["table", path.name, None]]
     facts += [[role, guess.column or "none", guess.reason] for role, guess in columns.items()]
+    if not are_pairs:
+        facts.append(["queries", "none", "no column and no file is named so"])
     source = Loose(path, {role: guess.column for role, guess in columns.items()})
-    if are_pairs:
-        return Contents("pairs", str(path), source, facts)
-    return Contents("passages", str(path), source, [*facts, ["queries", "none", "no column and no file is named so"]])
+    return Contents("pairs" if are_pairs else "passages", str(path), source, facts)
 
 
 def _named(sample: list[dict[str, Any]], names: tuple[str, ...]) -> Guess:
@@ -167,9 +163,8 @@ class Loose(Source):
         super().__init__(path)
 
     def find(self, report: Report) -> None:
-        """Take the names from the file."""
+        """Name the collection after the file."""
         self.name = self.path.name.partition(".")[0]
-        self.labels = {"passage": self.path.name, "query": self.path.name}
 
     def stamp(self) -> dict[str, Any]:
         """Return size and time of the file."""

@@ -57,10 +57,7 @@ def write_recipe(
     ``teacher``, what the teachers are made from, is the student's base when None; ``origin`` is the folder that the
     passages come from, when the collection was made from one that can be searched.
     """
-    target = Path(target)
-    target = target / "recipe.yaml" if target.is_dir() else target
-    if target.exists() or target.is_symlink():
-        raise is_there(target)
+    target = free_place(target)
     check_layers(student, layers)
     is_own = isinstance(directory, Path) and directory.is_dir()  # also one that is called demo
     place = str(Path(directory).resolve()) if is_own else str(directory)
@@ -69,8 +66,11 @@ def write_recipe(
     splits = resolve_splits(collection, section)
     home, base = target.resolve().parent, teacher or student
     trained_on, synthetic = len(splits.train.query_rows), bool(splits.synthetic.get("train"))
-    text = _template("head").format(
-        synthetic=_origin_note(origin) if synthetic else "",
+    ladder = "small_ladder" if synthetic or trained_on < FEW_QUERIES else "ladder"
+    head, tail = ((_TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8") for name in ("head", ladder))
+    search = _SEARCH_ORIGIN.format(origin=_quoted(origin)) if origin else ""
+    text = head.format(
+        synthetic=_SYNTHETIC + search if synthetic else "",
         name=_quoted(collection.name),
         passages=f"{collection.n_passages:,}",
         queries=f"{collection.n_queries:,}",
@@ -81,7 +81,7 @@ def write_recipe(
         layers=layers,
         **_lengths(collection, splits),
     )
-    text += _template("small_ladder" if synthetic or trained_on < FEW_QUERIES else "ladder").format(
+    text += tail.format(
         base=_quoted(_spelled(base, home)),
         small=_small_depth(layers, base),
         rerank_epochs=max(1, min(3, round(8000 / trained_on))),  # about 8,000 queries seen, three passes at most
@@ -91,14 +91,6 @@ def write_recipe(
     )
     _write_new(target, text)
     return target
-
-
-def _origin_note(origin: str | None) -> str:
-    return _SYNTHETIC + ("" if origin is None else _SEARCH_ORIGIN.format(origin=_quoted(origin)))
-
-
-def _template(name: str) -> str:
-    return (_TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _train_split(collection: Collection) -> str:
@@ -176,19 +168,22 @@ def _quoted(text: str) -> str:
     return text if plain else json.dumps(text)
 
 
+def free_place(target: str | Path) -> Path:
+    """Return the file for a recipe, ``recipe.yaml`` in a folder; what is there is not written over."""
+    target = Path(target)
+    target = target / "recipe.yaml" if target.is_dir() else target
+    if target.exists() or target.is_symlink():
+        raise StepwellError(f"{target} is there already and was left as it is; name another file, or move it away.")
+    return target
+
+
 def _write_new(target: Path, text: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        if isinstance(error, FileExistsError) and target.exists():
-            raise is_there(target) from None
+        free_place(target)  # another process may have been faster
         raise StepwellError(
             f"the recipe {target} can't be written: {error.strerror or error}. Name another file."
         ) from error
-
-
-def is_there(target: Path) -> StepwellError:
-    """Return the refusal to write over something."""
-    return StepwellError(f"{target} is there already and was left as it is; name another file, or move it away.")

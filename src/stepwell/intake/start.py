@@ -1,7 +1,5 @@
 """From whatever lies in a directory to a collection and a recipe; what can be seen is not asked."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,7 @@ from stepwell.display import say, show_aside
 from stepwell.errors import CollectionError, StepwellError
 from stepwell.files import whole, writing
 from stepwell.intake.contents import Contents, look
-from stepwell.intake.first_recipe import check_layers, is_there, write_recipe
+from stepwell.intake.first_recipe import check_layers, free_place, write_recipe
 
 if TYPE_CHECKING:
     from stepwell.intake.synthetic.report import SyntheticReport
@@ -38,19 +36,17 @@ class Start:
     recipe: Path
     collection: Path | None  # the one that was made beside the recipe; None where there was one
     contents: Contents
-    synthetic: SyntheticReport | None = None
+    synthetic: "SyntheticReport | None" = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
-        table = self.contents.table()
-        names = ["what", *table.columns[1:]]
         return {
             "recipe": str(self.recipe),
-            "collection": None if self.collection is None else str(self.collection),
+            "collection": str(self.collection) if self.collection else None,
             "place": self.contents.place,
             "found": self.contents.found,
-            "facts": [dict(zip(names, row, strict=True)) for row in table.rows],
-            "synthetic": None if self.synthetic is None else self.synthetic.to_json(),
+            "facts": [dict(zip(("what", "is", "because"), fact, strict=True)) for fact in self.contents.facts],
+            "synthetic": self.synthetic.to_json() if self.synthetic else None,
         }
 
 
@@ -62,13 +58,11 @@ def start(
     What is made lies beside the recipe: ``NAME-synthetic`` with queries made from passages that have none,
     ``NAME-collection`` of a table of queries and answers. Nothing that is there is changed or overwritten.
     """
-    options, target = options or Options(), Path(target)
+    options = options or Options()
     check_layers(options.student, options.layers)
-    target = target / "recipe.yaml" if target.is_dir() else target
     contents = look(directory)
     show_aside(contents.table())
-    if target.exists() or target.is_symlink():
-        raise is_there(target)
+    target = free_place(target)
     made = _beside(contents, target)
     if options.test is not None and contents.found != "passages":
         raise CollectionError(
@@ -79,15 +73,15 @@ def start(
         also = "" if made is None else f" the collection {made}, and"
         say(f"Nothing was written. Without --dry-run it would be{also} the recipe {target}.")
         return Start(target, made, contents)
-    place, origin, report = directory, None, None
-    if made is not None and contents.source is not None:
+    source, report = contents.source, None
+    if made is not None and source is not None:
         if contents.found == "pairs":
-            write_pairs(contents.source, made)
+            write_pairs(source, made)
             say(f"{made} is the collection: a BEIR directory of the table's queries and passages.")
         else:
-            report = _synthesise(contents.source, made, options)
-        place, origin = made, contents.place if isinstance(contents.source, Folder) else None
-    write_recipe(place, target, options.student, options.layers, options.teacher, origin)
+            report = _synthesise(source, made, options)
+    origin = contents.place if isinstance(source, Folder) else None
+    write_recipe(made or directory, target, options.student, options.layers, options.teacher, origin)
     return Start(target, made, contents, report)
 
 
@@ -111,10 +105,10 @@ def _beside(contents: Contents, target: Path) -> Path | None:
     return made
 
 
-def _synthesise(source: Source, made: Path, options: Options) -> SyntheticReport:
+def _synthesise(source: Source, made: Path, options: Options) -> "SyntheticReport":
     from stepwell.intake.synthetic import RealQueries, SyntheticOptions, make_collection
 
-    real = None if options.test is None else RealQueries(options.test)
+    real = RealQueries(options.test) if options.test else None
     with writing(made):
         report = make_collection(source, made, SyntheticOptions(**options.synthetic), real)
     show_aside(report.table())

@@ -3,7 +3,16 @@
 import pytest
 
 from stepwell.collection.source import Text
-from stepwell.intake.synthetic.proposals import Headings, Proposal, Refusal, propose, refusal, split_first, without
+from stepwell.intake.synthetic.proposals import (
+    HEADING,
+    SENTENCE,
+    Headings,
+    Proposal,
+    propose,
+    refusal,
+    split_first,
+    without,
+)
 
 BODY = "Turn the valve slowly to the left. Wait until the gauge shows no pressure any more and open the lid with care."
 
@@ -21,7 +30,7 @@ def test_the_first_sentence_asks_for_the_rest():
     passage = text("a")
     [proposal] = proposals(passage)[0]
     assert proposal == Proposal("sentence:a", "first sentence", "Turn the valve slowly to the left.")
-    searched = without(passage, sentence=True)
+    searched = without(passage, SENTENCE)
     assert proposal.text not in searched.text
     assert f"{proposal.text} {searched.text}" == BODY
 
@@ -31,13 +40,13 @@ def test_a_heading_asks_for_all_that_stands_beneath_it_and_is_taken_out_of_the_t
     found = proposals(one, two)
     assert found[0][0] == found[1][0]
     assert found[0][0].text == "Letting the steam out"
-    assert without(one, heading=True).title == "Boiler"
+    assert without(one, HEADING).title == "Boiler"
 
 
 def test_a_short_heading_takes_the_one_above_with_it():
     passage = text("a", "Manual > Old boilers > Steam")
     assert proposals(passage)[0][0].text == "Old boilers Steam"
-    assert without(passage, heading=True).title == "Manual"
+    assert without(passage, HEADING).title == "Manual"
 
 
 def test_a_heading_with_others_beneath_it_or_with_many_passages_asks_nothing():
@@ -66,7 +75,7 @@ def test_what_is_no_query_is_refused_with_a_reason(query, reason):
 
 def test_too_short_a_rest_is_left_whole():
     [refused] = proposals(text("a", "", "Turn the valve slowly to the left. Then open it."))[0]
-    assert refused == Refusal("sentence:a", "first sentence", "too little is left without it", refused.text)
+    assert refused == Proposal("sentence:a", "first sentence", refused.text, "too little is left without it")
 
 
 def test_without_a_sentence_nothing_is_split_off():

@@ -1,7 +1,7 @@
 """From passages without queries to a collection with synthetic ones: propose, filter by round trip, write."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -20,18 +20,7 @@ from stepwell.display import progress
 from stepwell.errors import CollectionError, StepwellError
 from stepwell.files import claimed, remove, whole
 from stepwell.intake.synthetic.generator import Generator, ModelGenerator
-from stepwell.intake.synthetic.proposals import (
-    GENERATED,
-    HEADING,
-    SENTENCE,
-    Headings,
-    Proposal,
-    Refusal,
-    chosen,
-    propose,
-    refusal,
-    without,
-)
+from stepwell.intake.synthetic.proposals import GENERATED, Headings, Proposal, chosen, propose, refusal, without
 from stepwell.intake.synthetic.real_queries import RealQueries
 from stepwell.intake.synthetic.report import SyntheticReport
 from stepwell.models.encoder import Encoder
@@ -82,25 +71,24 @@ def make_collection(
     workplace = target.with_name(f"{target.name}.part")
     with _held(workplace, json.loads(json.dumps(settings))):
         headings = Headings.of(source.texts("passage", refuse))
-        test = [] if real is None else real.judge(text.id for text in source.texts("passage", refuse))
+        test = real.judge(text.id for text in source.texts("passage", refuse)) if real else []
         report = SyntheticReport(headings.passages)
         share = options.asked / max(options.asked, headings.passages)
         if share < 1:
             some = f"Of {headings.passages:,} passages about {options.asked:,} were asked, chosen by hash."
             report.notes.append(some)
         generator = model or (ModelGenerator(options.generator) if options.generator else None)
-        made = None if generator is None else _generate(generator, source, options, share, workplace / _GENERATED)
-        real_texts = [] if real is None else real.texts
-        trial = _Draft(workplace / "trial", real_texts)
+        made = _generate(generator, source, options, share, workplace / _GENERATED) if generator else None
+        trial = _Draft(workplace / "trial")
+        taken = _Taken(real.texts.values() if real else (), report)
         for text, found in _proposals(source, headings, share, made):
-            trial.add(text, _taken(found, trial, report))
-        trial.writer.judge("train", trial.pairs())
-        trial.writer.close()
-        kept = _that_come_back(trial, options, report, workplace)
+            trial.add(text, taken.of(found))
+        trial.judge({"train": trial.pairs()})
+        kept = _that_come_back(trial.folder, taken, options, workplace)
         with whole(target) as folder:
-            draft = _Draft(folder, real_texts, options.generator)
+            draft = _Draft(folder, options.generator)
             for text, found in _proposals(source, headings, share, made):
-                draft.add(text, [one for one in found if isinstance(one, Proposal) and one.id in kept])
+                draft.add(text, [one for one in found if one.id in kept])
             _write_splits(draft, real, test, report)
         remove(workplace)
     return report
@@ -109,30 +97,13 @@ def make_collection(
 class _Draft:
     """A BEIR directory that passages are written to as they come, and which query belongs to which."""
 
-    def __init__(self, folder: Path, real: list[str], generator: str | None = None) -> None:
+    def __init__(self, folder: Path, generator: str | None = None) -> None:
         self.folder, self.writer, self._generator = folder, BeirWriter(folder), generator
-        self.origins: dict[str, str] = {}
-        self.refused: set[str] = set()
         self._answers: dict[str, list[str]] = {}  # query -> passages
-        self._texts: dict[int, str] = {}  # hash of the text -> query
-        self._real = {hash_text(normal(text)) for text in real}  # those of the test are not repeated
-
-    def repeats(self, proposal: Proposal) -> str | None:
-        """Return why a query is left out beside the others, None when it is not."""
-        hashed = hash_text(normal(proposal.text))
-        if hashed in self._real:
-            return "a real query of the test"
-        return "asked of another passage too" if self._texts.get(hashed, proposal.id) != proposal.id else None
-
-    def remember(self, proposal: Proposal) -> None:
-        """Let later queries be compared with this one."""
-        self.origins[proposal.id] = proposal.origin
-        self._texts[hash_text(normal(proposal.text))] = proposal.id
 
     def add(self, text: Text, proposals: list[Proposal]) -> None:
         """Write a passage, without what its queries take out of it, and the queries."""
-        origins = {proposal.origin for proposal in proposals}
-        passage = without(text, HEADING in origins, SENTENCE in origins)
+        passage = without(text, *(proposal.origin for proposal in proposals))
         self.writer.passage(passage.id, passage.title, passage.text)
         for proposal in proposals:
             if proposal.id not in self._answers:
@@ -146,6 +117,12 @@ class _Draft:
         """Return (query, passage) of all synthetic queries."""
         return [(query, passage) for query, found in self._answers.items() for passage in found]
 
+    def judge(self, splits: dict[str, list[tuple[str, str]]]) -> None:
+        """Write the pairs of each split, and close the files."""
+        for split, pairs in splits.items():
+            self.writer.judge(split, pairs)
+        self.writer.close()
+
     def dev(self) -> set[str]:
         """Return the queries that steer: all of some passages, which are chosen by hash."""
         wanted = min(max(round(DEV_SHARE * len(self._answers)), DEV_LEAST), len(self._answers) // 2)
@@ -158,69 +135,78 @@ def _write_splits(
 ) -> None:
     """Write train, dev and, of real queries, test; and the report beside them."""
     dev, pairs = draft.dev(), draft.pairs()
-    splits = {
-        "train": [pair for pair in pairs if pair[0] not in dev],
-        "dev": [pair for pair in pairs if pair[0] in dev],
-    }
-    if real is not None:
-        for name, query in real.with_ids():
+    train = [pair for pair in pairs if pair[0] not in dev]
+    splits = {"train": train, "dev": [pair for pair in pairs if pair[0] in dev]}
+    if real:
+        for name, query in real.texts.items():
             draft.writer.query(name, query)
         splits["test"] = test
+    draft.judge(splits)
     for split, judged in splits.items():
-        draft.writer.judge(split, judged)
-    draft.writer.close()
-    report.train, report.dev, report.test = (
-        len({query for query, _ in splits.get(split, [])}) for split in ("train", "dev", "test")
-    )
+        setattr(report, split, len({query for query, _ in judged}))
     text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
     (draft.folder / "synthetic.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _proposals(
     source: Source, headings: Headings, share: float, made: Path | None
-) -> Iterator[tuple[Text, list[Proposal | Refusal]]]:
+) -> Iterator[tuple[Text, list[Proposal]]]:
     """Yield each passage with all that is proposed for it, always the same."""
     generated = iter(()) if made is None else _read_lines(made)
     for text in source.texts("passage", refuse):
         found = propose(text, headings, share)
         if made is not None and chosen(text.id, share):
             for number, query in enumerate(next(generated), start=1):
-                name, reason = f"generated:{text.id}:{number}", refusal(query, text.joined)
-                refused = Refusal(name, GENERATED, reason, query) if reason is not None else None
-                found.append(refused or Proposal(name, GENERATED, query))
+                name = f"generated:{text.id}:{number}"
+                found.append(Proposal(name, GENERATED, query, refusal(query, text.joined)))
         yield text, found
 
 
-def _taken(found: list[Proposal | Refusal], trial: _Draft, report: SyntheticReport) -> list[Proposal]:
-    """Return what goes into the trial, and count the rest."""
-    taken = []
-    for one in found:
-        new = isinstance(one, Refusal) or one.id not in trial.origins
-        report.proposed[one.origin] += new  # a heading is one query for all that stands beneath it
-        reason = one.reason if isinstance(one, Refusal) else trial.repeats(one)
-        if reason is not None:
-            trial.refused.add(one.id)
-            report.drop(reason, one.text)
-        elif isinstance(one, Proposal):
-            taken.append(one)
-            trial.remember(one)
-    return taken
+class _Taken:
+    """The queries that are tried: those that are no repetition; the others are counted."""
+
+    def __init__(self, real: Iterable[str], report: SyntheticReport) -> None:
+        self.report = report
+        self.origins: dict[str, str] = {}
+        self.refused: set[str] = set()
+        self._texts: dict[int, str] = {}  # hash of the text -> query
+        self._real = {hash_text(normal(text)) for text in real}  # those of the test are not repeated
+
+    def of(self, found: list[Proposal]) -> list[Proposal]:
+        """Return those of a passage's queries that are tried."""
+        taken = []
+        for one in found:
+            hashed, reason = hash_text(normal(one.text)), one.refusal
+            # a heading is one query for all that stands beneath it
+            self.report.proposed[one.origin] += reason is not None or one.id not in self.origins
+            if reason is None and hashed in self._real:
+                reason = "a real query of the test"
+            elif reason is None and self._texts.get(hashed, one.id) != one.id:
+                reason = "asked of another passage too"
+            if reason is not None:
+                self.refused.add(one.id)
+                self.report.drop(reason, one.text)
+            else:
+                taken.append(one)
+                self.origins[one.id], self._texts[hashed] = one.origin, one.id
+        return taken
 
 
-def _that_come_back(trial: _Draft, options: SyntheticOptions, report: SyntheticReport, workplace: Path) -> set[str]:
+def _that_come_back(trial: Path, taken: _Taken, options: SyntheticOptions, workplace: Path) -> set[str]:
     """Return the ids of the queries whose passage comes back."""
-    if not trial.origins:
+    report = taken.report
+    if not taken.origins:
         raise _too_few(0, report)
-    collection = open_collection(trial.folder, workplace / "cache")
+    collection = open_collection(trial, workplace / "cache")
     rows, kept = collection.qrels("train").query_rows, set[str]()
     found = _round_trip(collection, options, workplace / "vectors")
     for row, text, back in zip(rows.tolist(), collection.query_texts(rows), found.tolist(), strict=True):
         name = collection.query_ids[row]
-        if name in trial.refused:
+        if name in taken.refused:
             report.drop("another passage beneath the heading can't be asked for it", text)
         elif back:
             kept.add(name)
-            report.keep(trial.origins[name], text)
+            report.keep(taken.origins[name], text)
         else:
             report.drop(f"the passage does not come back in the first {options.depth}", text)
     if len(kept) < FEWEST:

@@ -1,13 +1,11 @@
 """What a passage proposes as a query by itself: its heading and its first sentence."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from stepwell.collection.collection import hash_text, normal
 from stepwell.collection.readers.cutting import length, sentences
@@ -25,20 +23,12 @@ HEADING, SENTENCE, GENERATED = "heading", "first sentence", "generated"
 
 
 class Proposal(NamedTuple):
-    """A query that a passage proposes, and where it comes from."""
+    """A query that a passage proposes."""
 
     id: str
     origin: str
     text: str
-
-
-class Refusal(NamedTuple):
-    """A query that was not taken, and why."""
-
-    id: str
-    origin: str
-    reason: str
-    text: str
+    refusal: str | None = None  # why it is not taken
 
 
 @dataclass
@@ -50,7 +40,7 @@ class Headings:
     passages: int = 0
 
     @classmethod
-    def of(cls, texts: Iterable[Text]) -> Headings:
+    def of(cls, texts: Iterable[Text]) -> Self:
         """Count the titles of all passages."""
         found, last = cls(), ""
         for text in texts:
@@ -70,21 +60,26 @@ class Headings:
         return self.counts[hashed] < SHARED and hashed not in self.above
 
 
-def propose(text: Text, headings: Headings, share: float = 1.0) -> list[Proposal | Refusal]:
+def propose(text: Text, headings: Headings, share: float = 1.0) -> list[Proposal]:
     """Return the queries that a passage proposes by itself, of a share of all passages, chosen by hash.
 
     They are the heading, where few passages stand beneath it (each with the same query), and the first sentence, where
     enough is left without it.
     """
-    found: list[Proposal | Refusal] = []
+    found: list[Proposal] = []
     if text.title and headings.is_specific(text.title) and chosen(text.title, share):
         parts = text.title.split(BETWEEN)
-        query = parts[-1] if length(parts[-1]) >= QUERY_WORDS[0] else " ".join(parts[-2:])
+        query = " ".join(parts[-_asked(parts) :])
         key = hashlib.sha256(text.title.encode()).hexdigest()[:12]
-        found.append(_checked(Proposal(f"heading:{key}", HEADING, query), without(text, heading=True)))
+        reason = refusal(query, without(text, HEADING).joined)
+        found.append(Proposal(f"heading:{key}", HEADING, query, reason))
     first = split_first(text.text) if chosen(text.id, share) else None
     if first is not None:
-        found.append(_checked(Proposal(f"sentence:{text.id}", SENTENCE, first[0]), without(text, sentence=True)))
+        searched = without(text, SENTENCE)
+        reason = refusal(first[0], searched.joined)
+        if reason is None and length(searched.text) < REST_WORDS:
+            reason = "too little is left without it"
+        found.append(Proposal(f"sentence:{text.id}", SENTENCE, first[0], reason))
     return found
 
 
@@ -106,23 +101,18 @@ def split_first(text: str) -> tuple[str, str] | None:
     return (first, rest) if first.endswith((".", "!", "?", "…", "。", "！", "？")) and rest else None
 
 
-def without(text: Text, heading: bool = False, sentence: bool = False) -> Text:
+def without(text: Text, *origins: str) -> Text:
     """Return a passage without what is asked of it: the last heading of its title, its first sentence."""
-    title, body = text.title, text.text
-    if heading:
-        title = BETWEEN.join(title.split(BETWEEN)[:-1])
-        asked = text.title.split(BETWEEN)
-        if length(asked[-1]) < QUERY_WORDS[0]:  # the query holds the one above too
-            title = BETWEEN.join(asked[:-2])
-    first = split_first(body) if sentence else None
-    return text._replace(title=title, text=first[1] if first else body)
+    if HEADING in origins:
+        parts = text.title.split(BETWEEN)
+        text = text._replace(title=BETWEEN.join(parts[: -_asked(parts)]))
+    first = split_first(text.text) if SENTENCE in origins else None
+    return text._replace(text=first[1]) if first else text
 
 
-def _checked(proposal: Proposal, searched: Text) -> Proposal | Refusal:
-    reason = refusal(proposal.text, searched.joined)
-    if reason is None and proposal.origin == SENTENCE and length(searched.text) < REST_WORDS:
-        reason = "too little is left without it"
-    return proposal if reason is None else Refusal(proposal.id, proposal.origin, reason, proposal.text)
+def _asked(parts: list[str]) -> int:
+    """Return how many of the last headings make a query: of a short one, the one above too."""
+    return 1 if length(parts[-1]) >= QUERY_WORDS[0] else 2
 
 
 def refusal(query: str, searched: str) -> str | None:

@@ -1,7 +1,7 @@
 """Queries that people asked, from a small file: they test, and nothing else."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from stepwell.collection.collection import normal
@@ -38,25 +38,22 @@ class RealQueries:
             self._rows.append((number, query, passage))
         if not self._rows:
             raise CollectionError(f"{path} holds no query.")
-        self.texts = list(dict.fromkeys(query for _, query, _ in self._rows))
-        self._ids = {normal(text): f"real:{at}" for at, text in reversed(list(enumerate(self.texts, start=1)))}
-        self._names = {passage for _, _, passage in self._rows}
-
-    def with_ids(self) -> Iterator[tuple[str, str]]:
-        """Yield (id, text) of each query."""
-        for at, text in enumerate(self.texts, start=1):
-            if self._ids[normal(text)] == f"real:{at}":
-                yield f"real:{at}", text
+        self.texts: dict[str, str] = {}  # by the query's id; those that differ in case and blanks alone are one
+        self._ids: dict[str, str] = {}
+        for at, text in enumerate(dict.fromkeys(query for _, query, _ in self._rows), start=1):
+            if normal(text) not in self._ids:
+                self._ids[normal(text)] = f"real:{at}"
+                self.texts[f"real:{at}"] = text
 
     def judge(self, passages: Iterable[str]) -> list[tuple[str, str]]:
         """Return (query id, passage id), given the ids of all passages; StepwellError when a name means none."""
-        meant: dict[str, list[str]] = defaultdict(list)
+        meant: dict[str, list[str]] = {name: [] for _, _, name in self._rows}
         for passage in passages:
-            for name in {passage, passage.rpartition("#")[0]} & self._names:
+            for name in {passage, passage.rpartition("#")[0]} & meant.keys():
                 meant[name].append(passage)
         pairs: dict[str, dict[str, None]] = defaultdict(dict)
         for number, query, name in self._rows:
-            if name not in meant:
+            if not meant[name]:
                 raise CollectionError(
                     f"{self.path}:{number}: there is no passage {name!r}. Passages are named by their id; those of a "
                     "folder by file and number (guide.md#3), or by the file for all of it (guide.md)."
