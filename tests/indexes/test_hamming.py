@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwell.indexes import hamming
+from stepwell.indexes import codes as hamming
 
 
 def by_hand(queries, passages, k):

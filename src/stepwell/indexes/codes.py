@@ -4,12 +4,10 @@ Queries stay in fp32 (asymmetric scores, as Yamada et al., arXiv 2106.00882, sco
 among bits turns a query into bits too. int8 and bits are those of sentence-transformers' ``quantize_embeddings``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +15,21 @@ from sentence_transformers.util.quantization import quantize_embeddings
 
 from stepwell.display import SILENT, Progress
 from stepwell.files import whole
-from stepwell.indexes.hamming import nearest
 from stepwell.indexes.settings import Precision
 from stepwell.retrieval.run import Found
-from stepwell.retrieval.search import PAIRS, pair_scores, top_k
+from stepwell.retrieval.search import pair_scores, top_k
 from stepwell.retrieval.shards import write_array
 
-BLOCK = 1 << 14
-"""Passages that are turned at a time."""
-LEVELS = 255
-"""Steps of int8 between the smallest and the largest value of a dimension."""
+BLOCK = 1 << 14  # passages that are turned at a time
+PAIRS, PASSAGES = 1 << 20, 1 << 16  # of a query and a passage whose bits are compared at a time; and passages
+_COUNT: Any = getattr(np, "bitwise_count", None)  # NumPy 2
+_ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
+LEVELS = 255  # steps of int8 between the smallest and the largest value of a dimension
 
 
 def narrow(vectors: NDArray[np.float32], dimension: int, normalise: bool) -> NDArray[np.float32]:
     """Return the leading ``dimension`` numbers of vectors (B, D), of length 1 again with ``normalise``.
 
-    Examples
-    --------
     >>> narrow(np.float32([[0.6, 0.0, 0.8]]), 2, normalise=True).tolist()
     [[1.0, 0.0]]
     """
@@ -63,7 +59,7 @@ class Codes:
     ranges: NDArray[np.float32] | None = None  # of int8: smallest and largest value of each dimension, (2, D)
 
     @classmethod
-    def open(cls, folder: Path, precision: Precision, dimension: int, count: int | None = None) -> Codes:
+    def open(cls, folder: Path, precision: Precision, dimension: int, count: int | None = None) -> Self:
         """Map what :func:`write_codes` wrote of ``count`` vectors; ValueError or OSError when it is damaged."""
         values = np.load(folder / f"{precision}.npy", mmap_mode="r")
         ranges = np.load(folder / "ranges.npy") if precision == "int8" else None
@@ -86,32 +82,22 @@ class Codes:
 
     def scores(self, queries: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the inner products of queries in fp32 with their own passages, (Q, m) as ``rows``; -inf for row -1."""
-        if self.precision == "binary":
-            return self._bit_scores(queries, rows)
         factor, shift = self._line(queries)
-        return pair_scores(queries * factor, self.values, rows) + shift
+        bits = self.dimension if self.precision == "binary" else None
+        return pair_scores(queries * factor, self.values, rows, bits) + shift
 
     def _line(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return a factor (D,) for the queries and what to add to their scores (Q, 1).
 
-        A number of int8 stands for the middle of its step: ``low + (code + 128.5) * step``.
+        A bit b stands for ``2 b - 1``, a number of int8 for the middle of its step: ``low + (code + 128.5) * step``.
         """
+        if self.precision == "binary":
+            return np.full(1, 2, np.float32), -queries.sum(axis=1, keepdims=True)
         if self.ranges is None:
             return np.ones(1, np.float32), np.zeros((1, 1), np.float32)
         low, high = self.ranges
         step = (high - low) / np.float32(LEVELS)
         return step, (queries @ (low + np.float32(128.5) * step))[:, None]
-
-    def _bit_scores(self, queries: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        scores = np.empty(rows.shape, dtype=np.float32)
-        step = max(1, PAIRS // max(1, rows.shape[1]))
-        for start in range(0, len(queries), step):
-            part = slice(start, start + step)
-            bits = np.unpackbits(self.values[np.maximum(rows[part], 0)], axis=2, count=self.dimension)  # (q, m, D)
-            ones = np.einsum("qd,qmd->qm", queries[part], bits, dtype=np.float32)
-            scores[part] = 2 * ones - queries[part].sum(axis=1, keepdims=True)
-        scores[rows < 0] = -np.inf
-        return scores
 
 
 def to_bits(vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -143,7 +129,10 @@ def write_codes(
     with whole(folder / f"{precision}.npy") as draft:
         out = np.lib.format.open_memmap(draft, mode="w+", dtype=kind, shape=(len(vectors), *shape))
         for start, block in narrowed(vectors, dimension, normalise):
-            out[start : start + len(block)] = _turn(block, precision, ranges)
+            turned: NDArray[Any] = to_bits(block) if precision == "binary" else block
+            if precision == "int8":
+                turned = np.asarray(quantize_embeddings(block, "int8", ranges=ranges))
+            out[start : start + len(block)] = turned  # fp16 is rounded here
             progress.advance(len(block))
         out.flush()
         del out
@@ -157,7 +146,40 @@ def _form(precision: Precision, dimension: int) -> tuple[tuple[int], np.dtype[An
     return (dimension,), np.dtype({"fp32": np.float32, "fp16": np.float16, "int8": np.int8}[precision])
 
 
-def _turn(block: NDArray[np.float32], precision: Precision, ranges: NDArray[np.float32] | None) -> NDArray[Any]:
-    if precision == "int8":
-        return np.asarray(quantize_embeddings(block, "int8", ranges=ranges))
-    return to_bits(block) if precision == "binary" else block.astype(_form(precision, 1)[1], copy=False)
+def nearest(
+    queries: NDArray[np.uint8], passages: NDArray[np.uint8], k: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the ``k`` passages, all where there are fewer, of the smallest Hamming distance to each query.
+
+    Queries are packed bits (Q, W), passages (N, W), which may be memory-mapped; rows and distances are (Q, k), best
+    first, equal ones by row.
+
+    >>> rows, distances = nearest(np.uint8([[0b1100]]), np.uint8([[0b0011], [0b1000], [0b1101]]), k=2)
+    >>> rows.tolist(), distances.tolist()
+    ([[1, 2]], [[1, 1]])
+    """
+    k = min(k, len(passages))
+    step = max(1, PAIRS // max(1, min(len(passages), PASSAGES)))
+    found = np.empty((len(queries), k), dtype=np.int64)
+    for start in range(0, len(queries), step) if k else ():
+        part = queries[start : start + step]
+        best = np.empty((len(part), 0), dtype=np.int64)  # distance << 32 | row: sorted as wanted
+        for offset in range(0, len(passages), PASSAGES):
+            apart = _distances(part, passages[offset : offset + PASSAGES])  # (q, n)
+            keys = (apart << 32) | np.arange(offset, offset + apart.shape[1])
+            best = np.concatenate([best, keys], axis=1)
+            best = best if best.shape[1] <= k else np.partition(best, k - 1, axis=1)[:, :k]
+        found[start : start + len(part)] = np.sort(best, axis=1)
+    return (found & 0xFFFFFFFF).astype(np.int32), (found >> 32).astype(np.int32)
+
+
+def _distances(queries: NDArray[np.uint8], passages: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return in how many bits each query (Q, W) differs from each passage (N, W), shape (Q, N)."""
+    left, right = np.ascontiguousarray(queries), np.ascontiguousarray(passages)
+    if _COUNT is not None and left.shape[1] % 8 == 0:
+        left, right = left.view(np.uint64), right.view(np.uint64)
+    apart = np.zeros((len(queries), len(passages)), dtype=np.int64)
+    for mine, theirs in zip(left.T, right.T, strict=True):
+        different = mine[:, None] ^ theirs
+        apart += _ONES[different] if _COUNT is None else _COUNT(different)
+    return apart

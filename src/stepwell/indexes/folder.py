@@ -1,6 +1,5 @@
 """The folder of an index: what is in it, whether all of it is there, and how it is opened."""
 
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from stepwell.collection import Collection
-from stepwell.collection.collection import IdIndex, Mapped, Strings, hash_text
+from stepwell.collection.collection import IdIndex, Mapped, Strings, hash_text, write_columns
 from stepwell.collection.store import map_texts
 from stepwell.errors import RunError
 from stepwell.files import read_json
@@ -24,8 +22,7 @@ from stepwell.models.encoder import Encoder
 MANIFEST = "index.json"
 FORMAT, VERSION = "stepwell-index", 1
 MODEL, PASSAGES, VECTORS = "model", "passages", "vectors"
-BATCH = 2_048
-"""Passages held in memory while writing."""
+BATCH = 2_048  # passages held in memory while writing
 
 
 @dataclass
@@ -108,37 +105,24 @@ def _damage(folder: Path) -> Iterator[None]:
 
 def write_passages(collection: Collection, folder: Path) -> None:
     """Write ids and texts of all passages (the title in front, as they are embedded) and the index of the ids."""
-    hashes, starts = array("Q"), array("i")
-    schema = pa.schema({"id": pa.string(), "text": pa.string()})
+    count, schema = collection.n_passages, pa.schema({"id": pa.string(), "text": pa.string()})
     folder.mkdir(exist_ok=True)
     with pa.ipc.new_file(str(folder / "passage.arrow"), schema) as writer:
-        for start in range(0, collection.n_passages, BATCH):
-            ids = list(collection.passage_ids[start : start + BATCH])
-            hashes.extend(map(hash_text, ids))
+        for start in range(0, count, BATCH):
             texts = collection.passages_slice(start, start + BATCH)
-            starts.extend(collection.passage_starts(np.arange(start, start + len(texts))))
+            ids = collection.passage_ids[start : start + BATCH]
             writer.write_batch(pa.record_batch([pa.array(ids), pa.array(texts)], schema=schema))
-    values = np.frombuffer(hashes, dtype=np.uint64)
-    rows = np.argsort(values, kind="stable").astype(np.int32)
-    tables: dict[str, dict[str, NDArray[Any]]] = {
-        "passage-index": {"hash": values[rows], "row": rows},
-        "passage-start": {"start": np.frombuffer(starts, dtype=np.int32)},
-    }
-    for name, columns in tables.items():
-        table = pa.RecordBatch.from_pydict({column: pa.array(numbers) for column, numbers in columns.items()})
-        with pa.ipc.new_file(str(folder / f"{name}.arrow"), table.schema) as writer:
-            writer.write_batch(table)
+    hashes = np.fromiter(map(hash_text, collection.passage_ids), np.uint64, count)
+    rows = np.argsort(hashes, kind="stable").astype(np.int32)
+    write_columns(folder / "passage-index.arrow", hash=hashes[rows], row=rows)
+    write_columns(folder / "passage-start.arrow", start=np.int32(collection.passage_starts(np.arange(count))))
 
 
 def open_passages(folder: Path, name: str, fingerprint: str) -> Collection:
     """Map what :func:`write_passages` wrote, as a collection without queries; ValueError or OSError when damaged."""
     none = Strings(pa.chunked_array([], pa.string()))
+    queries = IdIndex(none, np.zeros(0, np.uint64), np.zeros(0, np.int32)), none
+    starts, passages = Mapped(folder / "passage-start.arrow").numbers("start"), map_texts(folder, "passage")
     return Collection(
-        name=name,
-        path=folder,
-        fingerprint=fingerprint,
-        passages=map_texts(folder, "passage"),
-        queries=(IdIndex(none, np.zeros(0, np.uint64), np.zeros(0, np.int32)), none),
-        starts=Mapped(folder / "passage-start.arrow").numbers("start"),
-        qrels={},
+        name=name, path=folder, fingerprint=fingerprint, passages=passages, queries=queries, starts=starts, qrels={}
     )

@@ -21,10 +21,8 @@ from stepwell.retrieval.run import Found
 
 FILE, EXTRA = "milvus.db", "milvus"
 TOKEN = "STEPWELL_MILVUS_TOKEN"
-BATCH_BYTES, BATCH_ROWS = 16 << 20, 4_096
-"""Vectors that go into one request; Milvus takes 64 MB."""
-QUERIES = 256
-"""Queries of a request."""
+BATCH_BYTES, BATCH_ROWS = 16 << 20, 4_096  # vectors that go into one request; Milvus takes 64 MB
+QUERIES = 256  # of a request
 GRAPH = {"M": 16, "efConstruction": 128}
 
 
@@ -34,7 +32,19 @@ class MilvusIndex:
     def __init__(self, settings: IndexSettings, folder: Path, name: str) -> None:
         self.settings, self.name = settings, name
         self._file = None if settings.uri else folder / FILE
-        self._client = _connect(settings.uri, self._file)
+        self._place = settings.uri or str(self._file)
+        pymilvus = package("pymilvus", EXTRA)
+        if self._file is not None:
+            package("milvus_lite", EXTRA)
+        for logged in ("pymilvus", "milvus_lite"):
+            logging.getLogger(logged).setLevel(logging.CRITICAL)  # it logs each refusal with its traceback
+        try:
+            self._client = pymilvus.MilvusClient(self._place, token=os.environ.get(TOKEN, "") if settings.uri else "")
+        except pymilvus.exceptions.MilvusException as error:
+            what = "Only one process can have these files open; or they are damaged: then build the index again."
+            if settings.uri:
+                what = f"Is it up, and does {TOKEN} hold its token?"
+            raise StepwellError(f"can't open Milvus at {self._place}: {_short(error)}. {what}") from error
 
     def load(self, blocks: Iterator[NDArray[np.float32]], count: int, progress: Progress = SILENT) -> None:
         """Load the passages, ``count`` in all, in order of rows; what is there already stays.
@@ -49,7 +59,8 @@ class MilvusIndex:
             self._client.load_collection(self.name)
             start = 0
             for block in blocks:
-                for part in _batches(block):
+                size = max(1, min(BATCH_ROWS, BATCH_BYTES // (4 * block.shape[1])))
+                for part in (block[at : at + size] for at in range(0, len(block), size)):
                     stop = start + len(part)
                     if not known or self._count(start, stop) != len(part):
                         rows = [{"row": start + i, "vector": vector} for i, vector in enumerate(self._form(part))]
@@ -62,9 +73,8 @@ class MilvusIndex:
     def check(self, count: int) -> None:
         """Raise StepwellError when Milvus has not exactly the rows from 0 to ``count``."""
         with self._refusals():
-            if not self._client.has_collection(self.name):
-                found = -1
-            else:
+            found = -1
+            if self._client.has_collection(self.name):
                 self._client.load_collection(self.name)
                 found = self._count(0, count) if self._count(0, None) == count else self._count(0, None)
         if found != count:
@@ -96,10 +106,6 @@ class MilvusIndex:
         if self._file is not None:
             package("milvus_lite.server_manager", EXTRA).server_manager_instance.release_server(str(self._file))
 
-    @property
-    def _place(self) -> str:
-        return self.settings.uri or str(self._file)
-
     def _create(self) -> None:
         types = package("pymilvus", EXTRA).DataType
         half = self.settings.precision == "fp16"
@@ -107,13 +113,11 @@ class MilvusIndex:
             raise StepwellError("Milvus Lite keeps vectors in fp32 alone: take that, or a cluster with --uri.")
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("row", types.INT64, is_primary=True)
-        kind = types.FLOAT16_VECTOR if half else types.FLOAT_VECTOR
-        schema.add_field("vector", kind, dim=self.settings.dimension)
+        number = types.FLOAT16_VECTOR if half else types.FLOAT_VECTOR
+        schema.add_field("vector", number, dim=self.settings.dimension)
         index = self._client.prepare_index_params()
-        graph = self.settings.kind == "milvus-hnsw"
-        index.add_index(
-            "vector", index_type="HNSW" if graph else "FLAT", metric_type="IP", params=GRAPH if graph else {}
-        )
+        kind, params = ("HNSW", GRAPH) if self.settings.kind == "milvus-hnsw" else ("FLAT", {})
+        index.add_index("vector", index_type=kind, metric_type="IP", params=params)
         self._client.create_collection(self.name, schema=schema, index_params=index, consistency_level="Strong")
 
     def _form(self, vectors: NDArray[np.float32]) -> NDArray[Any]:
@@ -133,29 +137,6 @@ class MilvusIndex:
                 f"Milvus at {self._place} refused (collection {self.name}): {_short(error)}. What it has been given "
                 "stays there; mend that and run the same command again: it goes on."
             ) from error
-
-
-def _connect(uri: str | None, file: Path | None) -> Any:
-    pymilvus = package("pymilvus", EXTRA)
-    if file is not None:
-        package("milvus_lite", EXTRA)
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs each refusal with its traceback
-    logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)
-    try:
-        return pymilvus.MilvusClient(uri or str(file), token=os.environ.get(TOKEN, "") if uri else "")
-    except pymilvus.exceptions.MilvusException as error:
-        what = (
-            f"Is it up, and does {TOKEN} hold its token?"
-            if uri
-            else "Only one process can have these files open; or they are damaged: then build the index again."
-        )
-        raise StepwellError(f"can't open Milvus at {uri or file}: {_short(error)}. {what}") from error
-
-
-def _batches(block: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    size = max(1, min(BATCH_ROWS, BATCH_BYTES // (4 * block.shape[1])))
-    for start in range(0, len(block), size):
-        yield block[start : start + size]
 
 
 def _short(error: Exception) -> str:

@@ -3,12 +3,10 @@
 FAISS and torch in one process clash on some platforms (two OpenMP runtimes); usearch and torch do not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,11 +17,14 @@ from stepwell.indexes.codes import narrow, to_bits
 from stepwell.indexes.settings import IndexSettings, Precision
 from stepwell.retrieval.run import Found
 
-LEARN_FROM = 1 << 16
-"""Passages that an index is trained on; 64 for each inverted list where those are more."""
-LINKS, BUILD_EFFORT = 16, 128
-"""Of a graph: neighbours of a passage, and candidates that are looked at for them."""
-STORED: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "i8", "binary": "b1"}
+LEARN_FROM = 1 << 16  # passages that an index is trained on; 64 for each inverted list where those are more
+LINKS, BUILD_EFFORT = 16, 128  # of a graph: neighbours of a passage, and candidates that are looked at for them
+STORED: dict[Precision, tuple[str, str]] = {
+    "fp32": ("ip", "f32"),
+    "fp16": ("ip", "f16"),
+    "int8": ("cos", "i8"),  # ip of int8 has no fixed scale
+    "binary": ("hamming", "b1"),
+}
 
 
 def package(module: str, extra: str) -> Any:
@@ -46,7 +47,7 @@ class Usearch:
         self._index, self._bits = index, settings.precision == "binary"
 
     @classmethod
-    def make(cls, settings: IndexSettings, vectors: NDArray[np.float32], normalise: bool) -> Usearch:
+    def make(cls, settings: IndexSettings, vectors: NDArray[np.float32], normalise: bool) -> Self:
         """Return an empty index for vectors (N, width)."""
         width = settings.dimension or vectors.shape[1]
         lengths = np.linalg.norm(narrow(vectors[:LEARN_FROM], width, normalise), axis=1)
@@ -55,18 +56,14 @@ class Usearch:
                 f"int8 of usearch is for vectors of length 1, and these have lengths from {lengths.min():g} to "
                 f"{lengths.max():g} (their model does not normalise): take --precision fp16, or --kind exact."
             )
+        metric, stored = STORED[settings.precision or "fp32"]
         index = package("usearch.index", "usearch").Index(
-            ndim=width,
-            # of int8, ip has no fixed scale
-            metric={"int8": "cos", "binary": "hamming"}.get(settings.precision or "", "ip"),
-            dtype=STORED[settings.precision or "fp32"],
-            connectivity=LINKS,
-            expansion_add=BUILD_EFFORT,
+            ndim=width, metric=metric, dtype=stored, connectivity=LINKS, expansion_add=BUILD_EFFORT
         )
         return cls(index, settings)
 
     @classmethod
-    def read(cls, settings: IndexSettings, path: Path) -> Usearch:
+    def read(cls, settings: IndexSettings, path: Path) -> Self:
         """Open the package's file."""
         index = package("usearch.index", "usearch").Index.restore(str(path), view=True)  # mapped, not loaded
         if index is None:
@@ -81,8 +78,7 @@ class Usearch:
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
         """Return rows and scores, both (Q, k); -1 and -inf pad."""
-        asked = to_bits(queries) if self._bits else queries
-        found = self._index.search(asked, k, threads=torch.get_num_threads())
+        found = self._index.search(to_bits(queries) if self._bits else queries, k, threads=torch.get_num_threads())
         keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
         counts = np.atleast_1d(found.counts) if len(queries) > 1 else np.array([keys.shape[1]])
         rows = np.full((len(queries), k), -1, dtype=np.int32)
@@ -106,7 +102,7 @@ class Faiss:
         self._faiss.omp_set_num_threads(torch.get_num_threads())
 
     @classmethod
-    def make(cls, settings: IndexSettings, vectors: NDArray[np.float32], normalise: bool) -> Faiss:
+    def make(cls, settings: IndexSettings, vectors: NDArray[np.float32], normalise: bool) -> Self:
         """Return an empty index for vectors (N, width), trained on some of them where it wants that."""
         index, n = empty_faiss(settings, vectors.shape[1]), len(vectors)
         lists = package("faiss", "faiss").try_extract_index_ivf(index)
@@ -124,7 +120,7 @@ class Faiss:
         return cls(index)
 
     @classmethod
-    def read(cls, settings: IndexSettings, path: Path) -> Faiss:
+    def read(cls, settings: IndexSettings, path: Path) -> Self:
         """Open the package's file."""
         index = package("faiss", "faiss").read_index(str(path))
         _set(index, "nprobe", settings.effort)

@@ -2,7 +2,6 @@
 
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +14,9 @@ from stepwell.indexes.packages import Faiss, Usearch
 from stepwell.indexes.settings import IndexSettings
 from stepwell.retrieval.run import Found
 
-PACKAGE_FILE = "index.bin"
-"""What usearch or FAISS wrote."""
-AGAIN = "again"
-"""Folder of the vectors to score again with."""
-
-
-class Finder(Protocol):
-    """What gives a first list."""
-
-    def search(self, queries: NDArray[np.float32], k: int) -> Found:
-        """Return rows and scores of queries (Q, D), both (Q, k), best first; -1 and -inf pad."""
+PACKAGE_FILE = "index.bin"  # what usearch or FAISS wrote
+AGAIN = "again"  # folder of the vectors to score again with
+Finder = Codes | Usearch | Faiss | MilvusIndex  # what gives a first list
 
 
 class VectorIndex:

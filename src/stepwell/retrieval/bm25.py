@@ -1,11 +1,10 @@
 """BM25: the first negatives, and the baseline that every dense retriever must face."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 import bm25s
 import numpy as np
@@ -23,9 +22,7 @@ K1, B = 1.2, 0.6
 """Saturation of repeated words and strength of length normalisation: of five settings the best nDCG@10 over
 3,471 training queries of Wikipedia with NQ questions, SciFact and Cranfield together, by less than a point."""
 
-FORMAT = 1
-"""Of a kept index; raised when words are cut otherwise, so that old ones are not taken for new ones."""
-
+FORMAT = 1  # of a kept index; raised when words are cut otherwise, so that old ones are not taken for new ones
 _WORD = re.compile(r"[^\W_]+")
 _STOPWORDS = frozenset(STOPWORDS_EN_PLUS)
 _BLOCK = 10_000  # passages whose words are in memory at once
@@ -43,7 +40,7 @@ class BM25Index:
         self._engine = engine  # its rows are the collection's passage rows
 
     @classmethod
-    def build(cls, collection: Collection) -> BM25Index:
+    def build(cls, collection: Collection) -> Self:
         """Index all passages of a collection; one without any word is refused."""
         vocabulary: dict[str, int] = {}
         passages: list[NDArray[np.int32]] = []
@@ -65,7 +62,7 @@ class BM25Index:
         self._engine.save(directory, show_progress=False, allow_pickle=False)
 
     @classmethod
-    def load(cls, directory: Path) -> BM25Index:
+    def load(cls, directory: Path) -> Self:
         """Memory-map what :meth:`save` wrote; a directory without a whole index is refused."""
         try:
             return cls(bm25s.BM25.load(directory, mmap=True, allow_pickle=False, show_progress=False))
@@ -112,8 +109,7 @@ def _top(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArra
     """Return the rows and scores of the ``k`` best positive scores (N,), equal ones by row."""
     rows = np.flatnonzero(scores > 0)
     if len(rows) > k:
-        least = np.partition(scores[rows], -k)[-k]  # the k-th best
-        rows = rows[scores[rows] >= least]
+        rows = rows[scores[rows] >= np.partition(scores[rows], -k)[-k]]  # not below the k-th best
     rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
     return rows, scores[rows]
 

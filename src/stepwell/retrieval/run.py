@@ -1,13 +1,12 @@
 """A run: for each query, a ranked list of passages with scores."""
 
-from __future__ import annotations
-
 import io
 import math
 import zlib
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from stepwell.errors import CollectionError, RunError, StepwellError
 
 Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 """Passage rows and scores of queries, both (Q, k), best first; -1 and -inf pad."""
+Integers = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Run:
         """Length k of the longest list."""
         return int(self.passages.shape[1])
 
-    def top(self, k: int) -> Run:
+    def top(self, k: int) -> "Run":
         """Return the same run cut to its first ``k`` passages."""
         return Run(self.queries, self.passages[:, :k], self.scores[:, :k])
 
-    def select(self, queries: NDArray[np.int32]) -> Run:
+    def select(self, queries: NDArray[np.int32]) -> "Run":
         """Return the lists of ``queries`` (rows of the collection), in that order; a missing query raises KeyError."""
-        at = {int(query): i for i, query in enumerate(self.queries)}
-        rows = np.fromiter((at[int(query)] for query in queries), dtype=np.int64, count=len(queries))
+        at = {query: row for row, query in enumerate(self.queries.tolist())}
+        rows = np.array([at[query] for query in queries.tolist()], dtype=np.int64)
         return Run(self.queries[rows], self.passages[rows], self.scores[rows])
 
     def save(self, path: Path, collection: Collection) -> None:
@@ -64,7 +64,7 @@ class Run:
         write_rows(path, columns, collection, depth=self.depth)
 
     @classmethod
-    def load(cls, path: Path, collection: Collection) -> Run:
+    def load(cls, path: Path, collection: Collection) -> Self:
         """Read what :meth:`save` wrote; a run over another collection is refused."""
         table = read_rows(path, collection, "a run")
         queries, filled = read_lists(table, "depth")
@@ -90,7 +90,7 @@ class Run:
                     file.write(f"{query_id} Q0 {passage_id} {rank} {above:.9g} {tag}\n")
 
     @classmethod
-    def from_trec(cls, path: Path, collection: Collection, queries: NDArray[np.int32]) -> Run:
+    def from_trec(cls, path: Path, collection: Collection, queries: NDArray[np.int32]) -> Self:
         """Read a run file for ``queries`` (rows of the collection), also ``.gz``; lists are sorted by score.
 
         A line is one of three kinds: TREC's (query Q0 passage rank score tag), MS MARCO's (query, passage, rank),
@@ -117,24 +117,19 @@ class Run:
         except (EOFError, zlib.error) as error:
             raise RunError(f"{path} is cut off or damaged after line {number} ({error}): copy it again.") from None
         run = cls._of_entries(np.asarray(queries, dtype=np.int32), *map(np.array, (owners, passages, scores)))
-        run._refuse_twins(path, collection)
+        ordered = np.sort(run.passages, axis=1)
+        twins = np.argwhere((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))
+        if len(twins):  # they would take two ranks
+            row, column = twins[0].tolist()
+            raise RunError(
+                f"{path} names the passage {collection.passage_ids[int(ordered[row, column])]!r} twice for the query "
+                f"{collection.query_ids[int(run.queries[row])]!r}, and a list holds each once: leave one of the lines "
+                "out."
+            )
         return run
 
-    def _refuse_twins(self, path: Path, collection: Collection) -> None:
-        """Refuse lists that name a passage twice: it would take two ranks."""
-        ordered = np.sort(self.passages, axis=1)
-        twins = np.argwhere((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))
-        if len(twins):
-            row, column = twins[0].tolist()
-            query = collection.query_ids[int(self.queries[row])]
-            passage = collection.passage_ids[int(ordered[row, column])]
-            raise RunError(
-                f"{path} names the passage {passage!r} twice for the query {query!r}, and a list holds each once: "
-                "leave one of the lines out."
-            )
-
     @classmethod
-    def given(cls, collection: Collection, split: str) -> Run:
+    def given(cls, collection: Collection, split: str) -> Self:
         """Return the negatives that came with a split, in their order, with scores that fall by one a rank."""
         found = collection.given(split)
         if found is None:
@@ -143,19 +138,14 @@ class Run:
                 "some. Mine them, with `bm25` or an encoder."
             )
         queries, owners = np.unique(found.queries, return_inverse=True)
-        falling = -np.arange(len(owners), dtype=np.float64)
-        run = cls._of_entries(queries, owners, found.passages, falling)
+        run = cls._of_entries(queries, owners, found.passages, -np.arange(len(owners), dtype=np.float64))
         ranks = np.arange(run.depth, 0, -1, dtype=np.float32)
         return cls(run.queries, run.passages, np.where(run.passages >= 0, ranks, -np.inf).astype(np.float32))
 
     @classmethod
     def _of_entries(
-        cls,
-        queries: NDArray[np.int32],
-        owners: NDArray[np.integer],
-        passages: NDArray[np.integer],
-        scores: NDArray[np.float64],
-    ) -> Run:
+        cls, queries: NDArray[np.int32], owners: Integers, passages: Integers, scores: NDArray[np.float64]
+    ) -> Self:
         """Return the run of entries in any order, (E,) each: which query it belongs to, passage, score."""
         order = np.lexsort((passages, -scores, owners))
         owners = owners[order].astype(np.int64)

@@ -6,7 +6,6 @@ were asked for and fp32 scores decide among them; a bound on the rounding proves
 """
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,30 +22,19 @@ from stepwell.retrieval.run import Found, Run
 from stepwell.retrieval.vectors import Vectors
 
 QUERY_BLOCK, PASSAGE_BLOCK = 1_024, 65_536
-HALF_BLOCK = 16_384
-"""Passages that are turned into bf16 at a time: few enough for a CPU's cache."""
-SCORES = 1 << 20
-"""Scores of a block on a CPU: few enough for its cache. A GPU gets 64 times as many."""
-CHUNK = 64
-"""Columns that are looked into together."""
-PAIRS = 4_096
-"""Pairs that are scored again at a time."""
-HALF_FROM = 192
-"""Queries from which on turning the passages into bf16 pays: less takes longer than multiplying in fp32."""
-FEW = 32
-"""Queries up to which the passages stand on the left of the product."""
-SAMPLE = 4_096
-"""Passages whose mean stands for that of all."""
-HALF = 2.0**-8
-"""Largest relative error of a number rounded to bf16 (8 significant bits)."""
+HALF_BLOCK = 16_384  # passages that are turned into bf16 at a time: few enough for a CPU's cache
+SCORES = 1 << 20  # scores of a block on a CPU: few enough for its cache; a GPU gets 64 times as many
+CHUNK = 64  # columns that are looked into together
+PAIRS = 4_096  # pairs that are scored again at a time
+HALF_FROM = (
+    192  # queries from which on bf16 pays: for fewer, turning the passages takes longer than multiplying in fp32
+)
+FEW = 32  # queries up to which the passages stand on the left of the product
+SAMPLE = 4_096  # passages whose mean stands for that of all
+HALF = 2.0**-8  # largest relative error of a number rounded to bf16 (8 significant bits)
 
 
-def top_k(
-    queries: NDArray[np.float32],
-    passages: NDArray[Any],
-    k: int,
-    progress: Progress = SILENT,
-) -> Found:
+def top_k(queries: NDArray[np.float32], passages: NDArray[Any], k: int, progress: Progress = SILENT) -> Found:
     """Return the ``k`` passages with the largest inner product of each query (Q, D), best first; equal ones by row.
 
     Passages (N, D) may be memory-mapped; also fp16 or int8, which are multiplied in fp32. All N where there are fewer.
@@ -61,7 +49,9 @@ def top_k(
     scores = np.empty((len(queries), k), dtype=np.float32)
     for start in range(0, len(queries), QUERY_BLOCK) if k else ():
         block = _tensor(queries[start : start + QUERY_BLOCK]).to(device)
-        found = _by_half(block, passages, k) if _half_pays(block, passages, k) else _scan(block, passages, k)[:2]
+        exact = device.type != "cpu" or len(block) < HALF_FROM or _margin(k) > min(PAIRS, len(passages) // 4)
+        half = not exact and engine.precision() is torch.bfloat16
+        found = _by_half(block, passages, k) if half else _scan(block, passages, k)[:2]
         rows[start : start + len(block)], scores[start : start + len(block)] = (part.cpu().numpy() for part in found)
         progress.advance(len(block))
     return rows, scores
@@ -96,8 +86,12 @@ def retrieve(
     return Run(query_rows.astype(np.int32), rows, scores * np.float32(vectors.scale))
 
 
-def pair_scores(queries: NDArray[np.float32], passages: NDArray[Any], rows: NDArray[np.int32]) -> NDArray[np.float32]:
+def pair_scores(
+    queries: NDArray[np.float32], passages: NDArray[Any], rows: NDArray[np.int32], bits: int | None = None
+) -> NDArray[np.float32]:
     """Return the inner products of each query with its own passages, shape (Q, m) as ``rows``; -inf where a row is -1.
+
+    Passages are packed bits where it is said how many (``bits``).
 
     >>> pair_scores(np.float32([[1, 2]]), np.float32([[0, 1], [3, 1]]), np.int32([[1, 0, -1]])).tolist()
     [[5.0, 2.0, -inf]]
@@ -106,16 +100,11 @@ def pair_scores(queries: NDArray[np.float32], passages: NDArray[Any], rows: NDAr
     step = max(1, PAIRS // max(1, rows.shape[1]))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
-        np.einsum("qd,qmd->qm", queries[part], passages[np.maximum(rows[part], 0)], out=scores[part])
+        own = passages[np.maximum(rows[part], 0)]  # (q, m, D)
+        own = own if bits is None else np.unpackbits(own, axis=2, count=bits)
+        np.einsum("qd,qmd->qm", queries[part], own, out=scores[part])
     scores[rows < 0] = -np.inf
     return scores
-
-
-def _half_pays(queries: Tensor, passages: NDArray[Any], k: int) -> bool:
-    """Return whether these are searched in bf16 first."""
-    if queries.device.type != "cpu" or len(queries) < HALF_FROM or _margin(k) > min(PAIRS, len(passages) // 4):
-        return False
-    return engine.precision() is torch.bfloat16
 
 
 def _margin(k: int) -> int:
@@ -171,12 +160,13 @@ def _scan(
     """
     best = torch.full((len(queries), 0), -torch.inf, device=queries.device)  # in order of rows, -inf pads
     where = torch.full((len(queries), 0), -1, dtype=torch.int32, device=queries.device)
-    floor = torch.full(
-        (len(queries), 1), torch.finfo(torch.float32).min, device=queries.device
-    )  # only scores from here on count
+    floor = best.new_full((len(queries), 1), torch.finfo(torch.float32).min)  # only scores from here on count
     left, longest = queries if center is None else queries.bfloat16(), 0.0
-    most = PASSAGE_BLOCK if center is None else HALF_BLOCK
-    for offset, part in _blocks(passages, len(queries), k, most, queries.device):
+    size = SCORES * (1 if queries.device.type == "cpu" else 64) // len(queries)
+    size = max(size, 8 * k)  # large blocks for long lists, which are costly to keep
+    size = max(CHUNK, min(size, PASSAGE_BLOCK if center is None else HALF_BLOCK) // CHUNK * CHUNK)
+    for offset in range(0, len(passages), size):
+        part = _tensor(passages[offset : offset + size]).to(queries.device)  # (n, D)
         if center is not None:
             part = part - center
             longest = max(longest, part.norm(dim=1).max().item())
@@ -201,16 +191,6 @@ def _products(queries: Tensor, passages: Tensor) -> Tensor:
     if queries.device.type == "cpu" and len(queries) <= FEW:
         return (passages @ queries.T).T.float().contiguous()
     return (queries @ passages.T).float()
-
-
-def _blocks(
-    passages: NDArray[Any], n_queries: int, k: int, most: int, device: torch.device
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield blocks of passages (n, D), with their first row; large ones for long lists, which are costly to keep."""
-    size = SCORES * (1 if device.type == "cpu" else 64) // n_queries
-    size = max(CHUNK, min(max(size, 8 * k), most) // CHUNK * CHUNK)
-    for offset in range(0, len(passages), size):
-        yield offset, _tensor(passages[offset : offset + size]).to(device)
 
 
 def _tensor(vectors: NDArray[Any]) -> Tensor:

@@ -6,6 +6,7 @@ Every file gets its name when it is whole, so a kill at any instant loses what w
 import errno
 import io
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,9 +60,8 @@ class Shards:
         """Append the shards to one file, each deleted once it is in there; goes on where a killed run stopped."""
         if _is_array(self.target, self.rows, self.width):
             return
-        draft, header = self._draft, _header(self.rows, self.width)
-        joined = self._joined()
-        with draft.open("ab") as file:
+        header, joined = _header(self.rows, self.width), self._joined()
+        with self._draft.open("ab") as file:
             rows = min(joined * self.block, self.rows)
             file.truncate(len(header) + 4 * self.width * rows if joined else 0)
             if not joined:
@@ -74,7 +74,7 @@ class Shards:
                 _sync(file)  # before the other copy goes
                 path.unlink()
             _sync(file)
-        draft.replace(self.target)
+        self._draft.replace(self.target)
 
     def finish(self) -> None:
         """Join the shards, and remove their folder."""
@@ -92,15 +92,8 @@ class Shards:
         """Return how many shards are in the joined file, or in the one that is being made."""
         if _is_array(self.target, self.rows, self.width):
             return len(self)
-        header = _header(self.rows, self.width)
-        try:
-            with self._draft.open("rb") as file:
-                if file.read(len(header)) != header:
-                    return 0
-        except FileNotFoundError:
-            return 0
-        rows = (self._draft.stat().st_size - len(header)) // (4 * self.width)
-        return len(self) if rows >= self.rows else rows // self.block
+        rows = _content(self._draft, self.rows, self.width) // (4 * self.width)
+        return len(self) if rows >= self.rows else max(0, rows) // self.block
 
 
 def write_array(path: Path, values: NDArray[Any]) -> None:
@@ -117,16 +110,19 @@ def _sync(file: BinaryIO) -> None:
 
 def _header(rows: int, width: int) -> bytes:
     buffer = io.BytesIO()
-    facts = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
-    np.lib.format.write_array_header_1_0(buffer, facts)
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)})
     return buffer.getvalue()
 
 
 def _is_array(path: Path, rows: int, width: int) -> bool:
     """Return whether ``path`` is a float32 array of this shape, with all its bytes."""
+    return _content(path, rows, width) == 4 * rows * width
+
+
+def _content(path: Path, rows: int, width: int) -> int:
+    """Return the bytes behind the header of a float32 array of this shape; -1 when there is none in ``path``."""
     header = _header(rows, width)
-    try:
-        with path.open("rb") as file:
-            return file.read(len(header)) == header and path.stat().st_size == len(header) + 4 * rows * width
-    except FileNotFoundError:
-        return False
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        if file.read(len(header)) == header:
+            return path.stat().st_size - len(header)
+    return -1

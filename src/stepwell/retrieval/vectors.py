@@ -1,12 +1,10 @@
 """The vectors of a collection under one encoder: written shard by shard, resumed, memory-mapped."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +20,7 @@ from stepwell.models.token_store import side_tokens, unlabelled_tokens
 from stepwell.models.tokens import Side, Tokens
 from stepwell.retrieval.shards import Shards, write_array
 
-BLOCK = 2_048
-"""Texts a shard: what an interrupted job loses at most, on each process."""
+BLOCK = 2_048  # texts a shard: what an interrupted job loses at most, on each process
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Vectors:
     scale: float  # factor from a dot product of these vectors to a logit
 
     @classmethod
-    def open(cls, folder: Path) -> Vectors:
+    def open(cls, folder: Path) -> Self:
         """Map what :func:`write_vectors` wrote; files that are missing or cut off are refused."""
         try:
             facts = read_json(folder / "vectors.json")
@@ -47,10 +44,6 @@ class Vectors:
                 f"the vectors in {folder} are missing or damaged ({error}). For a run, the same `stepwell run` makes "
                 "them again; in the cache, delete the folder."
             ) from error
-
-    def has_queries(self, rows: NDArray[np.int32]) -> bool:
-        """Return whether all of these query rows were encoded."""
-        return bool(np.isin(rows, self.query_rows).all())
 
     def of_queries(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the vectors of query rows, shape (len(rows), D); a row that was not encoded raises KeyError."""
@@ -85,10 +78,8 @@ def block_encoder(
 
     def encode(block: Block) -> NDArray[np.float32]:
         side, start, stop = block
-        if side == "document":
-            texts = collection.passages_slice(start, stop)
-        else:
-            texts = collection.query_texts(query_rows[start:stop])
+        passages = side == "document"
+        texts = collection.passages_slice(start, stop) if passages else collection.query_texts(query_rows[start:stop])
         return encoder.encode(encoder.tokenise(texts, side), side)
 
     return encode
@@ -130,11 +121,7 @@ class Draft:
 
 
 def write_vectors(
-    encoder: Encoder,
-    collection: Collection,
-    query_rows: NDArray[np.int32],
-    folder: Path,
-    progress: Progress = SILENT,
+    encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32], folder: Path, progress: Progress = SILENT
 ) -> None:
     """Encode all passages and the queries ``query_rows`` into ``folder``, making just what is missing there.
 
@@ -143,17 +130,13 @@ def write_vectors(
     """
     draft = Draft(encoder, collection, query_rows, folder)
     passages, queries = (side_tokens(collection, encoder, side) for side in draft.shards)  # made once, for all models
-    _encode_missing(encoder, passages, None, draft.shards["document"], "document", progress)
+    _encode_missing(encoder, passages, range(collection.n_passages), draft.shards["document"], "document", progress)
     _encode_missing(encoder, queries, draft.query_rows, draft.shards["query"], "query", progress)
     _finish(draft.finish, folder)
 
 
 def write_queries(
-    encoder: Encoder,
-    collection: Collection,
-    rows: NDArray[np.int32],
-    target: Path,
-    progress: Progress = SILENT,
+    encoder: Encoder, collection: Collection, rows: NDArray[np.int32], target: Path, progress: Progress = SILENT
 ) -> None:
     """Encode queries alone into the array ``target`` (len(rows), D), as :func:`write_vectors` does."""
     shards = Shards(target, len(rows), encoder.dimension, BLOCK)
@@ -165,26 +148,21 @@ def write_unlabelled(
     encoder: Encoder, unlabelled: Unlabelled, side: Side, target: Path, progress: Progress = SILENT
 ) -> None:
     """Encode texts from elsewhere into the array ``target`` (N, D), as :func:`write_vectors` does a collection's."""
+    tokens = unlabelled_tokens(unlabelled, encoder, side)
     shards = Shards(target, len(unlabelled), encoder.dimension, BLOCK)
-    _encode_missing(encoder, unlabelled_tokens(unlabelled, encoder, side), None, shards, side, progress)
+    _encode_missing(encoder, tokens, range(len(unlabelled)), shards, side, progress)
     _finish(shards.finish, target)
 
 
 def _encode_missing(
-    encoder: Encoder,
-    tokens: Tokens,
-    rows: NDArray[np.int32] | None,
-    shards: Shards,
-    side: Side,
-    progress: Progress,
+    encoder: Encoder, tokens: Tokens, rows: NDArray[np.int32] | range, shards: Shards, side: Side, progress: Progress
 ) -> None:
-    """Write the shards that are missing of texts ``rows``, all when None; each process has its own share of them."""
+    """Write the shards that are missing of texts ``rows``; each process has its own share of them."""
     for number in range(len(shards)):
         start, stop = shards.bounds(number)
         mine = number % distributed.world_size() == distributed.rank()  # its owner alone looks whether it is there
         if mine and not shards.has(number):
-            texts = np.arange(start, stop) if rows is None else rows[start:stop].astype(np.int64)
-            vectors = encoder.encode(tokens, side, texts)
+            vectors = encoder.encode(tokens, side, np.asarray(rows[start:stop], dtype=np.int64))
             with writing(shards.target.parent):
                 shards.write(number, vectors)
         progress.advance(stop - start)
