@@ -65,7 +65,7 @@ def stages(
 
     def rung(_: object) -> None:
         candidates, vectors = kept["candidates"], Vectors.open(folder)
-        scores = vectors.scores(candidates.queries, candidates.passages)
+        scores = vectors.score(candidates.queries, candidates.passages)
         terms = Terms(alpha=0.1, beta=0.9, gamma=1.0, over="candidates")
         objective = StudentObjective(
             encoder, *kept["texts"], candidates, qrels, terms, Draw(k, 0), teacher_scores=scores, start=vectors

@@ -145,7 +145,7 @@ class TestSoft:
         with torch.no_grad():
             found = task.objective(terms, teacher_scores=task.logits).loss(examples, 0)[1]["soft"]
         rows, own = task.candidates.queries[examples], task.candidates.passages[examples]
-        student = torch.from_numpy(task.own.scores(rows, own))
+        student = torch.from_numpy(task.own.score(rows, own))
         teacher, mask = torch.from_numpy(task.logits[examples]), torch.from_numpy(own >= 0)
         positives = torch.from_numpy(task.qrels.is_positive(rows[:, None], own)) & mask
         expected = {
@@ -234,7 +234,7 @@ class TestOtherTerms:
             _, parts = task.objective(terms, start=task.teacher).loss(examples, 0)
         rows, own = task.candidates.queries[examples], task.candidates.passages[examples]
         if keep_over == "candidates":
-            student, start = (torch.from_numpy(vectors.scores(rows, own)) for vectors in (task.own, task.teacher))
+            student, start = (torch.from_numpy(vectors.score(rows, own)) for vectors in (task.own, task.teacher))
             expected = losses.soft_loss(student, start, 2, torch.from_numpy(own >= 0))
         else:
             unique = np.unique(own[own >= 0])

@@ -133,7 +133,7 @@ def test_a_query_without_a_vector_is_a_key_error(whole, row):
 
 def test_scores_are_logits_of_the_own_passages_and_0_for_padding(whole):
     passages = np.array([[5, 59, -1], [0, -1, -1]], np.int32)
-    scores = whole.scores(np.array([30, 3], np.int32), passages)
+    scores = whole.score(np.array([30, 3], np.int32), passages)
     expected = 20 * whole.of_queries(np.array([30, 3], np.int32)) @ whole.passages[[5, 59, 0]].T
     assert scores[0, :2] == pytest.approx(expected[0, :2], abs=1e-4)
     assert scores[1, 0] == pytest.approx(expected[1, 2], abs=1e-4)

@@ -10,7 +10,7 @@ from stepwell.errors import StepwellError
 from stepwell.recipe import TokensSection
 from stepwell.recipe.teachers import AnyTeacher
 from stepwell.teachers import opening
-from stepwell.teachers.opening import KINDS, Cost, Kind, Reads, Texts, kind_of, open_teacher
+from stepwell.teachers.opening import KINDS, Cost, Kind, Reads, Texts, kind_of
 
 SECTIONS = {
     "de": {"kind": "dual-encoder", "from": "m"},
@@ -62,14 +62,12 @@ def test_several_teachers_cost_what_each_of_them_does(teachers):
 @pytest.mark.parametrize("name", ["file", "all", "pick"])
 def test_what_scores_no_pair_by_itself_is_refused_outside_of_a_ladder(teachers, texts, name):
     with pytest.raises(StepwellError, match="scores no pair by itself"):
-        open_teacher(name, teachers, texts)
+        kind_of(name, teachers).open(texts)
 
 
 def test_a_new_kind_is_a_section_and_a_class(teachers, texts, monkeypatch):
     class Rows:
         """A teacher that likes later passages."""
-
-        fingerprint = "f" * 64
 
         def score(self, queries, candidates, progress=None):
             return np.float32(candidates)
@@ -82,5 +80,5 @@ def test_a_new_kind_is_a_section_and_a_class(teachers, texts, monkeypatch):
     new = teachers["file"].model_copy(update={"kind": "latest"})
     kind = kind_of("new", teachers | {"new": new})
     assert (kind.inputs(), kind.stage, kind.model) == (("teacher.new",), "name-teacher", None)
-    teacher = open_teacher("new", teachers | {"new": new}, texts)
+    teacher = kind.open(texts)
     assert kind.targets(teacher, np.int32([0]), np.int32([[3, 5]])).tolist() == [[3, 5]]

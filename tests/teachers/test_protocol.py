@@ -16,15 +16,15 @@ CANDIDATES = np.array([[3, 5, 7], [2, 4, -1]], dtype=np.int32)
 class Table:
     """A teacher that gives a table."""
 
-    def __init__(self, scores, fingerprint="a"):
-        self.scores, self.fingerprint = np.float32(scores), fingerprint
+    def __init__(self, scores):
+        self.scores = np.float32(scores)
 
     def score(self, queries, candidates, progress=None):
         return self.scores
 
 
 ONE = Table([[1, 3, 2], [4, 0, 0]])
-OTHER = Table([[100, 300, 500], [0, 10, 0]], "b")
+OTHER = Table([[100, 300, 500], [0, 10, 0]])
 
 
 def test_the_plain_mean_is_that_of_the_scores():
@@ -62,11 +62,6 @@ def test_each_teachers_own_scores_and_the_progress_over_all():
     progress = Progress(lambda share, note: told.append(share))
     tables = Several([Slow(ONE.scores), Slow(OTHER.scores)], True).each(QUERIES, CANDIDATES, progress)
     assert np.array_equal(tables, np.stack([ONE.scores, OTHER.scores])) and told == [0.25, 0.5, 0.75, 1]
-
-
-def test_another_way_or_another_member_is_another_teacher():
-    names = {Several(of, how).fingerprint for of in ([ONE, OTHER], [OTHER, ONE]) for how in (True, False)}
-    assert len(names) == 4
 
 
 def test_probabilities_become_logits():

@@ -17,10 +17,11 @@ from stepwell.collection import Qrels
 from stepwell.distil import losses
 from stepwell.distil.candidates import Candidates, Draw, Rows
 from stepwell.models.encoder import Encoder
+from stepwell.models.late_interaction import LateInteraction
+from stepwell.models.reranker import Reranker
 from stepwell.models.tokens import Side, Tokens
 from stepwell.recipe import Soft
 from stepwell.retrieval.vectors import Vectors
-from stepwell.teachers.protocol import PairModel
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class StudentObjective:
 class RerankObjective:
     """Trains what scores pairs over its queries' candidates: on labels, or to imitate given scores."""
 
-    reranker: PairModel  # what learns: a cross-encoder, or late interaction
+    reranker: Reranker | LateInteraction  # what learns
     queries: Tokens  # its tokens of all queries of the collection
     passages: Tokens
     candidates: Candidates

@@ -115,7 +115,7 @@ def write_passages(collection: Collection, folder: Path) -> None:
     hashes = np.fromiter(map(hash_text, collection.passage_ids), np.uint64, count)
     rows = np.argsort(hashes, kind="stable").astype(np.int32)
     write_columns(folder / "passage-index.arrow", hash=hashes[rows], row=rows)
-    write_columns(folder / "passage-start.arrow", start=np.int32(collection.passage_starts(np.arange(count))))
+    write_columns(folder / "passage-start.arrow", start=np.array(collection.passage_starts(np.arange(count)), np.int32))
 
 
 def open_passages(folder: Path, name: str, fingerprint: str) -> Collection:

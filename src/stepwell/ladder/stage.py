@@ -19,7 +19,7 @@ from stepwell.models.encoder import Encoder
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems.records import Record
-from stepwell.teachers.opening import Kind, Texts, kind_of, open_teacher
+from stepwell.teachers.opening import Kind, Texts, kind_of
 from stepwell.teachers.protocol import Teacher
 
 S = TypeVar("S", bound=BaseModel)
@@ -107,7 +107,7 @@ class Job:
         """Open the teacher behind a role."""
         around, folders = self.surroundings, {self.names[role]: folder for role, folder in self.inputs.items()}
         texts = Texts(around.collection, around.tokens, around.store_root)
-        return open_teacher(self.kind(role).name, around.teachers, texts, folders)
+        return self.kind(role).open(texts, folders)
 
     def leave(self, record: Record) -> None:
         """Write a record into the folder, on the main process."""

@@ -34,7 +34,7 @@ def teacher(b: Builder, name: str, miner: str = "bm25") -> str:
     if kind.model is None:
         inputs, says = {other: other for other in kind.inputs()[1:]}, recorded(TakenScores)
         b.add(Stage(stage, kind.stage, kind.title, kind.settings(), inputs, run=make_without_model, says=says))
-    elif kind.embeds:
+    elif kind.section.embeds:
         _dense(b, kind)
     else:
         _lists(b, kind, miner)
@@ -140,7 +140,7 @@ def take_or_train_lists(job: Job) -> None:
     texts, draw = around.all_tokens(model), Draw(settings.candidates, around.seed)
     imitated = job.vectors("imitated")
     if imitated is not None:
-        target = imitated.scores(candidates.queries, candidates.passages)
+        target = imitated.score(candidates.queries, candidates.passages)
         objective = RerankObjective(model, *texts, candidates, draw, target)
         first = settings.model_copy(update={"epochs": settings.imitate_epochs, "steps": None})
         steps = total_steps(first, objective.size)

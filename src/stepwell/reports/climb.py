@@ -204,7 +204,7 @@ def _histogram(vectors: StageFolder | None, mined: StageFolder | None, on: Colle
         return None
     try:
         candidates = Candidates.load(mined.folder / "candidates.parquet", on)
-        logits = Vectors.open(vectors.folder).scores(candidates.queries, candidates.passages)
+        logits = Vectors.open(vectors.folder).score(candidates.queries, candidates.passages)
     except (OSError, ValueError, KeyError, StepwellError):
         return None
     return histogram(np.where(candidates.passages >= 0, logits, np.nan))

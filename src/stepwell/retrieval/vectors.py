@@ -53,14 +53,16 @@ class Vectors:
             raise KeyError("a query without a vector was asked for")
         return np.asarray(self.queries[places])
 
-    def scores(self, query_rows: NDArray[np.int32], passage_rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return the logits of each query's own passages, shape (Q, K) as ``passage_rows``; padding (-1) gets 0."""
-        out = np.empty(passage_rows.shape, dtype=np.float32)
-        for start in range(0, len(query_rows), 1024):
+    def score(
+        self, queries: NDArray[np.int32], candidates: NDArray[np.int32], progress: Progress = SILENT
+    ) -> NDArray[np.float32]:
+        """Return the logits of candidates (Q, K), as a teacher does; padding (-1) gets 0."""
+        out = np.empty(candidates.shape, dtype=np.float32)
+        for start in range(0, len(queries), 1024):
             part = slice(start, start + 1024)
-            candidates = self.passages[np.maximum(passage_rows[part], 0)]  # (q, K, D)
-            out[part] = np.einsum("qd,qkd->qk", self.of_queries(query_rows[part]), candidates)
-        return np.where(passage_rows >= 0, out * np.float32(self.scale), 0).astype(np.float32)
+            passages = self.passages[np.maximum(candidates[part], 0)]  # (q, K, D)
+            out[part] = np.einsum("qd,qkd->qk", self.of_queries(queries[part]), passages)
+        return np.where(candidates >= 0, out * np.float32(self.scale), 0).astype(np.float32)
 
 
 class Block(NamedTuple):

@@ -4,30 +4,22 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from itertools import count as numbers
 from pathlib import Path
 
 from stepwell import distributed
-from stepwell.files import write_text
+from stepwell.files import read_json, write_text
 
 FILE = "pairs.json"
 
-
-@dataclass
-class _Requests:
-    """Those of one stage."""
-
-    place: Path
-    made: int = 0
-
-
-_requests: ContextVar[_Requests | None] = ContextVar("stepwell_pair_requests", default=None)
+# of a stage: where its counts are kept, and the number of the next request
+_requests: ContextVar[tuple[Path, Iterator[int]] | None] = ContextVar("stepwell_pair_requests", default=None)
 
 
 @contextmanager
 def counting(folder: Path) -> Iterator[None]:
     """Keep the counts of what is asked meanwhile in ``pairs.json`` in a folder."""
-    token = _requests.set(_Requests(folder / FILE))
+    token = _requests.set((folder / FILE, numbers()))
     try:
         yield
     finally:
@@ -39,13 +31,11 @@ def count(asked: int, scored: int) -> None:
 
     A stage that goes on after a kill asks the same again and finds what it scored before; the first counts stay.
     """
-    requests = _requests.get()
-    if requests is None:
-        return
-    counts = read_counts(requests.place)
-    if requests.made == len(counts) and distributed.is_main():
-        write_text(requests.place, json.dumps([*counts, (asked, scored)]))
-    requests.made += 1
+    if requests := _requests.get():
+        place, number = requests
+        counts = read_counts(place)
+        if next(number) == len(counts) and distributed.is_main():
+            write_text(place, json.dumps([*counts, (asked, scored)]))
 
 
 def read_counts(place: Path) -> list[tuple[int, int]]:
@@ -59,6 +49,4 @@ def read_counts(place: Path) -> list[tuple[int, int]]:
     >>> read_counts(folder / FILE)
     [(12, 5), (12, 0)]
     """
-    if not place.is_file():
-        return []
-    return [(int(asked), int(scored)) for asked, scored in json.loads(place.read_text(encoding="utf-8"))]
+    return [(int(asked), int(scored)) for asked, scored in read_json(place)] if place.is_file() else []

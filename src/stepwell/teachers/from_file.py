@@ -1,7 +1,7 @@
-"""Teachers that only left files: scores as Parquet, TSV or a TREC run, read once into a score store; or vectors."""
+"""Teachers that only left files: scores as Parquet, TSV or a TREC run, read once into a score store."""
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +15,18 @@ from stepwell.collection.readers.trec import own_id
 from stepwell.collection.source import Problem
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
-from stepwell.files import read_json, sha256
-from stepwell.models.tokens import Side
-from stepwell.retrieval.vectors import Vectors
-from stepwell.teachers.protocol import Rows, Scores
+from stepwell.files import sha256
+from stepwell.teachers.protocol import Rows
 from stepwell.teachers.store import ScoreStore
 
 BLOCK = 1 << 18  # lines that are read at a time
-NAMES = (
+NAMES = (  # what the three columns may be called
     ("query-id", "query_id", "qid", "query"),
     ("corpus-id", "corpus_id", "passage-id", "passage_id", "docid", "doc_id", "pid", "passage"),
     ("score", "relevance_score", "logit"),
 )
-"""What the three columns may be called."""
-
-Block = tuple[list[str], list[str], NDArray[np.float64], int]
-"""Query ids, passage ids, scores, and the number of the first line (0: no lines)."""
+Block = tuple[Sequence[str], Sequence[str], NDArray[np.float64], Sequence[int]]
+"""Query ids, passage ids, scores, and the lines or rows of the file that they are in, counted from 1."""
 
 
 def content_fingerprint(path: Path) -> str:
@@ -52,10 +48,11 @@ def import_scores(path: Path, store: ScoreStore, collection: Collection) -> tupl
     """
     floors = np.full(collection.n_queries, np.inf, dtype=np.float32)
     pairs = unknown = 0
-    for queries, passages, scores, line in _blocks(path):
+    table = path.name.endswith(".parquet")
+    for queries, passages, scores, numbers in _parquet(path) if table else _blocks(path):
         wrong = np.flatnonzero(~np.isfinite(scores))
         if len(wrong):
-            where = f"{path}:{line + int(wrong[0])}" if line else f"{path}, row {pairs + int(wrong[0]) + 1}"
+            where = f"{path}{', row ' if table else ':'}{numbers[wrong[0]]}"
             raise RunError(f"{where}: the score is {scores[wrong[0]]}, and a teacher's score is a finite number.")
         query_rows, passage_rows = _rows(queries, collection.find_query), _rows(passages, collection.find_passage)
         both = (query_rows >= 0) & (passage_rows >= 0)
@@ -70,28 +67,16 @@ def import_scores(path: Path, store: ScoreStore, collection: Collection) -> tupl
     return np.where(np.isfinite(floors), floors, np.nan).astype(np.float32), {"pairs": pairs, "unknown": unknown}
 
 
-def _rows(ids: list[str], find: Callable[[str], int]) -> Rows:
+def _rows(ids: Sequence[str], find: Callable[[str], int]) -> Rows:
     known = {id_: find(own_id(id_, find)) for id_ in dict.fromkeys(ids)}
     return np.fromiter((known[id_] for id_ in ids), dtype=np.int32, count=len(ids))
 
 
 def _blocks(path: Path) -> Iterator[Block]:
-    if path.name.endswith(".parquet"):
-        yield from _parquet(path)
-        return
-    queries: list[str] = []
-    passages: list[str] = []
-    scores: list[float] = []
-    first = 0
-    for number, query, passage, score in _lines(path):
-        if len(scores) == BLOCK or (scores and number != first + len(scores)):
-            yield queries, passages, np.array(scores), first
-            queries, passages, scores = [], [], []
-        first = first if scores else number
-        queries.append(query)
-        passages.append(passage)
-        scores.append(score)
-    yield queries, passages, np.array(scores, dtype=np.float64), first
+    lines = _lines(path)
+    while batch := list(islice(lines, BLOCK)):
+        numbers, queries, passages, scores = zip(*batch, strict=True)
+        yield queries, passages, np.array(scores), numbers
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, str, float]]:
@@ -124,10 +109,12 @@ def _parquet(path: Path) -> Iterator[Block]:
                 raise RunError(
                     f"{path} has the columns {', '.join(there)}, and scores need query-id, corpus-id and score."
                 )
+            first = 1
             for batch in file.iter_batches(BLOCK, columns=columns):
-                ids = [batch.column(name).cast(pa.string()).to_pylist() for name in columns[:2]]
+                ids = [[str(id_) for id_ in batch.column(name).cast(pa.string()).to_pylist()] for name in columns[:2]]
                 scores = batch.column(columns[2]).cast(pa.float64()).to_numpy(zero_copy_only=False)
-                yield [str(id_) for id_ in ids[0]], [str(id_) for id_ in ids[1]], scores, 0
+                yield ids[0], ids[1], scores, range(first, first + len(scores))
+                first += len(scores)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise RunError(f"{path} can't be read as a Parquet file of scores ({error}).") from error
 
@@ -142,31 +129,9 @@ class FileTeacher:
     def __init__(self, store: ScoreStore, floors: NDArray[np.float32] | None = None) -> None:
         self.store, self.floors = store, floors
 
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the file; another one where floors fill it up."""
-        floors = b"" if self.floors is None else self.floors.tobytes()
-        return hashlib.sha256(self.store.owner.teacher.encode() + floors).hexdigest()
-
     def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> NDArray[np.float32]:
         """Return the logits of candidates (Q, K); see :meth:`stepwell.teachers.protocol.Teacher.score`."""
         scores = self.store.lookup(queries[:, None], candidates)
         if self.floors is not None:
             scores = np.where(np.isnan(scores), self.floors[queries][:, None], scores)
         return np.where(candidates >= 0, scores, 0).astype(np.float32)
-
-
-class Embedded:
-    """A dual encoder by the vectors that a stage left in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.vectors = Vectors.open(folder)
-        self.fingerprint = str(read_json(folder / "manifest.json")["key"])
-
-    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
-        """Return the similarities (Q, K) times the scale."""
-        return self.vectors.scores(queries, candidates)
-
-    def embed(self, rows: Rows, side: Side) -> Scores:
-        """Return the vectors of queries or passages: (B, D)."""
-        return self.vectors.of_queries(rows) if side == "query" else np.asarray(self.vectors.passages[rows])

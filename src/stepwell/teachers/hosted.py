@@ -14,18 +14,17 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
+from itertools import groupby
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
 from stepwell.recipe.teachers import HostedTeacher
+from stepwell.teachers.protocol import Scores
 
-Rows = NDArray[np.int32]
-LONGEST_WAIT = 60.0
-"""Seconds between two attempts, at most."""
+LONGEST_WAIT = 60.0  # seconds between two attempts, at most
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -59,17 +58,12 @@ class HostedReranker:
         """Return the sha256 of what the scores depend on: url, model, fields of the request."""
         return hashlib.sha256(json.dumps(settings.facts(), sort_keys=True).encode()).hexdigest()
 
-    def scores(
-        self, queries: Sequence[str], passages: Sequence[str], progress: Progress = SILENT
-    ) -> NDArray[np.float32]:
+    def scores(self, queries: Sequence[str], passages: Sequence[str], progress: Progress = SILENT) -> Scores:
         """Return the score of each pair of texts (B,); pairs with one query behind one another share requests."""
         requests: list[list[int]] = []
-        for place, query in enumerate(queries):
-            fits = requests and queries[requests[-1][0]] == query and len(requests[-1]) < self.settings.batch
-            if fits:
-                requests[-1].append(place)
-            else:
-                requests.append([place])
+        for _, group in groupby(range(len(queries)), key=queries.__getitem__):
+            same, size = list(group), self.settings.batch
+            requests += [same[start : start + size] for start in range(0, len(same), size)]
         out = np.empty(len(queries), dtype=np.float32)
 
         def ask(places: list[int]) -> list[float]:

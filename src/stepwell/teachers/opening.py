@@ -33,7 +33,8 @@ from stepwell.recipe.teachers import (
     Missing,
     ScoresTeacher,
 )
-from stepwell.teachers.from_file import Embedded, FileTeacher, content_fingerprint, import_scores
+from stepwell.retrieval.vectors import Vectors
+from stepwell.teachers.from_file import FileTeacher, content_fingerprint, import_scores
 from stepwell.teachers.hosted import HostedReranker
 from stepwell.teachers.protocol import LogOdds, Rows, Scores, Several, Teacher
 from stepwell.teachers.scoring import Scorer, Stored
@@ -93,11 +94,6 @@ class Kind(Generic[Section]):
         return self.titled.format(self.name, ", ".join(part.name for part in self.parts))
 
     @property
-    def embeds(self) -> bool:
-        """Whether it has a vector of every text."""
-        return self.section.embeds
-
-    @property
     def probabilities(self) -> bool:
         """Whether it gives probabilities, of which logits are wanted."""
         return bool(getattr(self.section, "logit", False))
@@ -129,6 +125,16 @@ class Kind(Generic[Section]):
         costs = [part.cost(queries, k) for part in self.parts]
         reads = tuple(model for cost in costs for model in cost.reads)
         return Cost(reads, sum(cost.rounds for cost in costs), sum(cost.kept for cost in costs))
+
+    def taken(self) -> Section:
+        """Return the section of a model that is taken as it is; refuse one that a ladder trains."""
+        if getattr(self.section, "train", None) is not None:
+            raise RecipeError(
+                f"the teacher {self.name!r} is trained by the ladder, so the recipe alone does not give its weights: "
+                "run the recipe, and name the model that results.json of the run lists as the stage "
+                f"teacher.{self.name}, without a recipe."
+            )
+        return self.section
 
     def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
         """Open it as a teacher that scores any pair and keeps the score; refuse what can't, or is yet to be trained."""
@@ -162,14 +168,14 @@ class DualEncoder(Kind[DualEncoderTeacher]):
 
     def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
         """Open it as a teacher that scores any pair by the similarity of vectors."""
-        section = _taken(self.name, self.section)
+        section = self.taken()
         shape = section.layers, "first", section.pooling, section.similarity, 1, texts.tokens.longest
         encoder = Encoder(build_student(section.base, *shape), section.scale)
         return Stored.of(texts.store_root, encoder, texts.collection)
 
     def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
         """Open its vectors, or outside of a ladder its model."""
-        return super().open(texts) if folders is None else Embedded(folders[self.inputs()[0]])
+        return super().open(texts) if folders is None else Vectors.open(folders[self.inputs()[0]])
 
 
 class ListModel(Kind[ListSection]):
@@ -191,9 +197,8 @@ class ListModel(Kind[ListSection]):
 
     def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
         """Open its model; in a ladder it reads tokens of the whole collection, which are kept."""
-        own = _taken(self.name, self.section).base if folders is None else folders[f"teacher.{self.name}"] / "model"
-        model = self.opened(own, texts.tokens)
-        return Stored.of(texts.store_root, model, texts.collection, mapped=folders is not None)
+        own = self.taken().base if folders is None else folders[f"teacher.{self.name}"] / "model"
+        return Stored.of(texts.store_root, self.opened(own, texts.tokens), texts.collection, mapped=folders is not None)
 
 
 class CrossEncoder(ListModel[CrossEncoderTeacher]):
@@ -227,20 +232,6 @@ class Late(ListModel[LateInteractionTeacher]):
         limits = tokens.query, tokens.passage
         section = self.section
         return LateInteraction(build_multi_vector(section.base, section.layers, section.width, *limits, seed), *limits)
-
-
-AnyModel = TypeVar("AnyModel", bound=DualEncoderTeacher | CrossEncoderTeacher | LateInteractionTeacher)
-
-
-def _taken(name: str, section: AnyModel) -> AnyModel:
-    """Return the section of a model that is taken as it is; refuse one that a ladder trains."""
-    if section.train is not None:
-        raise RecipeError(
-            f"the teacher {name!r} is trained by the ladder, so the recipe alone does not give its weights: run the "
-            f"recipe, and name the model that results.json of the run lists as the stage teacher.{name}, without a "
-            "recipe."
-        )
-    return section
 
 
 # -- a file, a server
@@ -277,8 +268,8 @@ class ScoresFile(Kind[ScoresTeacher]):
         content = read_json(folder / "scores.json")["sha256"]
         store = ScoreStore.open(folder / "scores", content, texts.collection.texts_fingerprint)
         floors = np.load(folder / "floors.npy", allow_pickle=False) if self.section.missing == "floor" else None
-        found = FileTeacher(store, floors)
-        return LogOdds(found, self.name) if self.probabilities else found
+        teacher = FileTeacher(store, floors)
+        return LogOdds(teacher, self.name) if self.probabilities else teacher
 
 
 class Hosted(Kind[HostedTeacher]):
@@ -353,10 +344,3 @@ def kind_of(name: str, teachers: Mapping[str, AnyTeacher]) -> Kind[Any]:
     """Return a teacher of a recipe, not open yet."""
     section = teachers[name]
     return KINDS[section.kind](name, section, teachers)
-
-
-def open_teacher(
-    name: str, teachers: Mapping[str, AnyTeacher], texts: Texts, folders: Folders | None = None
-) -> Teacher:
-    """Open a teacher of a recipe: as a ladder left it in the folders of its stages, or outside of one when None."""
-    return kind_of(name, teachers).open(texts, folders)

@@ -1,16 +1,13 @@
-"""What the ladder asks of a teacher, of whichever kind: scores of a query's candidates, and of some kinds vectors."""
+"""What the ladder asks of a teacher, of whichever kind: scores of a query's candidates."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RecipeError
-from stepwell.models.tokens import Side, Tokens
 
 Rows = NDArray[np.int32]
 Scores = NDArray[np.float32]
@@ -18,10 +15,6 @@ Scores = NDArray[np.float32]
 
 class Teacher(Protocol):
     """Scores the candidates of queries; both are row numbers of one collection."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the scores: another fingerprint, other scores."""
 
     def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return the logits of each query's candidates.
@@ -42,38 +35,6 @@ class Teacher(Protocol):
         """
 
 
-class EmbeddingTeacher(Teacher, Protocol):
-    """A teacher that also has a vector of every text: it can mine, and teach its space and whole batches."""
-
-    def embed(self, rows: Rows, side: Side) -> NDArray[np.float32]:
-        """Return the vectors of queries or passages, shape (B, D)."""
-
-
-class PairModel(Protocol):
-    """A model that scores pairs of tokenised texts and can be trained to: a cross-encoder, or late interaction."""
-
-    gradient_cache: bool
-
-    @property
-    def model(self) -> nn.Module:
-        """The model of sentence-transformers."""
-
-    def logits(
-        self, queries: Tokens, passages: Tokens, query_rows: NDArray[np.int64], passage_rows: NDArray[np.int64]
-    ) -> Tensor:
-        """Score pairs with the gradient, shared over the processes: (B,)."""
-
-    def score(
-        self,
-        queries: Tokens,
-        passages: Tokens,
-        query_rows: NDArray[np.int64],
-        passage_rows: NDArray[np.int64],
-        progress: Progress = ...,
-    ) -> Scores:
-        """Score pairs without a gradient, on this process: (B,)."""
-
-
 class Several:
     """Several teachers at once, whose score is their mean; a pair that one of them has no score of has none.
 
@@ -85,12 +46,6 @@ class Several:
 
     def __init__(self, teachers: Sequence[Teacher], standardise: bool) -> None:
         self.teachers, self.standardise = teachers, standardise
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the teachers' names and of what is done with their scores."""
-        names = [*(teacher.fingerprint for teacher in self.teachers), str(self.standardise)]
-        return hashlib.sha256(" ".join(names).encode()).hexdigest()
 
     def each(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return every teacher's own scores, shape (T, Q, K)."""
@@ -126,11 +81,6 @@ class LogOdds:
 
     def __init__(self, teacher: Teacher, name: str) -> None:
         self.teacher, self.name = teacher, name
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the teacher's name and of this."""
-        return hashlib.sha256(f"{self.teacher.fingerprint} logit".encode()).hexdigest()
 
     def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return log(p / (1 - p)) of the teacher's scores p (Q, K); one that is not between 0 and 1 is refused."""

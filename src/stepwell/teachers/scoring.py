@@ -1,11 +1,9 @@
 """Scoring the pairs that a store has not, block by block, shared by the processes; teachers that score this way."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -25,10 +23,10 @@ from stepwell.teachers.counts import count
 from stepwell.teachers.protocol import Rows, Scores
 from stepwell.teachers.store import ScoreStore
 
-BLOCK = 2_048
-"""Pairs a block: what an interrupted job loses at most, on each process."""
+BLOCK = 2_048  # pairs a block: what an interrupted job loses at most, on each process
 
 Model = Encoder | Reranker | LateInteraction
+Places = NDArray[np.int64]
 
 
 class Scorer(Protocol):
@@ -40,17 +38,14 @@ class Scorer(Protocol):
 
 def open_model(place: str, tokens: int) -> Model:
     """Open a model as it is, whose own files say its kind; a pair, or text of late interaction, has so many tokens."""
-    match model_kind(place):
-        case "late-interaction":
-            return LateInteraction.open(place, tokens, tokens)
-        case "dual-encoder":
-            return Encoder.open(place)
-        case _:
-            return Reranker.open(place, tokens)
+    kind = model_kind(place)
+    if kind == "late-interaction":
+        return LateInteraction.open(place, tokens, tokens)
+    return Encoder.open(place) if kind == "dual-encoder" else Reranker.open(place, tokens)
 
 
-def blocks(queries: Rows, passages: Rows, size: int | None = None) -> Iterator[tuple[Rows, Rows]]:
-    """Yield pairs (B,) in blocks, in order."""
+def blocks(queries: Rows, passages: Rows, size: int = 0) -> Iterator[tuple[Rows, Rows]]:
+    """Yield pairs (B,) in blocks (0: of :data:`BLOCK`), in order."""
     size = size or BLOCK
     for start in range(0, len(queries), size):
         yield queries[start : start + size], passages[start : start + size]
@@ -77,12 +72,7 @@ def block_scorer(model: Model, collection: Collection, mapped: bool = False) -> 
 
 
 def _logits(
-    model: Model,
-    queries: Tokens,
-    passages: Tokens,
-    query_rows: NDArray[np.int64],
-    passage_rows: NDArray[np.int64],
-    progress: Progress,
+    model: Model, queries: Tokens, passages: Tokens, query_rows: Places, passage_rows: Places, progress: Progress
 ) -> Scores:
     """Return the logits of pairs (B,); a dual encoder's are similarities times its scale, each text embedded once."""
     if not isinstance(model, Encoder):
@@ -109,27 +99,21 @@ def missing(store: ScoreStore, queries: Rows, passages: Rows) -> tuple[Rows, Row
 
 
 def score_into(
-    store: ScoreStore,
-    scorer: Scorer,
-    queries: Rows,
-    passages: Rows,
-    progress: Progress = SILENT,
-    block: int | None = None,
+    store: ScoreStore, scorer: Scorer, queries: Rows, passages: Rows, progress: Progress = SILENT, block: int = 0
 ) -> None:
     """Score pairs (B,), the same on every process, and add them to the store, ``block`` at a time.
 
     Each process scores every so-manieth block and the main one writes, so the scores are those of one process; another
     process sees them when it opens the store again.
     """
-    block = block or BLOCK
-    world = distributed.world_size()
+    block, world, rank = block or BLOCK, distributed.world_size(), distributed.rank()
     work = list(blocks(queries, passages, block))
     for start in range(0, len(work), world):
         now = work[start : start + world]
         scores, own = np.zeros(block, dtype=np.float32), 0
-        if distributed.rank() < len(now):
-            own = len(now[distributed.rank()][0])
-            scores[:own] = scorer(*now[distributed.rank()], progress)
+        if rank < len(now):
+            own = len(now[rank][0])
+            scores[:own] = scorer(*now[rank], progress)
         everyone = distributed.gather_rows(torch.from_numpy(scores).to(distributed.state().device)).cpu().numpy()
         q, p = (np.concatenate(rows) for rows in zip(*now, strict=True))
         if distributed.is_main():
@@ -143,18 +127,18 @@ class Stored:
 
     The store is that of a teacher's and a collection's fingerprints, under ``root``. ``scorer`` is called when there is
     something to score; ``block`` pairs are scored before they are kept, which is what an interrupted job pays for again
-    at most (:data:`BLOCK` when None).
+    at most (0: :data:`BLOCK`).
     """
 
     def __init__(
-        self, root: Path, fingerprint: str, collection: str, scorer: Callable[[], Scorer], block: int | None = None
+        self, root: Path, fingerprint: str, collection: str, scorer: Callable[[], Scorer], block: int = 0
     ) -> None:
         self.root, self.fingerprint, self.collection = root, fingerprint, collection
         self.scorer, self.block = scorer, block
         self.model: Model | None = None  # where it is one
 
     @classmethod
-    def of(cls, root: Path, model: Model, collection: Collection, mapped: bool = False) -> Stored:
+    def of(cls, root: Path, model: Model, collection: Collection, mapped: bool = False) -> Self:
         """Return a model as such a teacher; see :func:`block_scorer`."""
         texts = collection.texts_fingerprint
         stored = cls(root, model.fingerprint, texts, lambda: block_scorer(model, collection, mapped))

@@ -6,8 +6,6 @@ first pair and a checksum of every block of 1,024 pairs. A look-up reads the ind
 needs when it meets them for the first time, and touches nothing else; opening reads the index alone.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -15,7 +13,7 @@ import uuid
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -58,20 +56,18 @@ class Segment:
         return len(self.pairs)
 
     @classmethod
-    def open(cls, path: Path) -> Segment:
+    def open(cls, path: Path) -> Self:
         """Map a segment and check its index; DamagedError for a file that is not as it was written."""
         try:
             with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
-                metadata = reader.schema.metadata or {}
-                if reader.num_record_batches != 1:
-                    raise DamagedError(path)
+                metadata, batches = reader.schema.metadata or {}, reader.num_record_batches
                 batch = reader.get_batch(0)
             facts = metadata[b"stepwell.facts"]
             index = base64.b64decode(metadata[b"stepwell.index"], validate=True)
             if hashlib.sha256(facts + index).hexdigest().encode() != metadata[b"stepwell.checksum"]:
                 raise DamagedError(path)
             known = json.loads(facts)
-            if batch.num_rows != known["pairs"] or batch.schema.types != [pa.uint64(), pa.float32()]:
+            if (batches, batch.num_rows, batch.schema.types) != (1, known["pairs"], [pa.uint64(), pa.float32()]):
                 raise DamagedError(path)
             # Not `to_numpy`: it imports pandas, which takes longer than everything here.
             pairs = np.frombuffer(batch.column(0).buffers()[1], np.uint64, count=batch.num_rows)
@@ -83,16 +79,10 @@ class Segment:
                 raise DamagedError(path) from error
             raise
         blocks = -(-known["pairs"] // BLOCK)
-        return cls(
-            path=path,
-            owner=Owner(known["teacher"], known["collection"]),
-            replaces=tuple(known["replaces"]),
-            pairs=pairs,
-            scores=scores,
-            firsts=np.frombuffer(index, "<u8", count=blocks).astype(np.uint64),
-            checksums=np.frombuffer(index, "<u4", offset=8 * blocks).astype(np.uint32),
-            checked=np.zeros(blocks, dtype=np.bool_),
-        )
+        firsts = np.frombuffer(index, "<u8", count=blocks).astype(np.uint64)
+        checksums = np.frombuffer(index, "<u4", offset=8 * blocks).astype(np.uint32)
+        owner, checked = Owner(known["teacher"], known["collection"]), np.zeros(blocks, dtype=np.bool_)
+        return cls(path, owner, tuple(known["replaces"]), pairs, scores, firsts, checksums, checked)
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Return the scores of ``keys`` (B,), NaN where there is none; DamagedError for a broken block."""
@@ -101,9 +91,7 @@ class Segment:
         inside = np.flatnonzero(block >= 0)
         block, keys = block[inside], keys[inside]
         self.check(np.unique(block[~self.checked[block]]))
-        last = len(self) - 1
-        at = block * BLOCK
-        step = BLOCK // 2
+        last, at, step = len(self) - 1, block * BLOCK, BLOCK // 2
         while step:  # the last pair of the block that is not above the key
             ahead = np.minimum(at + step, last)
             at = np.where(self.pairs[ahead] <= keys, ahead, at)
@@ -115,22 +103,15 @@ class Segment:
     def check(self, blocks: NDArray[np.intp]) -> None:
         """Read these blocks and compare them with their checksums; DamagedError at the first that differs."""
         for block in blocks.tolist():
-            if self._checksum(block) != self.checksums[block]:
+            if _checksum(self.pairs, self.scores, block) != self.checksums[block]:
                 raise DamagedError(self.path)
         self.checked[blocks] = True
 
-    def check_all(self) -> None:
-        """Check every block that has not been checked."""
-        self.check(np.flatnonzero(~self.checked))
-
     def whole(self) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Return the pairs and scores of all blocks that are not damaged."""
-        good = [self._checksum(block) == checksum for block, checksum in enumerate(self.checksums.tolist())]
+        good = [_checksum(self.pairs, self.scores, block) == kept for block, kept in enumerate(self.checksums.tolist())]
         keep = np.repeat(good, BLOCK)[: len(self)]
         return self.pairs[keep], self.scores[keep]
-
-    def _checksum(self, block: int) -> int:
-        return _checksum(self.pairs, self.scores, block)
 
 
 def write_segment(
@@ -145,13 +126,9 @@ def write_segment(
     checksums = np.array([_checksum(pairs, scores, block) for block in blocks], dtype="<u4")
     index = pairs[::BLOCK].astype("<u8").tobytes() + checksums.tobytes()
     facts = json.dumps({**owner._asdict(), "pairs": len(pairs), "replaces": replaces}).encode()
-    batch = pa.record_batch({"pair": pairs, "score": scores}).replace_schema_metadata(
-        {
-            "stepwell.facts": facts,
-            "stepwell.index": base64.b64encode(index),
-            "stepwell.checksum": hashlib.sha256(facts + index).hexdigest(),
-        }
-    )
+    metadata = {"stepwell.facts": facts, "stepwell.index": base64.b64encode(index)}
+    metadata["stepwell.checksum"] = hashlib.sha256(facts + index).hexdigest()
+    batch = pa.record_batch({"pair": pairs, "score": scores}).replace_schema_metadata(metadata)
     # A name is never used twice: `replaces` of an older segment must not hit a newer one.
     path = directory / f"{uuid.uuid4().hex}.arrow"
     with whole(path) as draft, draft.open("wb") as file, pa.ipc.new_file(file, batch.schema) as writer:

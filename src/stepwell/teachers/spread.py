@@ -107,23 +107,22 @@ def check_tau(scores: ArrayLike, tau: float) -> list[str]:
             "it read the texts (tokens.pair)?"
         ]
     better = f"{seen.median_std:.2g}"
-    between = f"typically differ by {better} within a query (all lie in {seen.low:.3g} to {seen.high:.3g})"
+    start = (
+        f"The teacher's scores typically differ by {better} within a query (all lie in {seen.low:.3g} to "
+        f"{seen.high:.3g}): at tau {tau:g} the softmax of"
+    )
     if seen.flat > 0.5:
-        cause = ""
+        cause = " To mend it,"
         if seen.low >= 0 and seen.high <= 1:
             cause = (
                 " They look like probabilities or cosines: take the raw logits of a cross-encoder, without a "
                 "sigmoid, and set `scale` for a dual encoder; or"
             )
-        return [
-            f"The teacher's scores {between}: at tau {tau:g} the softmax of {seen.flat:.0%} of the queries "
-            f"is flat and teaches nothing.{cause or ' To mend it,'} set tau near {better}."
-        ]
+        return [f"{start} {seen.flat:.0%} of the queries is flat and teaches nothing.{cause} set tau near {better}."]
     if seen.one_hot > 0.9:
         return [
-            f"The teacher's scores {between}: at tau {tau:g} the softmax of {seen.one_hot:.0%} of the "
-            "queries puts more than 99 % on one candidate, which says no more than the label. Set tau near "
-            f"{better}, or mine harder negatives."
+            f"{start} {seen.one_hot:.0%} of the queries puts more than 99 % on one candidate, which says no more than "
+            f"the label. Set tau near {better}, or mine harder negatives."
         ]
     return []
 

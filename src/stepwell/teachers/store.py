@@ -6,14 +6,13 @@ What :meth:`ScoreStore.add` has returned from survives a kill at any instant and
 processes may read and add at once.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import filelock
 import numpy as np
@@ -43,13 +42,12 @@ class ScoreStore:
     """
 
     def __init__(self, directory: Path, owner: Owner) -> None:
-        self.directory = directory
-        self.owner = owner
+        self.directory, self.owner = directory, owner
         self._segments: dict[str, Segment] = {}
         self._lock = filelock.FileLock(directory / "lock")
 
     @classmethod
-    def open(cls, root: Path, teacher: str, collection: str) -> ScoreStore:
+    def open(cls, root: Path, teacher: str, collection: str) -> Self:
         """Open the store ``root/<collection[:16]>/<teacher[:16]>``, or start it; maps files, reads none.
 
         Parameters
@@ -80,10 +78,9 @@ class ScoreStore:
         queries, passages
             Rows of the collection, of any shapes that broadcast: (Q, 1) and (Q, K) give (Q, K).
         """
-        query, passage = np.broadcast_arrays(np.asarray(queries), np.asarray(passages))
-        found = np.full(query.shape, np.nan, dtype=np.float32)
-        real = (query >= 0) & (passage >= 0)
-        found[real] = self._find(_keys(query[real], passage[real]))
+        keys, real = _real(queries, passages)
+        found = np.full(real.shape, np.nan, dtype=np.float32)
+        found[real] = self._find(keys)
         return found
 
     def missing(self, queries: ArrayLike, passages: ArrayLike) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -93,11 +90,9 @@ class ScoreStore:
         """
         with self._disk("read"):
             self._refresh()
-        query, passage = np.broadcast_arrays(np.asarray(queries), np.asarray(passages))
-        real = (query >= 0) & (passage >= 0)
-        keys = np.unique(_keys(query[real], passage[real]))
+        keys = np.unique(_real(queries, passages)[0])
         keys = keys[np.isnan(self._find(keys))]
-        return _rows(keys)
+        return (keys >> np.uint64(32)).astype(np.int32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int32)
 
     def add(self, queries: ArrayLike, passages: ArrayLike, scores: ArrayLike) -> None:
         """Keep the scores of pairs for good; a pair that has a score keeps the one it has.
@@ -156,7 +151,7 @@ class ScoreStore:
         for _ in range(100):
             try:
                 paths = [path for path in sorted(self.directory.glob("*.arrow")) if not path.name.startswith("draft-")]
-                segments = {path.name: self._open(path) for path in paths}
+                segments = [segment for path in paths if (segment := self._open(path)) is not None]
                 break
             except FileNotFoundError:
                 continue  # merged by another process between the listing and the opening: list again
@@ -164,9 +159,8 @@ class ScoreStore:
             raise StepwellError(
                 f"The files of {self.directory} vanish while they are opened: is something deleting them?"
             )
-        there = {name: segment for name, segment in segments.items() if segment is not None}
-        replaced = {name for segment in there.values() for name in segment.replaces}
-        self._segments = {name: segment for name, segment in there.items() if name not in replaced}
+        replaced = {name for segment in segments for name in segment.replaces}
+        self._segments = {segment.path.name: segment for segment in segments if segment.path.name not in replaced}
 
     def _open(self, path: Path) -> Segment | None:
         try:
@@ -177,17 +171,15 @@ class ScoreStore:
         if segment.owner != self.owner:
             raise RunError(
                 f"{path} holds scores of the teacher {segment.owner.teacher!r} on the collection "
-                f"{segment.owner.collection!r}, and not of {self.owner.teacher!r} on "
-                f"{self.owner.collection!r}: they would be taken for each other. Move the folder away, or "
-                "name another one for scores."
+                f"{segment.owner.collection!r}, and not of {self.owner.teacher!r} on {self.owner.collection!r}: they "
+                "would be taken for each other. Move the folder away, or name another one for scores."
             )
         return segment
 
     def _sweep(self) -> None:
         """Delete what merging or a kill (of an older version: ``.tmp``) has left; only with the lock: nobody writes."""
         for path in self.directory.iterdir():
-            stale = path.suffix == ".tmp" or (path.suffix == ".arrow" and path.name not in self._segments)
-            if stale:
+            if path.suffix == ".tmp" or (path.suffix == ".arrow" and path.name not in self._segments):
                 path.unlink(missing_ok=True)
 
     def _compact(self) -> None:
@@ -202,7 +194,7 @@ class ScoreStore:
                 return
             try:
                 for segment in full:
-                    segment.check_all()
+                    segment.check(np.flatnonzero(~segment.checked))
             except DamagedError as error:
                 self._rescue(self._segments[error.path.name])
                 continue
@@ -258,5 +250,8 @@ def _keys(queries: NDArray[np.integer], passages: NDArray[np.integer]) -> NDArra
     return (queries.astype(np.uint64) << np.uint64(32)) | passages.astype(np.uint64)
 
 
-def _rows(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    return (keys >> np.uint64(32)).astype(np.int32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int32)
+def _real(queries: ArrayLike, passages: ArrayLike) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """Return the keys (B,) of pairs that are broadcast, and which of these they are: not those with a row -1."""
+    query, passage = np.broadcast_arrays(np.asarray(queries), np.asarray(passages))
+    real = (query >= 0) & (passage >= 0)
+    return _keys(query[real], passage[real]), real
