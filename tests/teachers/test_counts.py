@@ -2,7 +2,7 @@
 
 import pytest
 
-from stepwell.teachers.counts import FILE, count, counting, read_counts
+from stepwell.teachers.scoring import COUNTS, count, counting, read_counts
 
 
 def test_a_stage_that_is_done_again_after_a_kill_keeps_its_first_counts(tmp_path):
@@ -14,7 +14,7 @@ def test_a_stage_that_is_done_again_after_a_kill_keeps_its_first_counts(tmp_path
         count(100, 0)  # the first attempt scored them
         count(50, 20)
         count(10, 10)
-    assert read_counts(tmp_path / FILE) == [(100, 60), (50, 50), (10, 10)]
+    assert read_counts(tmp_path / COUNTS) == [(100, 60), (50, 50), (10, 10)]
 
 
 def test_nobody_listens_outside_of_a_stage(tmp_path):
@@ -22,4 +22,4 @@ def test_nobody_listens_outside_of_a_stage(tmp_path):
     with counting(tmp_path):
         pass
     count(5, 5)
-    assert read_counts(tmp_path / FILE) == [] and not list(tmp_path.iterdir())
+    assert read_counts(tmp_path / COUNTS) == [] and not list(tmp_path.iterdir())

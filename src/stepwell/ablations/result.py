@@ -18,7 +18,7 @@ from stepwell.ladder.judging import measures_of
 from stepwell.ladder.workspace import versions
 from stepwell.models.engines.machine import machine
 from stepwell.systems.records import Manifest
-from stepwell.teachers.counts import FILE, read_counts
+from stepwell.teachers.scoring import COUNTS, read_counts
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Shared:
     def of(cls, outcomes: Sequence[Outcome], stages: Path) -> Self:
         """Count over the stages' folders."""
         alone = Counter(folder for outcome in outcomes for folder in set(outcome.stages.values()))
-        pairs = {folder: read_counts(stages / folder / FILE) for folder in alone}
+        pairs = {folder: read_counts(stages / folder / COUNTS) for folder in alone}
         seconds = {folder: Manifest.load(stages / folder).seconds or 0.0 for folder in alone}
         return cls(
             stages=alone.total(),

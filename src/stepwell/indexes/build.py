@@ -16,20 +16,8 @@ from numpy.typing import NDArray
 from stepwell.collection import Collection
 from stepwell.display import progress, say
 from stepwell.errors import CollectionError, RunError, StepwellError
-from stepwell.files import cache, claimed, write_json, writing
-from stepwell.indexes.folder import (
-    FORMAT,
-    MANIFEST,
-    MODEL,
-    PASSAGES,
-    VECTORS,
-    VERSION,
-    files_of,
-    is_index,
-    read_manifest,
-    settings_of,
-    write_passages,
-)
+from stepwell.files import cache, claimed, remove, write_json, writing
+from stepwell.indexes import folder
 from stepwell.indexes.measure import Measured, Report, Sample
 from stepwell.indexes.packages import empty_faiss
 from stepwell.indexes.settings import IndexSettings, quantised
@@ -60,37 +48,23 @@ def build(
     out, settings = out.absolute(), fitting(settings, passages.shape[1])
     if not len(passages):
         raise CollectionError(f"the collection {collection.name} has no passages: there is nothing to index.")
-    made_from = {
-        "settings": settings.to_json(),
-        "model": {
-            "fingerprint": encoder.fingerprint,
-            "scale": encoder.scale,
-            "dimension": passages.shape[1],
-            "cosine": encoder.cosine,
-        },
-        "collection": {
-            "name": collection.name,
-            "fingerprint": collection.fingerprint,
-            "passages": collection.n_passages,
-        },
-    }
-    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    name = f"stepwell_{key[:24]}"
+    model = {"fingerprint": encoder.fingerprint, "scale": encoder.scale, "cosine": encoder.cosine}
+    texts = {"name": collection.name, "fingerprint": collection.fingerprint, "passages": collection.n_passages}
+    facts: dict[str, Any] = {"settings": settings.to_json(), "collection": texts}
+    facts["model"] = model | {"dimension": passages.shape[1]}
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    facts |= {"format": folder.FORMAT, "version": folder.VERSION, "key": key, "name": f"stepwell_{key[:24]}"}
     if _is_there(out, key):
         say(f"{out} is there already, with these settings, this model and these passages.")
-        return report_of(read_manifest(out))
+        return report_of(folder.read_manifest(out))
     sample = Sample(collection, encoder, passages, split)
     with _part(out, key) as part, writing(out):
-        encoder.save(part / MODEL)
-        write_passages(collection, part / PASSAGES)
-        report = _make(settings, sample, encoder.cosine, part / VECTORS, name)
-        found = {
-            "measured": asdict(report.measured) if report.measured else None,
-            "bytes": {"search": report.search_bytes, "again": report.again_bytes},
-            "files": files_of(part),
-        }
-        facts = {"format": FORMAT, "version": VERSION, "key": key, "name": name}
-        write_json(part / MANIFEST, facts | made_from | found)
+        encoder.save(part / folder.MODEL)
+        folder.write_passages(collection, part / folder.PASSAGES)
+        report = _make(settings, sample, encoder.cosine, part / folder.VECTORS, facts["name"])
+        facts["measured"] = asdict(report.measured) if report.measured else None
+        facts["bytes"] = {"search": report.search_bytes, "again": report.again_bytes}
+        write_json(part / folder.MANIFEST, facts | {"files": folder.files_of(part)})
     return report
 
 
@@ -105,25 +79,22 @@ def compare(
     if any(choice.uri for choice in choices):
         raise StepwellError("a comparison keeps nothing, and a Milvus cluster would: leave its address out.")
     fitted = [fitting(choice, passages.shape[1]) for choice in choices]
-    sample = Sample(collection, encoder, passages, split)
-    place = cache() / "indexes"
+    sample, place, reports = Sample(collection, encoder, passages, split), cache() / "indexes", []
     place.mkdir(parents=True, exist_ok=True)
-    reports = []
     for settings in fitted:
         with tempfile.TemporaryDirectory(dir=place) as name:
-            reports.append(_make(settings, sample, encoder.cosine, Path(name) / VECTORS, "stepwell_compared"))
+            reports.append(_make(settings, sample, encoder.cosine, Path(name) / "vectors", "stepwell_compared"))
     return reports
 
 
 def choices(passages: int, width: int) -> list[IndexSettings]:
     """Return what is worth comparing for so many vectors of ``width`` numbers with the packages that are installed."""
-    exact = IndexSettings()
-    precise = [replace(exact, precision="fp32"), replace(exact, precision="fp16"), replace(exact, precision="int8")]
+    precise = [IndexSettings(precision="fp32"), IndexSettings(precision="fp16"), IndexSettings(precision="int8")]
     bits = [
-        replace(exact, precision="binary", rescore=0),
-        replace(exact, precision="binary", rescore_with="binary"),
-        replace(exact, precision="binary", rescore_with="int8"),
-        replace(exact, precision="binary", rescore_with="int8", rescore=20),
+        IndexSettings(precision="binary", rescore=0),
+        IndexSettings(precision="binary", rescore_with="binary"),
+        IndexSettings(precision="binary", rescore_with="int8"),
+        IndexSettings(precision="binary", rescore_with="int8", rescore=20),
     ]
     half = [replace(settings, dimension=width // 2) for settings in (*precise[::2], bits[2])]
     quarter = [replace(settings, dimension=width // 4) for settings in half]
@@ -141,7 +112,7 @@ def report_of(facts: dict[str, Any]) -> Report:
     """Return what a manifest says of its index."""
     measured = Measured(**facts["measured"]) if facts["measured"] else None
     size = facts["bytes"]
-    return Report(settings_of(facts), facts["collection"]["passages"], size["search"], size["again"], measured)
+    return Report(folder.settings_of(facts), facts["collection"]["passages"], size["search"], size["again"], measured)
 
 
 def _make(settings: IndexSettings, sample: Sample, normalise: bool, place: Path, name: str) -> Report:
@@ -160,9 +131,9 @@ def _is_there(out: Path, key: str) -> bool:
     """Return whether ``out`` is this very index; StepwellError when it is something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    if is_index(out) and read_manifest(out)["key"] == key:
+    if folder.is_index(out) and folder.read_manifest(out)["key"] == key:
         return True
-    what = "an index with other settings or of another model or collection" if is_index(out) else "no index"
+    what = "an index with other settings or of another model or collection" if folder.is_index(out) else "no index"
     raise RunError(
         f"{out} is there already and holds {what}: nothing is overwritten. Choose another folder with --out, or move "
         "it away."
@@ -175,8 +146,8 @@ def _part(out: Path, key: str) -> Iterator[Path]:
     part = out.with_name(f"{out.name}.part")
     with claimed(part, {"index": key}, "part of an index", anew=True):
         yield part
-    for leftover in (part / "source.json", part / ".lock"):
-        leftover.unlink(missing_ok=True)
+    for leftover in ("source.json", ".lock"):
+        remove(part / leftover)
     if out.is_dir():
         out.rmdir()  # empty, or this fails
     part.rename(out)

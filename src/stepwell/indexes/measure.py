@@ -17,9 +17,8 @@ from stepwell.models.encoder import Encoder
 from stepwell.retrieval.run import Found, Run
 from stepwell.retrieval.search import pair_scores, top_k
 
-SAMPLE = 1_000
-"""Queries that are measured with, at most; spread evenly over those there are."""
-DEPTHS = (10, 100)
+SAMPLE = 1_000  # queries that are measured with, at most; spread evenly over those there are
+DEPTH = 100
 MEASURE = "nDCG@10"
 
 
@@ -69,20 +68,19 @@ class Sample:
         self.rows, self.passages, self.qrels = every[chosen].astype(np.int32), passages, qrels
         if len(self.rows):
             self.vectors = encoder.encode(encoder.tokenise(collection.query_texts(self.rows), "query"), "query")
-            self.best = top_k(self.vectors, passages, max(DEPTHS))
+            self.best = top_k(self.vectors, passages, DEPTH)
             self.exact = None if qrels is None else self._ndcg(self.best)
 
     def measure(self, index: VectorIndex) -> Measured | None:
         """Measure an index; None when there are no queries."""
         if not len(self.rows):
             return None
-        index.search(self.vectors[:8], DEPTHS[0])  # the first call opens, probes, reads files
+        index.search(self.vectors[:8], 10)  # the first call opens, probes, reads files
         start = time.perf_counter()
-        index.search(self.vectors, DEPTHS[0])
-        seconds = time.perf_counter() - start
-        found = index.search(self.vectors, max(DEPTHS))
-        recall_10, recall_100 = (self._recall(found[0], k) for k in DEPTHS)
-        plain = Measured(len(self.rows), recall_10, recall_100, len(self.rows) / max(seconds, 1e-9))
+        index.search(self.vectors, 10)
+        per_second = len(self.rows) / max(time.perf_counter() - start, 1e-9)
+        found = index.search(self.vectors, DEPTH)
+        plain = Measured(len(self.rows), self._recall(found[0], 10), self._recall(found[0], 100), per_second)
         if self.exact is None:
             return plain
         own = self._ndcg(found)
@@ -108,18 +106,17 @@ def report_table(title: str, reports: Sequence[Report]) -> Table:
     heads += ["recall@10", "recall@100", MEASURE, "delta", "low", "high", "queries/s"]
     notes = [
         "bytes/passage: of what is searched; MB: all vectors. again: how many times the passages asked for are scored "
-        "again, and with what.",
+        "again, and with what."
     ]
     measured = next((report.measured for report in reports if report.measured), None)
     if measured is None:
         notes.append("There were no queries, so nothing was measured: name another split with --split.")
     else:
-        notes.append(
-            f"Against exact search in fp32 with all dimensions, on {measured.queries:,} queries"
-            + (f" of {measured.split}; low and high bound the 95 % interval of delta." if measured.split else ".")
-        )
+        against = f"Against exact search in fp32 with all dimensions, on {measured.queries:,} queries"
         if measured.split is None:
-            notes.append("For nDCG name a split that has judgements: --split.")
+            notes += [f"{against}.", "For nDCG name a split that has judgements: --split."]
+        else:
+            notes.append(f"{against} of {measured.split}; low and high bound the 95 % interval of delta.")
     return Table(title, heads, [_cells(report) for report in reports], notes)
 
 
@@ -131,6 +128,5 @@ def _cells(report: Report) -> list[Cell]:
     cells += [f"{report.search_bytes / count:,.0f}", f"{(report.search_bytes + report.again_bytes) / 1e6:,.1f}"]
     if m is None:
         return [*cells, *[None] * 7]
-    cells += [m.recall_10, m.recall_100, m.ndcg]
-    cells += [None if value is None else f"{value:+.3f}" for value in (m.delta, m.low, m.high)]
-    return [*cells, f"{m.per_second:,.0f}"]
+    signed = [None if value is None else f"{value:+.3f}" for value in (m.delta, m.low, m.high)]
+    return [*cells, m.recall_10, m.recall_100, m.ndcg, *signed, f"{m.per_second:,.0f}"]

@@ -25,7 +25,7 @@ from stepwell.models.token_store import unlabelled_tokens
 from stepwell.recipe import DenseTraining, Optimiser, Refine, Rung, StudentSection, WarmUp
 from stepwell.recipe.ladder import teacher_temperature
 from stepwell.recipe.teachers import DualEncoderTeacher
-from stepwell.retrieval.vectors import Vectors, write_unlabelled
+from stepwell.retrieval.vectors import Vectors, write_texts
 from stepwell.systems.records import Manifest, TeacherScores, Training
 from stepwell.teachers.spread import histogram
 
@@ -273,8 +273,10 @@ def more_vectors(b: Builder, stage: str, rung: Rung) -> dict[str, str]:
 def encode_more(job: Job) -> None:
     """Encode texts from elsewhere that a rung learns from with its teacher."""
     texts, side = job.surroundings.texts[job.settings["texts"]], job.settings["side"]
+    encoder = job.encoder("model")
     job.progress.start(len(texts), "texts")
-    write_unlabelled(job.encoder("model"), texts, side, job.folder / MORE, job.progress)
+    tokens, rows = unlabelled_tokens(texts, encoder, side), range(len(texts))
+    write_texts(encoder, tokens, rows, side, job.folder / MORE, job.progress)
 
 
 def _imitated(job: Job, role: str, encoder: Encoder) -> Imitated:

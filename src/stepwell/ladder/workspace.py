@@ -29,7 +29,7 @@ from stepwell.ladder.stage import Job, Settings, Stage
 from stepwell.models.engines.machine import machine
 from stepwell.systems.folder import real_name
 from stepwell.systems.records import Decision, Manifest, Promotion
-from stepwell.teachers.counts import counting
+from stepwell.teachers.scoring import counting
 
 LAYOUT = 5
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.collection import Collection
-from stepwell.collection.unlabelled import Unlabelled
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
 from stepwell.files import read_json, remove, write_text, writing
 from stepwell.models.encoder import Encoder
-from stepwell.models.token_store import side_tokens, unlabelled_tokens
+from stepwell.models.token_store import side_tokens
 from stepwell.models.tokens import Side, Tokens
 from stepwell.retrieval.shards import Shards, write_array
 
+Rows = NDArray[np.int32] | range
 BLOCK = 2_048  # texts a shard: what an interrupted job loses at most, on each process
 
 
@@ -137,27 +137,17 @@ def write_vectors(
     _finish(draft.finish, folder)
 
 
-def write_queries(
-    encoder: Encoder, collection: Collection, rows: NDArray[np.int32], target: Path, progress: Progress = SILENT
+def write_texts(
+    encoder: Encoder, tokens: Tokens, rows: Rows, side: Side, target: Path, progress: Progress = SILENT
 ) -> None:
-    """Encode queries alone into the array ``target`` (len(rows), D), as :func:`write_vectors` does."""
+    """Encode texts ``rows`` alone into the array ``target`` (len(rows), D), as :func:`write_vectors` does."""
     shards = Shards(target, len(rows), encoder.dimension, BLOCK)
-    _encode_missing(encoder, side_tokens(collection, encoder, "query"), rows, shards, "query", progress)
-    _finish(shards.finish, target)
-
-
-def write_unlabelled(
-    encoder: Encoder, unlabelled: Unlabelled, side: Side, target: Path, progress: Progress = SILENT
-) -> None:
-    """Encode texts from elsewhere into the array ``target`` (N, D), as :func:`write_vectors` does a collection's."""
-    tokens = unlabelled_tokens(unlabelled, encoder, side)
-    shards = Shards(target, len(unlabelled), encoder.dimension, BLOCK)
-    _encode_missing(encoder, tokens, range(len(unlabelled)), shards, side, progress)
+    _encode_missing(encoder, tokens, rows, shards, side, progress)
     _finish(shards.finish, target)
 
 
 def _encode_missing(
-    encoder: Encoder, tokens: Tokens, rows: NDArray[np.int32] | range, shards: Shards, side: Side, progress: Progress
+    encoder: Encoder, tokens: Tokens, rows: Rows, shards: Shards, side: Side, progress: Progress
 ) -> None:
     """Write the shards that are missing of texts ``rows``; each process has its own share of them."""
     for number in range(len(shards)):

@@ -16,10 +16,11 @@ from stepwell.errors import RunError, StepwellError
 from stepwell.files import cache, locked
 from stepwell.indexes.folder import is_index
 from stepwell.models.encoder import Encoder
+from stepwell.models.token_store import side_tokens
 from stepwell.retrieval.bm25 import bm25_of
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
-from stepwell.retrieval.vectors import Vectors, write_queries, write_vectors
+from stepwell.retrieval.vectors import Vectors, write_texts, write_vectors
 from stepwell.systems.folder import RunFolder
 
 
@@ -125,5 +126,5 @@ def vectors_of(
             return passages
         file = folder / f"queries-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}.npy"
         with progress(len(rows), "encoding queries") as bar:
-            write_queries(encoder, collection, rows, file, bar)
+            write_texts(encoder, side_tokens(collection, encoder, "query"), rows, "query", file, bar)
     return replace(passages, queries=np.load(file, mmap_mode="r"), query_rows=rows)

@@ -1,9 +1,13 @@
 """Scoring the pairs that a store has not, block by block, shared by the processes; teachers that score this way."""
 
+import itertools
+import json
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,13 +17,13 @@ from stepwell import distributed
 from stepwell.collection import Collection
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
+from stepwell.files import read_json, write_text
 from stepwell.models.encoder import Encoder
 from stepwell.models.files import model_kind
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.models.token_store import both_tokens
 from stepwell.models.tokens import Tokens
-from stepwell.teachers.counts import count
 from stepwell.teachers.protocol import Rows, Scores
 from stepwell.teachers.store import ScoreStore
 
@@ -27,13 +31,11 @@ BLOCK = 2_048  # pairs a block: what an interrupted job loses at most, on each p
 
 Model = Encoder | Reranker | LateInteraction
 Places = NDArray[np.int64]
+Scorer = Callable[[Rows, Rows, Progress], Scores]
+"""Gives the logits (B,) of the pairs of query rows (B,) and passage rows (B,) of a collection, on this process."""
 
-
-class Scorer(Protocol):
-    """Scores a block of pairs, on this process."""
-
-    def __call__(self, queries: Rows, passages: Rows, progress: Progress, /) -> Scores:
-        """Return the logits (B,) of the pairs of query rows (B,) and passage rows (B,) of a collection."""
+COUNTS = "pairs.json"  # in a stage's folder: the pairs of each request, and how many of them had to be scored
+_requests: ContextVar[tuple[Path, Iterator[int]] | None] = ContextVar("stepwell_pair_requests", default=None)
 
 
 def open_model(place: str, tokens: int) -> Model:
@@ -85,10 +87,46 @@ def _logits(
     return scores * np.float32(model.scale)
 
 
+@contextmanager
+def counting(folder: Path) -> Iterator[None]:
+    """Keep the counts of what is asked meanwhile in ``pairs.json`` in a folder."""
+    token = _requests.set((folder / COUNTS, itertools.count()))
+    try:
+        yield
+    finally:
+        _requests.reset(token)
+
+
+def count(asked: int, scored: int) -> None:
+    """Count a request of ``asked`` pairs of which ``scored`` had no score; nothing is counted outside of a stage.
+
+    A stage that goes on after a kill asks the same again and finds what it scored before; the first counts stay.
+    """
+    if requests := _requests.get():
+        place, number = requests
+        counts = read_counts(place)
+        if next(number) == len(counts) and distributed.is_main():
+            write_text(place, json.dumps([*counts, (asked, scored)]))
+
+
+def read_counts(place: Path) -> list[tuple[int, int]]:
+    """Return the counts (asked, scored) in a file; none when there is no such file.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with counting(folder):
+    ...     count(asked=12, scored=5)
+    ...     count(asked=12, scored=0)
+    >>> read_counts(folder / COUNTS)
+    [(12, 5), (12, 0)]
+    """
+    return [(int(asked), int(scored)) for asked, scored in read_json(place)] if place.is_file() else []
+
+
 def missing(store: ScoreStore, queries: Rows, passages: Rows) -> tuple[Rows, Rows]:
     """Return the pairs without a score, each once: the same on every process, whoever adds to the store meanwhile.
 
-    How many were asked for and how many are missing is counted (:mod:`stepwell.teachers.counts`).
+    How many were asked for and how many are missing is counted (:func:`counting`).
     """
     while True:
         todo = store.missing(queries, passages)

@@ -126,8 +126,8 @@ def write_segment(
     checksums = np.array([_checksum(pairs, scores, block) for block in blocks], dtype="<u4")
     index = pairs[::BLOCK].astype("<u8").tobytes() + checksums.tobytes()
     facts = json.dumps({**owner._asdict(), "pairs": len(pairs), "replaces": replaces}).encode()
-    metadata = {"stepwell.facts": facts, "stepwell.index": base64.b64encode(index)}
-    metadata["stepwell.checksum"] = hashlib.sha256(facts + index).hexdigest()
+    checksum = hashlib.sha256(facts + index).hexdigest().encode()
+    metadata = {"stepwell.facts": facts, "stepwell.index": base64.b64encode(index), "stepwell.checksum": checksum}
     batch = pa.record_batch({"pair": pairs, "score": scores}).replace_schema_metadata(metadata)
     # A name is never used twice: `replaces` of an older segment must not hit a newer one.
     path = directory / f"{uuid.uuid4().hex}.arrow"
