@@ -81,7 +81,7 @@ class Builder:
 
     def embeds(self, name: str) -> bool:
         """Return whether a teacher has vectors."""
-        return self.kind(name).section.embeds
+        return self.recipe.teachers[name].embeds
 
     def opens(self, name: str) -> dict[str, str]:
         """Return the inputs of a stage that a teacher is opened for; the role ``teacher`` says which."""
