@@ -58,7 +58,7 @@ def test_moved_it_works_without_run_collection_and_cache(exact, tmp_path, monkey
 
 
 def test_ids_are_found_in_an_index(exact, tiny_collection):
-    collection = open_index(exact[0]).collection
+    collection, _, _ = open_index(exact[0])
     assert collection.passage_texts() == tiny_collection.passage_texts()
     for row in (0, 17, 59):
         assert collection.passage_row(tiny_collection.passage_ids[row]) == row

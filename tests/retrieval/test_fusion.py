@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.errors import StepwellError
-from stepwell.retrieval.fusion import reciprocal_rank_fusion
-from stepwell.retrieval.run import Run
+from stepwell.retrieval.run import Run, reciprocal_rank_fusion
 
 
 def make_run(lists, queries=None):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,6 @@ MANIFEST = "index.json"
 FORMAT, VERSION = "stepwell-index", 1
 MODEL, PASSAGES, VECTORS = "model", "passages", "vectors"
 BATCH = 2_048  # passages held in memory while writing
-
-
-@dataclass
-class OpenIndex:
-    """An index, opened."""
-
-    collection: Collection  # its passages, no queries
-    encoder: Encoder
-    vectors: VectorIndex
 
 
 def is_index(folder: Path) -> bool:
@@ -65,8 +55,8 @@ def settings_of(facts: dict[str, Any]) -> IndexSettings:
     return settings
 
 
-def open_index(folder: Path) -> OpenIndex:
-    """Open an index, wherever it lies now; what is missing, damaged or not what it was made with is refused."""
+def open_index(folder: Path) -> tuple[Collection, Encoder, VectorIndex]:
+    """Open an index, wherever it lies now: its passages (no queries), model and vectors; damage is refused."""
     facts = read_manifest(folder)
     with _damage(folder):
         for name, size in facts["files"].items():
@@ -80,8 +70,7 @@ def open_index(folder: Path) -> OpenIndex:
         encoder = Encoder.open(folder / MODEL, float(model["scale"]))
         if encoder.fingerprint != model["fingerprint"]:
             raise ValueError("its model is another one than the vectors were made with")
-        vectors = read(settings, encoder.cosine, folder / VECTORS, facts["name"], count)
-        return OpenIndex(collection, encoder, vectors)
+        return collection, encoder, read(settings, encoder.cosine, folder / VECTORS, facts["name"], count)
 
 
 def files_of(folder: Path) -> dict[str, int]:

@@ -14,8 +14,7 @@ from stepwell.ladder.context import Surroundings
 from stepwell.ladder.stage import Job, Settings, Stage, recorded
 from stepwell.recipe import Judging, Rung
 from stepwell.retrieval.bm25 import bm25_of
-from stepwell.retrieval.fusion import reciprocal_rank_fusion
-from stepwell.retrieval.run import Run
+from stepwell.retrieval.run import Run, reciprocal_rank_fusion
 from stepwell.retrieval.search import retrieve
 from stepwell.systems.records import Headroom, Promotion
 

@@ -16,8 +16,7 @@ from stepwell.indexes.folder import open_index
 from stepwell.indexes.vector_index import VectorIndex
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.bm25 import BM25Index, bm25_of
-from stepwell.retrieval.fusion import reciprocal_rank_fusion
-from stepwell.retrieval.run import Found, Run
+from stepwell.retrieval.run import Found, Run, reciprocal_rank_fusion
 from stepwell.retrieval.search import top_k
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems.folder import SEARCHED, RunFolder
@@ -109,12 +108,12 @@ class Searcher:
                 f"{folder} is an index, which has its model and its passages: it can't be searched with "
                 f"{'--collection' if collection else 'the mode asymmetric'}. Leave that out."
             )
-        opened = open_index(folder)
-        bm25 = bm25_of(opened.collection) if mode in ("bm25", "fused") else None
+        passages, encoder, index = open_index(folder)
+        bm25 = bm25_of(passages) if mode in ("bm25", "fused") else None
         if mode == "bm25":
-            opened.vectors.close()
-            return cls(opened.collection, None, None, bm25)
-        return cls(opened.collection, opened.encoder, None, bm25, opened.vectors)
+            index.close()
+            return cls(passages, None, None, bm25)
+        return cls(passages, encoder, None, bm25, index)
 
     def close(self) -> None:
         """Let go of what an index holds open; a searcher without one has nothing to close."""

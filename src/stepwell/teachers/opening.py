@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -40,16 +40,12 @@ from stepwell.teachers.protocol import LogOdds, Rows, Scores, Several, Teacher
 from stepwell.teachers.scoring import Scorer, Stored
 from stepwell.teachers.store import ScoreStore
 
-Folders = Mapping[str, Path]
-"""The folders of the stages that :meth:`Kind.inputs` names."""
-
+Folders = Mapping[str, Path]  # of the stages that :meth:`Kind.inputs` names
 Section = TypeVar("Section", bound=AnyTeacher)
 ListSection = TypeVar("ListSection", bound=CrossEncoderTeacher | LateInteractionTeacher)
-SeveralSection = TypeVar("SeveralSection", bound=MeanTeacher | BestTeacher)
 
 
-@dataclass(frozen=True)
-class Texts:
+class Texts(NamedTuple):
     """What a teacher reads: a collection, how many tokens of each text; and where it keeps its scores."""
 
     collection: Collection
@@ -57,8 +53,7 @@ class Texts:
     store_root: Path
 
 
-@dataclass(frozen=True)
-class Reads:
+class Reads(NamedTuple):
     """A model that reads all of a query's candidates: as pairs with it, or each text alone."""
 
     base: str
@@ -66,8 +61,7 @@ class Reads:
     what: Literal["pairs", "texts"]
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """What scoring takes: models that read, rounds of requests to a server, pairs that are kept."""
 
     reads: tuple[Reads, ...] = ()
@@ -101,7 +95,7 @@ class Kind(Generic[Section]):
     @property
     def parts(self) -> tuple[Kind[Any], ...]:
         """The teachers that it is made of."""
-        return ()
+        return tuple(kind_of(name, self.teachers) for name in getattr(self.section, "of", ()))
 
     @property
     def missing(self) -> tuple[Missing, ...]:
@@ -229,8 +223,7 @@ class Late(ListModel[LateInteractionTeacher]):
 
     def built(self, tokens: TokensSection, seed: int) -> LateInteraction:
         """Build its model to be trained."""
-        limits = tokens.query, tokens.passage
-        section = self.section
+        section, limits = self.section, (tokens.query, tokens.passage)
         return LateInteraction(build_multi_vector(section.base, section.layers, section.width, *limits, seed), *limits)
 
 
@@ -302,15 +295,10 @@ class Hosted(Kind[HostedTeacher]):
 # -- several
 
 
-class SeveralKind(Kind[SeveralSection]):
+class SeveralKind(Kind[MeanTeacher | BestTeacher]):
     """Teachers at once."""
 
     titled = "{} is made of {}"
-
-    @property
-    def parts(self) -> tuple[Kind[Any], ...]:
-        """The teachers that it is made of."""
-        return tuple(kind_of(name, self.teachers) for name in self.section.of)
 
     def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
         """Open all of them; outside of a ladder each is asked alone."""
@@ -320,7 +308,7 @@ class SeveralKind(Kind[SeveralSection]):
         return Several([part.open(texts, folders) for part in self.parts], standardise)
 
 
-class Best(SeveralKind[BestTeacher]):
+class Best(SeveralKind):
     """Several teachers of which one counts for each query; their standardised mean orders lists."""
 
     def targets(self, teacher: Teacher, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:

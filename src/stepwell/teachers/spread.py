@@ -1,15 +1,14 @@
 """How far a teacher's scores lie apart, and whether the temperature fits them.
 
-The soft loss sees ``softmax(t / tau)`` over a query's candidates. When the scores lie close together (a
-cross-encoder read through a sigmoid, a cosine without scale) it is flat and teaches nothing; when they lie
-too far apart it is a label with a detour. Both ruin distillation in silence, so they are looked at before
-training.
+The soft loss sees ``softmax(t / tau)`` over a query's candidates. When the scores lie close together (a cross-encoder
+read through a sigmoid, a cosine without scale) it is flat and teaches nothing; when they lie too far apart it is a
+label with a detour. Both ruin distillation in silence, so they are looked at before training.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
 ONE_HOT = 0.99  # largest probability of a softmax that is as good as a label
@@ -61,15 +60,11 @@ def spread(scores: ArrayLike, tau: float = 1.0) -> Spread:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How far scores lie from their query's mean (logits): ``counts[i]`` between ``edges[i]`` and ``edges[i + 1]``.
-
-    The hundredth of the scores that lies farthest out is counted in the first and the last bin. ``std`` is the mean
-    over the queries of the standard deviation within a query.
-    """
+    """How far scores (logits) lie from their query's mean."""
 
     edges: list[float]
-    counts: list[int]
-    std: float
+    counts: list[int]  # from one edge to the next; the hundredth that lies farthest out is in the first and last bin
+    std: float  # mean over the queries of the standard deviation within a query
 
 
 def histogram(scores: ArrayLike, bins: int = 40) -> Histogram | None:
@@ -136,16 +131,11 @@ def check_scores(scores: ArrayLike, tau: float | None) -> list[str]:
     table = np.asarray(scores, dtype=np.float64)
     tables = table.reshape(-1, *table.shape[-2:])  # (T, Q, K)
     compared = [one for one in tables if (np.isfinite(one).sum(axis=1) >= 2).any()]
-    return [text for one in compared for text in ((tau and check_tau(one, tau)) or check_range(one))]
+    return [text for one in compared for text in ((tau and check_tau(one, tau)) or _check_range(one))]
 
 
-def check_range(scores: ArrayLike) -> list[str]:
-    """Return a warning when all scores (Q, K) lie in 0..1, as probabilities do; NaN marks one that is not there.
-
-    >>> check_range([[0.2, 3.0]]), len(check_range([[0.2, 0.99]]))
-    ([], 1)
-    """
-    table = np.asarray(scores, dtype=np.float64)
+def _check_range(table: NDArray[np.float64]) -> list[str]:
+    """Return a warning when all scores (Q, K) lie in 0..1, as probabilities do; NaN marks one that is not there."""
     low, high = float(np.nanmin(table)), float(np.nanmax(table))
     if low < 0 or high > 1:
         return []
