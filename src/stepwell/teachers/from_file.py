@@ -1,6 +1,7 @@
 """Teachers that only left files: scores as Parquet, TSV or a TREC run, read once into a score store."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from stepwell.collection.source import Problem
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
 from stepwell.files import sha256
-from stepwell.teachers.protocol import Rows
+from stepwell.teachers.protocol import Rows, Scores
 from stepwell.teachers.store import ScoreStore
 
 BLOCK = 1 << 18  # lines that are read at a time
@@ -40,7 +41,7 @@ def content_fingerprint(path: Path) -> str:
         ) from error
 
 
-def import_scores(path: Path, store: ScoreStore, collection: Collection) -> tuple[NDArray[np.float32], dict[str, int]]:
+def import_scores(path: Path, store: ScoreStore, collection: Collection) -> tuple[Scores, dict[str, int]]:
     """Add the scores of a file to a store; of a pair that occurs twice the first counts.
 
     Returns the lowest score of each query of the collection (NaN for one without), and counts: ``pairs`` read, and
@@ -119,17 +120,14 @@ def _parquet(path: Path) -> Iterator[Block]:
         raise RunError(f"{path} can't be read as a Parquet file of scores ({error}).") from error
 
 
+@dataclass(frozen=True)
 class FileTeacher:
-    """A teacher of which only scores are there.
+    """A teacher of which only scores are there."""
 
-    ``floors`` has the lowest score of each query of the collection, NaN for one without: what its other candidates get.
-    Without floors they have no score.
-    """
+    store: ScoreStore
+    floors: Scores | None = None  # each query's lowest score (NaN: none), which its other candidates get
 
-    def __init__(self, store: ScoreStore, floors: NDArray[np.float32] | None = None) -> None:
-        self.store, self.floors = store, floors
-
-    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> NDArray[np.float32]:
+    def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return the logits of candidates (Q, K); see :meth:`stepwell.teachers.protocol.Teacher.score`."""
         scores = self.store.lookup(queries[:, None], candidates)
         if self.floors is not None:

@@ -22,17 +22,7 @@ from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.recipe import TokensSection
-from stepwell.recipe.teachers import (
-    AnyTeacher,
-    BestTeacher,
-    CrossEncoderTeacher,
-    DualEncoderTeacher,
-    HostedTeacher,
-    LateInteractionTeacher,
-    MeanTeacher,
-    Missing,
-    ScoresTeacher,
-)
+from stepwell.recipe import teachers as sections
 from stepwell.retrieval.vectors import Vectors
 from stepwell.teachers.from_file import FileTeacher, content_fingerprint, import_scores
 from stepwell.teachers.hosted import HostedReranker
@@ -41,8 +31,8 @@ from stepwell.teachers.scoring import Scorer, Stored
 from stepwell.teachers.store import ScoreStore
 
 Folders = Mapping[str, Path]  # of the stages that :meth:`Kind.inputs` names
-Section = TypeVar("Section", bound=AnyTeacher)
-ListSection = TypeVar("ListSection", bound=CrossEncoderTeacher | LateInteractionTeacher)
+Section = TypeVar("Section", bound=sections.AnyTeacher)
+ListSection = TypeVar("ListSection", bound=sections.CrossEncoderTeacher | sections.LateInteractionTeacher)
 
 
 class Texts(NamedTuple):
@@ -75,7 +65,7 @@ class Kind(Generic[Section]):
 
     name: str
     section: Section
-    teachers: Mapping[str, AnyTeacher]  # all of the recipe, by name
+    teachers: Mapping[str, sections.AnyTeacher]  # all of the recipe, by name
 
     model: ClassVar[Literal["dense", "reranker", "late"] | None] = None  # what a stage takes as it is or trains
     cut_by: ClassVar[tuple[str, ...]] = ()  # settings in `tokens` that the model depends on
@@ -98,7 +88,7 @@ class Kind(Generic[Section]):
         return tuple(kind_of(name, self.teachers) for name in getattr(self.section, "of", ()))
 
     @property
-    def missing(self) -> tuple[Missing, ...]:
+    def missing(self) -> tuple[sections.Missing, ...]:
         """What is to become of pairs without a score, by the recipe; empty where every pair has one."""
         return tuple(choice for part in self.parts for choice in part.missing)
 
@@ -150,7 +140,7 @@ class Kind(Generic[Section]):
 # -- models
 
 
-class DualEncoder(Kind[DualEncoderTeacher]):
+class DualEncoder(Kind[sections.DualEncoderTeacher]):
     """A model with a vector of every text; in a ladder nothing runs any more: its vectors are there."""
 
     model = "dense"
@@ -195,7 +185,7 @@ class ListModel(Kind[ListSection]):
         return Stored.of(texts.store_root, self.opened(own, texts.tokens), texts.collection, mapped=folders is not None)
 
 
-class CrossEncoder(ListModel[CrossEncoderTeacher]):
+class CrossEncoder(ListModel[sections.CrossEncoderTeacher]):
     """A model that reads query and passage together."""
 
     model = "reranker"
@@ -210,7 +200,7 @@ class CrossEncoder(ListModel[CrossEncoderTeacher]):
         return Reranker(build_cross_encoder(self.section.base, self.section.layers, tokens.pair, seed), tokens.pair)
 
 
-class Late(ListModel[LateInteractionTeacher]):
+class Late(ListModel[sections.LateInteractionTeacher]):
     """A model with a vector for each token."""
 
     model = "late"
@@ -230,14 +220,14 @@ class Late(ListModel[LateInteractionTeacher]):
 # -- a file, a server
 
 
-class ScoresFile(Kind[ScoresTeacher]):
+class ScoresFile(Kind[sections.ScoresTeacher]):
     """Scores in a file, which a stage reads once."""
 
     stage = "take-scores"
     titled = "read the scores of {}"
 
     @property
-    def missing(self) -> tuple[Missing, ...]:
+    def missing(self) -> tuple[sections.Missing, ...]:
         """What the recipe says."""
         return (self.section.missing,)
 
@@ -265,7 +255,7 @@ class ScoresFile(Kind[ScoresTeacher]):
         return LogOdds(teacher, self.name) if self.probabilities else teacher
 
 
-class Hosted(Kind[HostedTeacher]):
+class Hosted(Kind[sections.HostedTeacher]):
     """A re-ranker behind an HTTP API: the same in a ladder and outside of one."""
 
     titled = "{} is asked over HTTP"
@@ -295,7 +285,7 @@ class Hosted(Kind[HostedTeacher]):
 # -- several
 
 
-class SeveralKind(Kind[MeanTeacher | BestTeacher]):
+class SeveralKind(Kind[sections.MeanTeacher | sections.BestTeacher]):
     """Teachers at once."""
 
     titled = "{} is made of {}"
@@ -328,7 +318,7 @@ KINDS: dict[str, type[Kind[Any]]] = {
 }
 
 
-def kind_of(name: str, teachers: Mapping[str, AnyTeacher]) -> Kind[Any]:
+def kind_of(name: str, teachers: Mapping[str, sections.AnyTeacher]) -> Kind[Any]:
     """Return a teacher of a recipe, not open yet."""
     section = teachers[name]
     return KINDS[section.kind](name, section, teachers)

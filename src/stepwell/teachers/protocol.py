@@ -1,6 +1,7 @@
 """What the ladder asks of a teacher, of whichever kind: scores of a query's candidates."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -35,17 +36,12 @@ class Teacher(Protocol):
         """
 
 
+@dataclass(frozen=True)
 class Several:
-    """Several teachers at once, whose score is their mean; a pair that one of them has no score of has none.
+    """Several teachers at once, whose score is their mean; a pair that one of them has no score of has none."""
 
-    ``standardise`` brings each teacher's scores of a query's list to mean 0 and standard deviation 1 first.
-
-    >>> standardised(np.float32([[1, 3, 0]]), np.array([[True, True, False]]))  # the last is no candidate
-    array([[-1.,  1.,  0.]], dtype=float32)
-    """
-
-    def __init__(self, teachers: Sequence[Teacher], standardise: bool) -> None:
-        self.teachers, self.standardise = teachers, standardise
+    teachers: Sequence[Teacher]
+    standardise: bool  # bring each teacher's scores of a query's list to mean 0 and standard deviation 1 first
 
     def each(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return every teacher's own scores, shape (T, Q, K)."""
@@ -67,7 +63,11 @@ class Several:
 
 
 def standardised(scores: Scores, there: NDArray[np.bool_]) -> Scores:
-    """Return the scores of each query (Q, K) with mean 0 and standard deviation 1 over what is there; 0 elsewhere."""
+    """Return the scores of each query (Q, K) with mean 0 and standard deviation 1 over what is there; 0 elsewhere.
+
+    >>> standardised(np.float32([[1, 3, 0]]), np.array([[True, True, False]]))  # the last is no candidate
+    array([[-1.,  1.,  0.]], dtype=float32)
+    """
     count = np.maximum(there.sum(axis=1, keepdims=True), 1)
     kept = np.where(there, scores, 0)
     gap = np.where(there, kept - kept.sum(axis=1, keepdims=True) / count, 0)
@@ -76,11 +76,12 @@ def standardised(scores: Scores, there: NDArray[np.bool_]) -> Scores:
     return result
 
 
+@dataclass(frozen=True)
 class LogOdds:
-    """A teacher that gives probabilities, as one that gives their logits; ``name`` is what the user calls it."""
+    """A teacher that gives probabilities, as one that gives their logits."""
 
-    def __init__(self, teacher: Teacher, name: str) -> None:
-        self.teacher, self.name = teacher, name
+    teacher: Teacher
+    name: str  # what the user calls it
 
     def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return log(p / (1 - p)) of the teacher's scores p (Q, K); one that is not between 0 and 1 is refused."""

@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -160,28 +162,22 @@ def score_into(
     distributed.barrier()
 
 
+@dataclass(frozen=True)
 class Stored:
-    """A teacher whose score of a pair is paid for once, ever: what its store has not is scored and kept.
+    """A teacher whose score of a pair is paid for once, ever: what its store has not is scored and kept."""
 
-    The store is that of a teacher's and a collection's fingerprints, under ``root``. ``scorer`` is called when there is
-    something to score; ``block`` pairs are scored before they are kept, which is what an interrupted job pays for again
-    at most (0: :data:`BLOCK`).
-    """
-
-    def __init__(
-        self, root: Path, fingerprint: str, collection: str, scorer: Callable[[], Scorer], block: int = 0
-    ) -> None:
-        self.root, self.fingerprint, self.collection = root, fingerprint, collection
-        self.scorer, self.block = scorer, block
-        self.model: Model | None = None  # where it is one
+    root: Path  # folder of all stores
+    fingerprint: str  # the teacher's
+    collection: str  # fingerprint of its texts
+    scorer: Callable[[], Scorer]  # called when there is something to score
+    block: int = 0  # pairs that are scored before they are kept: an interrupted job pays for these again; 0: BLOCK
+    model: Model | None = None  # where it is one
 
     @classmethod
     def of(cls, root: Path, model: Model, collection: Collection, mapped: bool = False) -> Self:
         """Return a model as such a teacher; see :func:`block_scorer`."""
-        texts = collection.texts_fingerprint
-        stored = cls(root, model.fingerprint, texts, lambda: block_scorer(model, collection, mapped))
-        stored.model = model
-        return stored
+        texts, scorer = collection.texts_fingerprint, partial(block_scorer, model, collection, mapped)
+        return cls(root, model.fingerprint, texts, scorer, model=model)
 
     def store(self) -> ScoreStore:
         """Open the store."""
