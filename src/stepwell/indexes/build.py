@@ -10,9 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from stepwell.collection import Collection
 from stepwell.display import progress, say
 from stepwell.errors import CollectionError, RunError, StepwellError
@@ -23,6 +20,7 @@ from stepwell.indexes.packages import empty_faiss
 from stepwell.indexes.settings import IndexSettings, quantised
 from stepwell.indexes.vector_index import make, sizes
 from stepwell.models.encoder import Encoder
+from stepwell.retrieval.run import Floats
 
 
 def fitting(settings: IndexSettings, width: int) -> IndexSettings:
@@ -36,7 +34,7 @@ def fitting(settings: IndexSettings, width: int) -> IndexSettings:
 def build(
     collection: Collection,
     encoder: Encoder,
-    passages: NDArray[np.float32],
+    passages: Floats,
     out: Path,
     settings: IndexSettings,
     split: str | None = None,
@@ -71,7 +69,7 @@ def build(
 def compare(
     collection: Collection,
     encoder: Encoder,
-    passages: NDArray[np.float32],
+    passages: Floats,
     choices: Sequence[IndexSettings],
     split: str | None = None,
 ) -> list[Report]:

@@ -16,7 +16,7 @@ from sentence_transformers.util.quantization import quantize_embeddings
 from stepwell.display import SILENT, Progress
 from stepwell.files import whole
 from stepwell.indexes.settings import Precision
-from stepwell.retrieval.run import Found
+from stepwell.retrieval.run import Floats, Found
 from stepwell.retrieval.search import pair_scores, top_k
 from stepwell.retrieval.shards import write_array
 
@@ -27,7 +27,7 @@ _ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 LEVELS = 255  # steps of int8 between the smallest and the largest value of a dimension
 
 
-def narrow(vectors: NDArray[np.float32], dimension: int, normalise: bool) -> NDArray[np.float32]:
+def narrow(vectors: Floats, dimension: int, normalise: bool) -> Floats:
     """Return the leading ``dimension`` numbers of vectors (B, D), of length 1 again with ``normalise``.
 
     >>> narrow(np.float32([[0.6, 0.0, 0.8]]), 2, normalise=True).tolist()
@@ -41,9 +41,7 @@ def narrow(vectors: NDArray[np.float32], dimension: int, normalise: bool) -> NDA
     return cut
 
 
-def narrowed(
-    vectors: NDArray[np.float32], dimension: int, normalise: bool
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def narrowed(vectors: Floats, dimension: int, normalise: bool) -> Iterator[tuple[int, Floats]]:
     """Yield :func:`narrow` of blocks of vectors (N, D), which may be memory-mapped, with their first rows."""
     for start in range(0, len(vectors), BLOCK):
         yield start, narrow(vectors[start : start + BLOCK], dimension, normalise)
@@ -56,7 +54,7 @@ class Codes:
     precision: Precision
     dimension: int  # numbers D of a vector
     values: NDArray[Any]  # (N, D), or (N, D / 8 rounded up) of packed bits; memory-mapped
-    ranges: NDArray[np.float32] | None = None  # of int8: smallest and largest value of each dimension, (2, D)
+    ranges: Floats | None = None  # of int8: smallest and largest value of each dimension, (2, D)
 
     @classmethod
     def open(cls, folder: Path, precision: Precision, dimension: int, count: int | None = None) -> Self:
@@ -71,7 +69,7 @@ class Codes:
             raise ValueError(f"{precision}.npy holds {len(values)} vectors, not {count}")
         return codes
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Found:
+    def search(self, queries: Floats, k: int) -> Found:
         """Return the ``k`` best passages of queries (Q, D), best first, of all passages: rows and scores, (Q, k)."""
         if self.precision == "binary":
             rows, apart = nearest(to_bits(queries), self.values, k)
@@ -80,13 +78,13 @@ class Codes:
         rows, scores = top_k(queries * factor, self.values, k)
         return rows, scores + shift
 
-    def scores(self, queries: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
+    def scores(self, queries: Floats, rows: NDArray[np.int32]) -> Floats:
         """Return the inner products of queries in fp32 with their own passages, (Q, m) as ``rows``; -inf for row -1."""
         factor, shift = self._line(queries)
         bits = self.dimension if self.precision == "binary" else None
         return pair_scores(queries * factor, self.values, rows, bits) + shift
 
-    def _line(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _line(self, queries: Floats) -> tuple[Floats, Floats]:
         """Return a factor (D,) for the queries and what to add to their scores (Q, 1).
 
         A bit b stands for ``2 b - 1``, a number of int8 for the middle of its step: ``low + (code + 128.5) * step``.
@@ -100,24 +98,19 @@ class Codes:
         return step, (queries @ (low + np.float32(128.5) * step))[:, None]
 
 
-def to_bits(vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
+def to_bits(vectors: Floats) -> NDArray[np.uint8]:
     """Return the signs of vectors (B, D) as packed bits (B, D / 8 rounded up): 1 is above zero."""
     return np.packbits(vectors > 0, axis=-1)
 
 
-def ranges_of(blocks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+def ranges_of(blocks: Iterable[Floats]) -> Floats:
     """Return the smallest and the largest value of each dimension in blocks of vectors (B, D), shape (2, D)."""
     ends = [np.stack([block.min(axis=0), block.max(axis=0)]) for block in blocks]
     return np.stack([np.min(ends, axis=0)[0], np.max(ends, axis=0)[1]])
 
 
 def write_codes(
-    vectors: NDArray[np.float32],
-    folder: Path,
-    precision: Precision,
-    dimension: int,
-    normalise: bool,
-    progress: Progress = SILENT,
+    vectors: Floats, folder: Path, precision: Precision, dimension: int, normalise: bool, progress: Progress = SILENT
 ) -> Codes:
     """Write vectors (N, width) in a precision into ``folder``, cut to ``dimension``; they are read block by block."""
     folder.mkdir(exist_ok=True)

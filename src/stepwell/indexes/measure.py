@@ -14,7 +14,7 @@ from stepwell.evaluation import bootstrap_interval, evaluate
 from stepwell.indexes.settings import IndexSettings
 from stepwell.indexes.vector_index import VectorIndex
 from stepwell.models.encoder import Encoder
-from stepwell.retrieval.run import Found, Run
+from stepwell.retrieval.run import Floats, Found, Run
 from stepwell.retrieval.search import pair_scores, top_k
 
 SAMPLE = 1_000  # queries that are measured with, at most; spread evenly over those there are
@@ -58,9 +58,7 @@ class Sample:
     They are those of ``split``; without one, of dev where there is such a split, and of the whole collection else.
     """
 
-    def __init__(
-        self, collection: Collection, encoder: Encoder, passages: NDArray[np.float32], split: str | None = None
-    ) -> None:
+    def __init__(self, collection: Collection, encoder: Encoder, passages: Floats, split: str | None = None) -> None:
         self.split = split or ("dev" if "dev" in collection.splits else None)
         qrels = collection.qrels(self.split) if self.split else None
         every = np.arange(collection.n_queries) if qrels is None else qrels.query_rows

@@ -17,7 +17,7 @@ from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError, StepwellError
 from stepwell.indexes.packages import package
 from stepwell.indexes.settings import IndexSettings
-from stepwell.retrieval.run import Found
+from stepwell.retrieval.run import Floats, Found
 
 FILE, EXTRA = "milvus.db", "milvus"
 TOKEN = "STEPWELL_MILVUS_TOKEN"
@@ -46,7 +46,7 @@ class MilvusIndex:
                 what = f"Is it up, and does {TOKEN} hold its token?"
             raise StepwellError(f"can't open Milvus at {self._place}: {_short(error)}. {what}") from error
 
-    def load(self, blocks: Iterator[NDArray[np.float32]], count: int, progress: Progress = SILENT) -> None:
+    def load(self, blocks: Iterator[Floats], count: int, progress: Progress = SILENT) -> None:
         """Load the passages, ``count`` in all, in order of rows; what is there already stays.
 
         Milvus itself is asked what it has, batch by batch, and a batch that is not whole is written again under the
@@ -84,7 +84,7 @@ class MilvusIndex:
                 "was deleted, changed by something else, or not filled. Build the index again, into a new folder."
             )
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Found:
+    def search(self, queries: Floats, k: int) -> Found:
         """Return the ``k`` best passages of queries (Q, D), best first: rows and scores (Q, k); -1 and -inf pad."""
         rows = np.full((len(queries), k), -1, dtype=np.int32)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
@@ -120,7 +120,7 @@ class MilvusIndex:
         index.add_index("vector", index_type=kind, metric_type="IP", params=params)
         self._client.create_collection(self.name, schema=schema, index_params=index, consistency_level="Strong")
 
-    def _form(self, vectors: NDArray[np.float32]) -> NDArray[Any]:
+    def _form(self, vectors: Floats) -> NDArray[Any]:
         return vectors.astype(np.float16) if self.settings.precision == "fp16" else vectors
 
     def _count(self, start: int, stop: int | None) -> int:

@@ -10,12 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from stepwell.errors import MissingPackage, StepwellError
 from stepwell.indexes.codes import narrow, to_bits
 from stepwell.indexes.settings import IndexSettings, Precision
-from stepwell.retrieval.run import Found
+from stepwell.retrieval.run import Floats, Found
 
 LEARN_FROM = 1 << 16  # passages that an index is trained on; 64 for each inverted list where those are more
 LINKS, BUILD_EFFORT = 16, 128  # of a graph: neighbours of a passage, and candidates that are looked at for them
@@ -47,7 +46,7 @@ class Usearch:
         self._index, self._bits = index, settings.precision == "binary"
 
     @classmethod
-    def make(cls, settings: IndexSettings, vectors: NDArray[np.float32], normalise: bool) -> Self:
+    def make(cls, settings: IndexSettings, vectors: Floats, normalise: bool) -> Self:
         """Return an empty index for vectors (N, width)."""
         width = settings.dimension or vectors.shape[1]
         lengths = np.linalg.norm(narrow(vectors[:LEARN_FROM], width, normalise), axis=1)
@@ -71,12 +70,12 @@ class Usearch:
         index.expansion_search = settings.effort
         return cls(index, settings)
 
-    def add(self, start: int, vectors: NDArray[np.float32]) -> None:
+    def add(self, start: int, vectors: Floats) -> None:
         """Add the passages from row ``start`` on, (n, D)."""
         keys = np.arange(start, start + len(vectors), dtype=np.uint64)
         self._index.add(keys, to_bits(vectors) if self._bits else vectors, threads=torch.get_num_threads())
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Found:
+    def search(self, queries: Floats, k: int) -> Found:
         """Return rows and scores, both (Q, k); -1 and -inf pad."""
         found = self._index.search(to_bits(queries) if self._bits else queries, k, threads=torch.get_num_threads())
         keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
@@ -102,7 +101,7 @@ class Faiss:
         self._faiss.omp_set_num_threads(torch.get_num_threads())
 
     @classmethod
-    def make(cls, settings: IndexSettings, vectors: NDArray[np.float32], normalise: bool) -> Self:
+    def make(cls, settings: IndexSettings, vectors: Floats, normalise: bool) -> Self:
         """Return an empty index for vectors (N, width), trained on some of them where it wants that."""
         index, n = empty_faiss(settings, vectors.shape[1]), len(vectors)
         lists = package("faiss", "faiss").try_extract_index_ivf(index)
@@ -127,11 +126,11 @@ class Faiss:
         _set(index, "efSearch", settings.effort)
         return cls(index)
 
-    def add(self, start: int, vectors: NDArray[np.float32]) -> None:
+    def add(self, start: int, vectors: Floats) -> None:
         """Add the passages from row ``start`` on, (n, D)."""
         self._index.add(vectors)
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Found:
+    def search(self, queries: Floats, k: int) -> Found:
         """Return rows and scores, both (Q, k); -1 and -inf pad."""
         scores, rows = self._index.search(queries, k)
         return rows.astype(np.int32), np.where(rows < 0, -np.inf, scores).astype(np.float32)

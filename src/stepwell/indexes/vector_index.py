@@ -4,7 +4,6 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stepwell.display import SILENT, Progress
 from stepwell.files import whole
@@ -12,7 +11,7 @@ from stepwell.indexes.codes import Codes, narrow, narrowed, write_codes
 from stepwell.indexes.milvus import FILE, MilvusIndex
 from stepwell.indexes.packages import Faiss, Usearch
 from stepwell.indexes.settings import IndexSettings
-from stepwell.retrieval.run import Found
+from stepwell.retrieval.run import Floats, Found
 
 PACKAGE_FILE = "index.bin"  # what usearch or FAISS wrote
 AGAIN = "again"  # folder of the vectors to score again with
@@ -26,7 +25,7 @@ class VectorIndex:
         self.settings, self.normalise = settings, normalise  # normalise: vectors that are cut get the length 1
         self.first, self.again = first, again
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Found:
+    def search(self, queries: Floats, k: int) -> Found:
         """Return rows and scores (Q, k) of the ``k`` best passages of queries (Q, width), best first.
 
         -1 and -inf where fewer were found; fewer columns than k where there are fewer passages.
@@ -46,12 +45,7 @@ class VectorIndex:
 
 
 def make(
-    settings: IndexSettings,
-    vectors: NDArray[np.float32],
-    normalise: bool,
-    folder: Path,
-    name: str,
-    progress: Progress = SILENT,
+    settings: IndexSettings, vectors: Floats, normalise: bool, folder: Path, name: str, progress: Progress = SILENT
 ) -> VectorIndex:
     """Write an index of passages' vectors (N, width), read block by block, into ``folder``, and open it.
 

@@ -16,7 +16,7 @@ from stepwell.display import say
 from stepwell.distributed import in_shares
 from stepwell.errors import CollectionError, RunError
 from stepwell.files import cache, made_once
-from stepwell.retrieval.run import Found, Run
+from stepwell.retrieval.run import Floats, Found, Run
 
 K1, B = 1.2, 0.6
 """Saturation of repeated words and strength of length normalisation: of five settings the best nDCG@10 over
@@ -105,7 +105,7 @@ def bm25_of(collection: Collection) -> BM25Index:
     return BM25Index.load(made_once(cache() / "bm25" / name, make))
 
 
-def _top(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _top(scores: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
     """Return the rows and scores of the ``k`` best positive scores (N,), equal ones by row."""
     rows = np.flatnonzero(scores > 0)
     if len(rows) > k:

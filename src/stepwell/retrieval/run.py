@@ -18,7 +18,8 @@ from stepwell.collection.readers.trec import own_id, run_id
 from stepwell.collection.row_tables import read_lists, read_rows, write_rows
 from stepwell.errors import CollectionError, RunError, StepwellError
 
-Found = tuple[NDArray[np.int32], NDArray[np.float32]]
+Floats = NDArray[np.float32]
+Found = tuple[NDArray[np.int32], Floats]
 """Passage rows and scores of queries, both (Q, k), best first; -1 and -inf pad."""
 Integers = NDArray[np.integer]
 
@@ -29,7 +30,7 @@ class Run:
 
     queries: NDArray[np.int32]  # query rows (Q,), each at most once
     passages: NDArray[np.int32]  # passage rows (Q, k); -1 fills lists that are shorter than k
-    scores: NDArray[np.float32]  # (Q, k), falling along each row; -inf where ``passages`` is -1
+    scores: Floats  # (Q, k), falling along each row; -inf where ``passages`` is -1
 
     def __post_init__(self) -> None:
         if self.passages.shape != self.scores.shape or len(self.queries) != len(self.passages):

@@ -18,7 +18,7 @@ from stepwell import distributed
 from stepwell.display import SILENT, Progress
 from stepwell.errors import RunError
 from stepwell.models.engines import machine as engine
-from stepwell.retrieval.run import Found, Run
+from stepwell.retrieval.run import Floats, Found, Run
 from stepwell.retrieval.vectors import Vectors
 
 QUERY_BLOCK, PASSAGE_BLOCK = 1_024, 65_536
@@ -34,7 +34,7 @@ SAMPLE = 4_096  # passages whose mean stands for that of all
 HALF = 2.0**-8  # largest relative error of a number rounded to bf16 (8 significant bits)
 
 
-def top_k(queries: NDArray[np.float32], passages: NDArray[Any], k: int, progress: Progress = SILENT) -> Found:
+def top_k(queries: Floats, passages: NDArray[Any], k: int, progress: Progress = SILENT) -> Found:
     """Return the ``k`` passages with the largest inner product of each query (Q, D), best first; equal ones by row.
 
     Passages (N, D) may be memory-mapped; also fp16 or int8, which are multiplied in fp32. All N where there are fewer.
@@ -86,9 +86,7 @@ def retrieve(
     return Run(query_rows.astype(np.int32), rows, scores * np.float32(vectors.scale))
 
 
-def pair_scores(
-    queries: NDArray[np.float32], passages: NDArray[Any], rows: NDArray[np.int32], bits: int | None = None
-) -> NDArray[np.float32]:
+def pair_scores(queries: Floats, passages: NDArray[Any], rows: NDArray[np.int32], bits: int | None = None) -> Floats:
     """Return the inner products of each query with its own passages, shape (Q, m) as ``rows``; -inf where a row is -1.
 
     Passages are packed bits where it is said how many (``bits``).

@@ -17,6 +17,7 @@ from stepwell.files import read_json, remove, write_text, writing
 from stepwell.models.encoder import Encoder
 from stepwell.models.token_store import side_tokens
 from stepwell.models.tokens import Side, Tokens
+from stepwell.retrieval.run import Floats
 from stepwell.retrieval.shards import Shards, write_array
 
 Rows = NDArray[np.int32] | range
@@ -27,8 +28,8 @@ BLOCK = 2_048  # texts a shard: what an interrupted job loses at most, on each p
 class Vectors:
     """Vectors of all passages and of some queries, normalised where the similarity is cosine."""
 
-    passages: NDArray[np.float32]  # (N, D), memory-mapped; row = passage row
-    queries: NDArray[np.float32]  # (Q, D), memory-mapped; the queries ``query_rows``
+    passages: Floats  # (N, D), memory-mapped; row = passage row
+    queries: Floats  # (Q, D), memory-mapped; the queries ``query_rows``
     query_rows: NDArray[np.int32]  # (Q,), sorted
     scale: float  # factor from a dot product of these vectors to a logit
 
@@ -45,7 +46,7 @@ class Vectors:
                 "them again; in the cache, delete the folder."
             ) from error
 
-    def of_queries(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+    def of_queries(self, rows: NDArray[np.int32]) -> Floats:
         """Return the vectors of query rows, shape (len(rows), D); a row that was not encoded raises KeyError."""
         places = np.searchsorted(self.query_rows, rows)
         found = places < len(self.query_rows)
@@ -53,9 +54,7 @@ class Vectors:
             raise KeyError("a query without a vector was asked for")
         return np.asarray(self.queries[places])
 
-    def score(
-        self, queries: NDArray[np.int32], candidates: NDArray[np.int32], progress: Progress = SILENT
-    ) -> NDArray[np.float32]:
+    def score(self, queries: NDArray[np.int32], candidates: NDArray[np.int32], progress: Progress = SILENT) -> Floats:
         """Return the logits of candidates (Q, K), as a teacher does; padding (-1) gets 0."""
         out = np.empty(candidates.shape, dtype=np.float32)
         for start in range(0, len(queries), 1024):
@@ -73,12 +72,10 @@ class Block(NamedTuple):
     stop: int
 
 
-def block_encoder(
-    encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32]
-) -> Callable[[Block], NDArray[np.float32]]:
+def block_encoder(encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32]) -> Callable[[Block], Floats]:
     """Return what embeds the texts of a block, shape (stop - start, D), tokenising just these: for a worker."""
 
-    def encode(block: Block) -> NDArray[np.float32]:
+    def encode(block: Block) -> Floats:
         side, start, stop = block
         passages = side == "document"
         texts = collection.passages_slice(start, stop) if passages else collection.query_texts(query_rows[start:stop])
@@ -109,7 +106,7 @@ class Draft:
         """Return whether the vectors of a block are there."""
         return self.shards[block.side].has(block.start // BLOCK)
 
-    def keep(self, block: Block, vectors: NDArray[np.float32]) -> None:
+    def keep(self, block: Block, vectors: Floats) -> None:
         """Keep the vectors of a block."""
         self.shards[block.side].write(block.start // BLOCK, vectors)
 
