@@ -90,7 +90,8 @@ class Kind(Generic[Section]):
     @property
     def missing(self) -> tuple[sections.Missing, ...]:
         """What is to become of pairs without a score, by the recipe; empty where every pair has one."""
-        return tuple(choice for part in self.parts for choice in part.missing)
+        own = getattr(self.section, "missing", None)
+        return (own,) if own else tuple(choice for part in self.parts for choice in part.missing)
 
     def inputs(self) -> tuple[str, ...]:
         """Return the stages whose folders :meth:`open` reads; the first is its own."""
@@ -165,11 +166,12 @@ class DualEncoder(Kind[sections.DualEncoderTeacher]):
 class ListModel(Kind[ListSection]):
     """A model that scores a query's candidates, one pair at a time."""
 
-    reads: ClassVar[Literal["pairs", "texts"]] = "pairs"
+    form: ClassVar[type[Reranker] | type[LateInteraction]]
+    reads: ClassVar[Literal["pairs", "texts"]]
 
     def opened(self, place: str | Path, tokens: TokensSection) -> Reranker | LateInteraction:
         """Open its model from a directory or hub name."""
-        raise NotImplementedError
+        return self.form.open(place, *(getattr(tokens, key) for key in self.cut_by))
 
     def built(self, tokens: TokensSection, seed: int) -> Reranker | LateInteraction:
         """Build its model to be trained."""
@@ -188,12 +190,10 @@ class ListModel(Kind[ListSection]):
 class CrossEncoder(ListModel[sections.CrossEncoderTeacher]):
     """A model that reads query and passage together."""
 
+    form = Reranker
     model = "reranker"
+    reads = "pairs"
     cut_by = ("pair",)
-
-    def opened(self, place: str | Path, tokens: TokensSection) -> Reranker:
-        """Open its model from a directory or hub name."""
-        return Reranker.open(place, tokens.pair)
 
     def built(self, tokens: TokensSection, seed: int) -> Reranker:
         """Build its model to be trained."""
@@ -203,13 +203,10 @@ class CrossEncoder(ListModel[sections.CrossEncoderTeacher]):
 class Late(ListModel[sections.LateInteractionTeacher]):
     """A model with a vector for each token."""
 
+    form = LateInteraction
     model = "late"
-    cut_by = ("passage", "query")
     reads = "texts"
-
-    def opened(self, place: str | Path, tokens: TokensSection) -> LateInteraction:
-        """Open its model from a directory or hub name."""
-        return LateInteraction.open(place, tokens.query, tokens.passage)
+    cut_by = ("query", "passage")
 
     def built(self, tokens: TokensSection, seed: int) -> LateInteraction:
         """Build its model to be trained."""
@@ -225,11 +222,6 @@ class ScoresFile(Kind[sections.ScoresTeacher]):
 
     stage = "take-scores"
     titled = "read the scores of {}"
-
-    @property
-    def missing(self) -> tuple[sections.Missing, ...]:
-        """What the recipe says."""
-        return (self.section.missing,)
 
     def settings(self) -> dict[str, Any]:
         """Return what is in the file, wherever it lies."""
