@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stepwell.collection.qrels import Given, Qrels
+from stepwell.collection.qrels import Answers, Given, Qrels
 from stepwell.errors import CollectionError
 
 Rows = Sequence[int] | NDArray[np.integer]
@@ -143,6 +143,16 @@ class IdIndex:
             hint = f"The nearest ids are {', '.join(map(repr, near))}" if near else f"Its ids look like {self.ids[0]!r}"
             raise CollectionError(f"The collection {collection} has no {kind} with the id {name!r}. {hint}.")
         return row
+
+
+def answers_of(column: pa.ChunkedArray, passages: Strings, starts: NDArray[np.int32]) -> Answers:
+    """Return the answers that a column holds, to be looked for in passages whose texts begin at ``starts``."""
+
+    def bodies(rows: Rows) -> list[str]:
+        begin = starts[np.asarray(rows, dtype=np.int64)].tolist()
+        return [text[start:] for text, start in zip(passages.take(rows), begin, strict=True)]
+
+    return Answers(lambda query: column[query].as_py(), bodies)
 
 
 class Collection:

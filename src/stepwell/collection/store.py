@@ -9,13 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from stepwell.collection import demo
-from stepwell.collection.collection import Collection, IdIndex, Mapped, Rows, Strings
-from stepwell.collection.qrels import Answers, Given, Qrels
+from stepwell.collection.collection import Collection, IdIndex, Mapped, Strings, answers_of
+from stepwell.collection.qrels import Given, Qrels
 from stepwell.collection.readers.formats import Place, find_source, place_of, section_of
 from stepwell.collection.scan import scan
 from stepwell.collection.source import Problem, Source
@@ -137,7 +135,7 @@ def _map(source: Source, stamp: dict[str, Any], place: str, folder: Path) -> Col
         passages, queries = map_texts(folder, "passage"), map_texts(folder, "query")
         starts = Mapped(folder / "passage-start.arrow").numbers("start")
         table = Mapped(folder / "query.arrow").table
-        answers = _answers(table["answers"], passages[1], starts) if "answers" in table.column_names else None
+        answers = answers_of(table["answers"], passages[1], starts) if "answers" in table.column_names else None
         qrels, given = dict[str, Qrels](), dict[str, Given]()
         for number, name in enumerate(meta["splits"]):
             judged = Mapped(folder / f"qrels-{number}.arrow")
@@ -163,14 +161,6 @@ def _map(source: Source, stamp: dict[str, Any], place: str, folder: Path) -> Col
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
-
-
-def _answers(column: pa.ChunkedArray, passages: Strings, starts: NDArray[np.int32]) -> Answers:
-    def bodies(rows: Rows) -> list[str]:
-        begin = starts[np.asarray(rows, dtype=np.int64)].tolist()
-        return [text[start:] for text, start in zip(passages.take(rows), begin, strict=True)]
-
-    return Answers(lambda query: column[query].as_py(), bodies)
 
 
 def map_texts(folder: Path, kind: str) -> tuple[IdIndex, Strings]:

@@ -54,10 +54,11 @@ class HuggingFace(Source):
         """Take the place, and configuration and revision out of a name."""
         self.name = self.home.as_posix().removeprefix(PREFIX)
         self._local = Path(self.name).resolve() if Path(self.name).is_dir() else None
+        self._saved = self._local if self._local is not None and is_saved(self._local) else None
         self._config = self._revision = None
         if self._local is not None:
             self.name, self._where = self._local.name, str(self._local)
-            self.home = self._local if is_saved(self._local) else Path(f"{PREFIX}{self._local}")
+            self.home = self._saved or Path(f"{PREFIX}{self._local}")
         else:
             self.home = Path(f"{PREFIX}{self.name}")
             whole, _, revision = self.name.partition("@")
@@ -86,42 +87,38 @@ class HuggingFace(Source):
             return function(*given, **more)
 
     @cached_property
-    def _parts(self) -> dict[str, Path | None]:
-        """The configurations by name, each with its directory where it was saved to one."""
-        if self._local is None or not is_saved(self._local):
-            names = [self._config] if self._config else self._call(self._library.get_dataset_config_names, self._where)
-            return dict.fromkeys(names)
-        if any((self._local / mark).is_file() for mark in _MARKS):
-            return {"": self._local}
-        return {part: self._local / part for part in (*_PARTS.values(), *_QRELS) if is_saved(self._local / part)}
-
-    @cached_property
-    def _beir(self) -> bool:
-        return set(_PARTS.values()) <= set(self._parts)
-
-    @cached_property
     def _opened(self) -> dict[str, dict[str, Any]]:
-        """The opened sets by configuration, each as its splits; opened once, read as often as needed."""
-        wanted = [part for part in self._parts if not self._beir or part in (*_PARTS.values(), *_QRELS)]
-        if len(wanted) > 1 and not self._beir:
-            names = ", ".join(wanted)
-            raise CollectionError(
-                f"{self.home} has several configurations ({names}): name one, as in {self.home}/{wanted[0]}."
-            )
-        opened = {part: self._open(self._where, part, self._parts[part]) for part in wanted}
-        if self._beir and not set(_QRELS) & set(opened):
+        """The configurations by name, each as its splits; opened once, read as often as needed."""
+        beir = (*_PARTS.values(), *_QRELS)
+        if self._saved is None:
+            names = [self._config] if self._config else self._call(self._library.get_dataset_config_names, self._where)
+        elif any((self._saved / mark).is_file() for mark in _MARKS):
+            names = [""]
+        else:
+            names = [part for part in beir if is_saved(self._saved / part)]
+        if set(_PARTS.values()) <= set(names):
+            names = [part for part in names if part in beir]
+        elif len(names) > 1:
+            message = f"{self.home} has several configurations ({', '.join(names)}): name one, as in "
+            raise CollectionError(f"{message}{self.home}/{names[0]}.")
+        opened = {name: self._open(self._where, name) for name in names}
+        if set(opened) == set(_PARTS.values()):
             if self._local is not None:
                 raise CollectionError(f"{self.home} has corpus and queries, and no qrels (nor default) beside them.")
             opened["qrels"] = self._open(f"{self._where}-qrels", None)
         return opened
 
-    def _open(self, name: str, part: str | None, saved: Path | None = None) -> dict[str, Any]:
+    def _open(self, name: str, part: str | None) -> dict[str, Any]:
         """Return a configuration as its splits; without any, all is ``train``."""
-        if saved is not None:
-            opened = self._call(self._library.load_from_disk, str(saved))
+        if self._saved is not None:
+            opened = self._call(self._library.load_from_disk, str(self._saved / (part or "")))
         else:
             opened = self._call(self._library.load_dataset, name, part, revision=self._revision)
         return dict(opened) if isinstance(opened, dict) else {"train": opened}
+
+    @property
+    def _beir(self) -> bool:
+        return set(_PARTS.values()) <= set(self._opened)
 
     @cached_property
     def _judged(self) -> tuple[str, dict[str, Any]]:
@@ -134,7 +131,7 @@ class HuggingFace(Source):
         if not self._beir:
             return once(self._tuple_texts(kind, report), "text")
         records = ((n, row) for rows in self._opened[_PARTS[kind]].values() for n, row in enumerate(rows, start=1))
-        return read_texts(records, kind, self.label(kind), self.column_names, self.join, report)
+        return read_texts(self, records, kind, self.label(kind), report)
 
     def _tuple_texts(self, kind: Kind, report: Report) -> Iterator[Text]:
         for split, file in self.splits.items():
@@ -151,8 +148,7 @@ class HuggingFace(Source):
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield the judgements of a split."""
         if self._beir:
-            rows = enumerate(self._judged[1][split], start=1)
-            return read_judgements(rows, self.splits[split], self.column_names, report)
+            return read_judgements(self, enumerate(self._judged[1][split], start=1), self.splits[split], report)
         return once(self._tuple_judgements(split, 1, report), "query", "passage")
 
     def negatives(self, split: str, report: Report) -> Iterator[Judgement]:

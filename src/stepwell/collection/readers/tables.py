@@ -25,7 +25,7 @@ from stepwell.collection.readers.lines import (
     read_record,
     whole_grade,
 )
-from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text, ignore
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore
 
 STEMS: dict[Kind, tuple[str, ...]] = {
     "passage": ("passages", "corpus", "documents", "docs", "collection"),
@@ -52,6 +52,7 @@ Row = dict[str, Any]
 Records = Iterable[tuple[int, Row]]  # (line from 1, or row where a file has no lines; the fields by column)
 Columns = dict[str, str | None]  # the column of each role, None for one that may lack
 Parsed = TypeVar("Parsed")
+Parse = Callable[[int, Row, Columns], Parsed]
 
 
 def find_table(directory: Path, kind: Kind, report: Report = ignore) -> Path | None:
@@ -81,8 +82,7 @@ class Tables(Source):
     def read(self, kind: Kind, report: Report) -> Iterator[Text] | None:
         """Yield the passages or queries."""
         for file in self.files[kind]:
-            records = read_table(file, file.name, report)
-            return read_texts(records, kind, file.name, self.column_names, self.join, report)
+            return read_texts(self, read_table(file, file.name, report), kind, file.name, report)
         return None
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
@@ -90,7 +90,7 @@ class Tables(Source):
         file, name = self.qrels[split], self.splits[split]
         if file.name.removesuffix(".gz").endswith(".txt"):
             return trec.read_qrels(file, name, report)
-        return read_judgements(read_table(file, name, report), name, self.column_names, report)
+        return read_judgements(self, read_table(file, name, report), name, report)
 
 
 def read_table(path: Path, name: str, report: Report) -> Iterator[tuple[int, Row]]:
@@ -154,19 +154,14 @@ def _find_column(role: str, there: Iterable[str], named: Mapping[str, str]) -> s
 
 
 def _read_rows(
-    records: Records,
-    group: str,
-    file: str,
-    named: Mapping[str, str],
-    report: Report,
-    parse: Callable[[int, Row, Columns], Parsed],
+    source: Source, records: Records, group: str, file: str, report: Report, parse: Parse[Parsed]
 ) -> Iterator[Parsed]:
     """Yield what ``parse`` makes of each row and the columns of a group of roles; without these, nothing."""
     columns: Columns = {}
-    roles = [role for role in COLUMNS if role.startswith(f"{group}.")]
+    roles = {role.partition(".")[2]: role for role in COLUMNS if role.startswith(f"{group}.")}
     for number, record in records:
         try:
-            columns = columns or {role.partition(".")[2]: _find_column(role, record, named) for role in roles}
+            columns = columns or {part: _find_column(role, record, source.column_names) for part, role in roles.items()}
             yield parse(number, record, columns)
         except BadLineError as bad:
             report(Problem("error", file, number, bad.code, str(bad)))
@@ -174,9 +169,7 @@ def _read_rows(
                 return
 
 
-def read_texts(
-    records: Records, kind: Kind, file: str, named: Mapping[str, str], join: Join, report: Report
-) -> Iterator[Text]:
+def read_texts(source: Source, records: Records, kind: Kind, file: str, report: Report) -> Iterator[Text]:
     """Yield the texts of a table; rows that can't be used are reported and left out."""
 
     def text(number: int, record: Row, columns: Columns) -> Text:
@@ -185,13 +178,13 @@ def read_texts(
             for part, column in columns.items()
             if column is not None
         }
-        more = {key: value for key, value in record.items() if isinstance(value, str)} if join.template else {}
+        more = {key: value for key, value in record.items() if isinstance(value, str)} if source.join.template else {}
         return Text(number, checked_id(values["id"], kind), values.get("title", ""), values["text"], file, more)
 
-    return _read_rows(records, kind, file, named, report, text)
+    return _read_rows(source, records, kind, file, report, text)
 
 
-def read_judgements(records: Records, file: str, named: Mapping[str, str], report: Report) -> Iterator[Judgement]:
+def read_judgements(source: Source, records: Records, file: str, report: Report) -> Iterator[Judgement]:
     """Yield the judgements of a table; without a column of grades, every row is a relevant passage."""
 
     def judgement(number: int, record: Row, columns: Columns) -> Judgement:
@@ -200,4 +193,4 @@ def read_judgements(records: Records, file: str, named: Mapping[str, str], repor
         grade = 1 if columns["grade"] is None else whole_grade(str(record.get(columns["grade"])))
         return Judgement(number, query, passage, grade, file)
 
-    return _read_rows(records, "qrels", file, named, report, judgement)
+    return _read_rows(source, records, "qrels", file, report, judgement)
