@@ -65,10 +65,9 @@ def test_a_worker_opens_once_and_does_one_item_after_the_other(tiny_collection, 
     encoder, rows = Encoder.open(tiny_model), np.array([4, 9, 17], np.int32)
     names = str(tiny_collection.path), str(tiny_model), tiny_collection.fingerprint, encoder.fingerprint
     worker = cluster._Worker(cluster._open_encoder, (*names, rows))
-    encode = vectors.block_encoder(encoder, tiny_collection, rows)
     for block in (Block("document", 3, 8), Block("query", 1, 3)):
         found = worker({name: np.array([value]) for name, value in block._asdict().items()})
-        assert np.array_equal(found["vectors"][0], encode(block))
+        assert np.array_equal(found["vectors"][0], vectors.encode_block(encoder, tiny_collection, rows, block))
         assert (found["side"][0], found["start"][0], found["stop"][0]) == block
 
 

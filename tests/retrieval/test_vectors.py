@@ -13,7 +13,7 @@ from stepwell.display import Progress
 from stepwell.errors import StepwellError
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval import vectors
-from stepwell.retrieval.vectors import Draft, Vectors, block_encoder, write_vectors
+from stepwell.retrieval.vectors import Draft, Vectors, encode_block, write_vectors
 
 ROWS = np.array([9, 3, 3, 30], np.int32)
 
@@ -92,7 +92,6 @@ def test_going_on_with_other_processes_encodes_what_they_had_left(
 
 def test_blocks_that_anyone_made_are_taken_and_damaged_ones_made_again(whole, encoder, tiny_collection, tmp_path):
     draft = Draft(encoder, tiny_collection, ROWS, tmp_path)
-    encode = block_encoder(encoder, tiny_collection, draft.query_rows)
     every = list(draft.blocks())
     assert every == [
         ("document", 0, 16),
@@ -102,7 +101,7 @@ def test_blocks_that_anyone_made_are_taken_and_damaged_ones_made_again(whole, en
         ("query", 0, 3),
     ]
     for block in (every[4], every[1], every[3]):
-        draft.keep(block, encode(block))
+        draft.keep(block, encode_block(encoder, tiny_collection, draft.query_rows, block))
     damaged = tmp_path / "shards" / "passages-000001.npy"
     damaged.write_bytes(damaged.read_bytes()[:500])
     assert [draft.has(block) for block in every] == [False, False, False, True, True]

@@ -26,7 +26,7 @@ from stepwell.errors import MissingPackage, StepwellError
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.models.tokens import Side
-from stepwell.retrieval.vectors import Block, Draft, block_encoder
+from stepwell.retrieval.vectors import Block, Draft, encode_block
 from stepwell.teachers.scoring import block_scorer, blocks
 from stepwell.teachers.store import ScoreStore
 
@@ -80,10 +80,9 @@ def _open_encoder(
     collection, encoder = open_collection(place), Encoder.open(model)
     _check("collection", place, collection.fingerprint, collection_fingerprint)
     _check("model", model, encoder.fingerprint, encoder_fingerprint)
-    encode = block_encoder(encoder, collection, query_rows)
 
     def work(item: Item) -> dict[str, Any]:
-        return {**item, "vectors": encode(_block(item))}
+        return {**item, "vectors": encode_block(encoder, collection, query_rows, _block(item))}
 
     return work
 

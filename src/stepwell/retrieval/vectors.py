@@ -72,16 +72,12 @@ class Block(NamedTuple):
     stop: int
 
 
-def block_encoder(encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32]) -> Callable[[Block], Floats]:
-    """Return what embeds the texts of a block, shape (stop - start, D), tokenising just these: for a worker."""
-
-    def encode(block: Block) -> Floats:
-        side, start, stop = block
-        passages = side == "document"
-        texts = collection.passages_slice(start, stop) if passages else collection.query_texts(query_rows[start:stop])
-        return encoder.encode(encoder.tokenise(texts, side), side)
-
-    return encode
+def encode_block(encoder: Encoder, collection: Collection, query_rows: NDArray[np.int32], block: Block) -> Floats:
+    """Return the vectors of the texts of a block, shape (stop - start, D), tokenising just these: for a worker."""
+    side, start, stop = block
+    passages = side == "document"
+    texts = collection.passages_slice(start, stop) if passages else collection.query_texts(query_rows[start:stop])
+    return encoder.encode(encoder.tokenise(texts, side), side)
 
 
 class Draft:
