@@ -1,9 +1,7 @@
 """How an index is made and searched."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from stepwell.errors import StepwellError
@@ -97,7 +95,7 @@ class IndexSettings:
                 "STEPWELL_MILVUS_TOKEN."
             )
 
-    def resolve(self, width: int) -> IndexSettings:
+    def resolve(self, width: int) -> Self:
         """Return the settings for vectors of ``width`` numbers, with nothing left open."""
         dimension = width if self.dimension is None else self.dimension
         if dimension > width:
@@ -131,13 +129,12 @@ def quantised(passages: int, width: int) -> str:
 def of_manifest(settings: dict[str, Any], passages: int) -> IndexSettings:
     """Return the settings that an index's manifest holds; older ones named two kinds of FAISS instead of its string."""
     kind = settings.get("kind")
+    if kind not in ("faiss-hnsw", "faiss-ivfpq"):
+        return IndexSettings(**settings)
+    string = quantised(passages, int(settings["dimension"]))
     if kind == "faiss-hnsw":
-        stored = {"fp32": "Flat", "fp16": "SQfp16", "int8": "SQ8"}[settings["precision"]]
-        settings = settings | {"kind": "faiss", "precision": None, "faiss": f"HNSW16,{stored}"}
-    if kind == "faiss-ivfpq":
-        string = quantised(passages, int(settings["dimension"]))
-        settings = settings | {"kind": "faiss", "precision": None, "faiss": string}
-    return IndexSettings(**settings)
+        string = "HNSW16," + {"fp32": "Flat", "fp16": "SQfp16", "int8": "SQ8"}[settings["precision"]]
+    return IndexSettings(**settings | {"kind": "faiss", "precision": None, "faiss": string})
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -3,8 +3,6 @@
 A new kind is a section in :mod:`stepwell.recipe.teachers` and a class here, with a line in :data:`KINDS`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,7 +81,7 @@ class Kind(Generic[Section]):
         return bool(getattr(self.section, "logit", False))
 
     @property
-    def parts(self) -> tuple[Kind[Any], ...]:
+    def parts(self) -> "tuple[Kind[Any], ...]":
         """The teachers that it is made of."""
         return tuple(kind_of(name, self.teachers) for name in getattr(self.section, "of", ()))
 

@@ -112,16 +112,7 @@ def count(asked: int, scored: int) -> None:
 
 
 def read_counts(place: Path) -> list[tuple[int, int]]:
-    """Return the counts (asked, scored) in a file; none when there is no such file.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with counting(folder):
-    ...     count(asked=12, scored=5)
-    ...     count(asked=12, scored=0)
-    >>> read_counts(folder / COUNTS)
-    [(12, 5), (12, 0)]
-    """
+    """Return the counts (asked, scored) in a file; none when there is no such file."""
     return [(int(asked), int(scored)) for asked, scored in read_json(place)] if place.is_file() else []
 
 
