@@ -22,7 +22,7 @@ def test_it_says_what_a_dictionary_of_grades_says(grades):
     assert qrels.query_rows.tolist() == sorted({q for (q, _), grade in grades.items() if grade > 0})
     for query in range(10):
         mine = {p: grade for (q, p), grade in grades.items() if q == query}
-        assert qrels.judged(query).tolist() == sorted(mine)
+        assert qrels.passages[qrels.queries == query].tolist() == sorted(mine)
         positives = sorted((p for p, grade in mine.items() if grade > 0), key=lambda p: (-mine[p], p))
         assert qrels.positives(query).tolist() == positives
     queries, passages = np.mgrid[-1:10, -1:10]
@@ -62,4 +62,4 @@ def test_queries_that_are_asked_count_without_a_positive_and_follow_a_restrictio
     assert qrels.query_rows.tolist() == [3, 4, 7] and qrels.query_rows.dtype == np.int32
     part = qrels.restrict([3, 7])
     assert (part.query_rows.tolist(), part.asked.tolist(), part.relevant_from) == ([3, 7], [7], 2)
-    assert not len(qrels.positives(4)) and not len(qrels.judged(7))
+    assert not len(qrels.positives(4)) and not len(qrels.positives(7))

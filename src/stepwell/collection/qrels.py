@@ -77,19 +77,12 @@ class Qrels:
         positive = self.grades > 0
         return pair_keys(self.queries[positive], self.passages[positive])
 
-    def _span(self, query: int) -> slice:
-        return slice(*np.searchsorted(self.queries, [query, query + 1]).tolist())
-
     def positives(self, query: int) -> NDArray[np.int32]:
         """Return the passages with a grade above 0, best grade first, then in row order."""
-        span = self._span(query)
+        span = slice(*np.searchsorted(self.queries, [query, query + 1]).tolist())
         passages, grades = self.passages[span], self.grades[span]
         order = np.argsort(-grades, kind="stable")
         return passages[order[grades[order] > 0]]
-
-    def judged(self, query: int) -> NDArray[np.int32]:
-        """Return all judged passages, of any grade, in row order."""
-        return self.passages[self._span(query)]
 
     def is_positive(self, queries: ArrayLike, passages: ArrayLike) -> NDArray[np.bool_]:
         """Say for each pair whether its grade is above 0; the two broadcast, e.g. (B, 1) with (N,).
