@@ -224,9 +224,8 @@ def _known(judgement: Judgement, pair: tuple[int, int], source: Source, report: 
 
 def _report_leaks(splits: dict[str, Qrels], places: dict[str, Places], queries: _Texts, report: Report) -> None:
     """Warn of queries that several splits share, by id or by text, in the order train, dev, others."""
-    first = [name for name in ("train", "dev") if name in splits]
     seen: dict[int, tuple[str, int]] = {}
-    for name in dict.fromkeys([*first, *splits]):
+    for name in sorted(splits, key=lambda name: {"train": 0, "dev": 1}.get(name, 2)):
         for query in splits[name].query_rows.tolist():
             other, row = seen.setdefault(queries.contents[query], (name, query))
             if other != name:
