@@ -1,8 +1,10 @@
 """The recipe: everything that a run depends on, typed; its YAML, its mistakes, its page."""
 
-from stepwell.recipe.ladder import Mining, Refine, Rung, Soft, WarmUp
-from stepwell.recipe.recipe import CollectionSection, Judging, Recipe, StudentSection, TokensSection
+from stepwell.recipe.ladder import MORE, Mining, Refine, Rung, Side, Soft, WarmUp, teacher_temperature
+from stepwell.recipe.recipe import CollectionSection, DenseSection, Judging, Recipe, StudentSection, TokensSection
+from stepwell.recipe.teachers import AnyTeacher, DualEncoderTeacher
 from stepwell.recipe.training import DenseTraining, Optimiser, RerankTraining, Section
 
-__all__ = ["CollectionSection", "DenseTraining", "Judging", "Mining", "Optimiser", "Recipe", "Refine", "RerankTraining"]
-__all__ += ["Rung", "Section", "Soft", "StudentSection", "TokensSection", "WarmUp"]
+__all__ = ["MORE", "AnyTeacher", "CollectionSection", "DenseSection", "DenseTraining", "DualEncoderTeacher", "Judging"]
+__all__ += ["Mining", "Optimiser", "Recipe", "Refine", "RerankTraining", "Rung", "Section", "Side", "Soft"]
+__all__ += ["StudentSection", "TokensSection", "WarmUp", "teacher_temperature"]

@@ -1,9 +1,7 @@
 """The recipe's sections about the climb: how negatives are mined, what a rung and refine do, the warm-up."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,30 +20,18 @@ class Mining(Section):
     depth: Count = Field(100, description="Passages retrieved a query.")
     first: Count = Field(1, description="Best rank a negative may have (1 = top).")
     last: Count = Field(50, description="Worst rank a negative may have; at most `depth` where it is left out.")
-    sampling: Literal["random", "hardest", "simans"] = Field(
-        "random",
-        description="How negatives are drawn from the window: evenly, from the top, or near the positive's score (SimANS).",
-    )
-    positives: Count = Field(
-        2,
-        description="Positives that are kept of a query, at most; each epoch draws from them, never more than half of K.",
-    )
-    margin: float | None = Field(
-        None,
-        description="Drop a passage that scores higher than the positive's score minus this, in the miner's own scores.",
-    )
-    near_duplicate: Fraction | None = Field(
-        0.9,
-        description="Drop a passage whose words overlap with a positive's so much (Jaccard); empty keeps all.",
-    )
-    denoise: float | None = Field(
-        None,
-        description="Drop a passage that the denoising teacher scores higher than the positive minus this (logits).",
-    )
-    pool: Count | None = Field(
-        None,
-        description="Candidates kept a query, from which each epoch draws K; K when empty (the same every epoch).",
-    )
+    sampling: Literal["random", "hardest", "simans"] = "random"
+    """How negatives are drawn from the window: evenly, from the top, or near the positive's score (SimANS)."""
+    positives: Count = 2
+    """Positives that are kept of a query, at most; each epoch draws from them, never more than half of K."""
+    margin: float | None = None
+    """Drop a passage that scores higher than the positive's score minus this, in the miner's own scores."""
+    near_duplicate: Fraction | None = 0.9
+    """Drop a passage whose words overlap with a positive's so much (Jaccard); empty keeps all."""
+    denoise: float | None = None
+    """Drop a passage that the denoising teacher scores higher than the positive minus this (logits)."""
+    pool: Count | None = None
+    """Candidates kept a query, from which each epoch draws K; K when empty (the same every epoch)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -56,7 +42,7 @@ class Mining(Section):
         return given
 
     @model_validator(mode="after")
-    def _window(self) -> Mining:
+    def _window(self) -> Self:
         if self.last < self.first:
             raise ValueError(f"`last` ({self.last}) is before `first` ({self.first}): no rank is left for a negative")
         if self.last > self.depth:
@@ -73,49 +59,33 @@ class Rung(Optimiser):
     """
 
     teacher: str = Field(description="The teacher's name.")
-    loss: Literal["embedding", "in-batch", "candidates"] = Field(
-        description="`embedding`: its vectors (then only `force`, `more_*` and the keys of a training count); `in-batch`: its scores of all passages of the batch; `candidates`: its scores of the query's own K candidates."
-    )
+    loss: Literal["embedding", "in-batch", "candidates"]
+    """`embedding`: its vectors (then only `force`, `more_*` and the keys of a training count); `in-batch`: its scores of all passages of the batch; `candidates`: its scores of the query's own K candidates."""
     alpha: Weight = Field(0.1, description="Weight of the hard loss (labels).")
     beta: Weight = Field(0.9, description="Weight of the soft loss (the teacher's scores).")
-    gamma: Weight = Field(
-        1.0,
-        description="Weight of keep (the student's own scores at the start of the rung); unused by `embedding`.",
-    )
+    gamma: Weight = 1.0
+    """Weight of keep (the student's own scores at the start of the rung); unused by `embedding`."""
     tau: Positive = Field(1.0, description="Temperature of the soft loss and of keep.")
-    teacher_tau: Positive | None = Field(
-        None, description="The teacher's own temperature in the soft loss (`kl`, `cross-entropy`); `tau` when empty."
-    )
-    soft: Soft = Field(
-        "kl",
-        description="How the student's scores are compared with the teacher's: `kl` (the paper), `cross-entropy` (against the softened teacher), `mse` (of the logits), `margin-mse` (of positive minus negative), `decoupled` (positives and the rest apart).",
-    )
+    teacher_tau: Positive | None = None
+    """The teacher's own temperature in the soft loss (`kl`, `cross-entropy`); `tau` when empty."""
+    soft: Soft = "kl"
+    """How the student's scores are compared with the teacher's: `kl` (the paper), `cross-entropy` (against the softened teacher), `mse` (of the logits), `margin-mse` (of positive minus negative), `decoupled` (positives and the rest apart)."""
     target: Weight = Field(1.0, description="With `decoupled`: weight of the mass on the positives.")
     rest: Weight = Field(1.0, description="With `decoupled`: weight of the order among the negatives.")
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K.")
-    keep_over: Literal["candidates", "batch"] = Field(
-        "candidates",
-        description="What keep is measured over: the query's own candidates, or all passages of the batch.",
-    )
-    beside: str | None = Field(
-        None, description="A dual-encoder teacher whose in-batch term stays beside this rung's own."
-    )
+    keep_over: Literal["candidates", "batch"] = "candidates"
+    """What keep is measured over: the query's own candidates, or all passages of the batch."""
+    beside: str | None = None
+    """A dual-encoder teacher whose in-batch term stays beside this rung's own."""
     beside_weight: Weight = Field(0.5, description="Weight of that term.")
-    hold: Weight = Field(
-        0.0,
-        description="Weight of staying near the embedding teacher's vectors (the embedding rung's loss, kept beside); it needs vectors of the student's width.",
-    )
-    negatives: str = Field(
-        "auto",
-        description="Who mines: `student`, `bm25` or a dual-encoder teacher's name; auto = the last dual-encoder teacher at or before this rung, else bm25.",
-    )
-    more_passages: str | None = Field(
-        None,
-        description="With `embedding`: a file of further texts that the student learns to embed as passages; they are never searched. One text a line, or in a `.jsonl` file one object a line with `text` (and `title`); also as `.gz`.",
-    )
-    more_queries: str | None = Field(
-        None, description="The same for texts that are embedded as queries, such as a log of what was asked."
-    )
+    hold: Weight = 0.0
+    """Weight of staying near the embedding teacher's vectors (the embedding rung's loss, kept beside); it needs vectors of the student's width."""
+    negatives: str = "auto"
+    """Who mines: `student`, `bm25` or a dual-encoder teacher's name; auto = the last dual-encoder teacher at or before this rung, else bm25."""
+    more_passages: str | None = None
+    """With `embedding`: a file of further texts that the student learns to embed as passages; they are never searched. One text a line, or in a `.jsonl` file one object a line with `text` (and `title`); also as `.gz`."""
+    more_queries: str | None = None
+    """The same for texts that are embedded as queries, such as a log of what was asked."""
     force: bool = Field(False, description="Train even when the teacher has no headroom over the student.")
 
     @property
@@ -130,10 +100,8 @@ class Refine(Optimiser):
     rounds: Annotated[int, Field(ge=0, le=100)] = Field(1, description="At most so many rounds, while dev improves.")
     teacher: str | None = Field(None, description="The teacher; the last rung's when empty.")
     depth: Count = Field(20, description="Passages of the student's list that the teacher reranks.")
-    rule: Literal["top", "better"] = Field(
-        "top",
-        description="`top`: teacher rank 1, student rank 2 to `worst` (MS MARCO). `better`: teacher rank before student rank, and at most `worst` (NQ).",
-    )
+    rule: Literal["top", "better"] = "top"
+    """`top`: teacher rank 1, student rank 2 to `worst` (MS MARCO). `better`: teacher rank before student rank, and at most `worst` (NQ)."""
     worst: Count = Field(15, description="The rank bound of the rule.")
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K, hardest first.")
     alpha: Weight = 0.1

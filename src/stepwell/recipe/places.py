@@ -1,7 +1,5 @@
 """YAML as plain values and a map of places: where each key stands, and what only the text of a file shows."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,17 +78,17 @@ class Document:
         """Return where a value stands, or else the nearest thing that holds it."""
         return next(self.places[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in self.places)
 
-    def items(self) -> Iterator[tuple[str, Document]]:
+    def items(self) -> Iterator[tuple[str, "Document"]]:
         """Yield the keys of a mapping with their values; nothing else has any."""
         for key, value in self.content.items() if isinstance(self.content, dict) else ():
             inner = {keys[1:]: place for keys, place in self.places.items() if keys[:1] == (str(key),)}
             yield str(key), Document(value, {(): self.place()} | inner)
 
-    def on(self, below: Document) -> Document:
+    def on(self, below: "Document") -> "Document":
         """Return all that ``below`` says and this does not: mappings are merged, anything else is replaced."""
         return Document(_merged(below.content, self.content), below.places | self.places)
 
-    def put(self, key: str, value: Document) -> Document:
+    def put(self, key: str, value: "Document") -> "Document":
         """Return a copy with a value at a dotted key; the things of a list count from 1. ValueError says why not."""
         keys = self._keys(key.split("."))
         places = {other: place for other, place in self.places.items() if other[: len(keys)] != keys}

@@ -4,16 +4,14 @@ Every field carries its unit and its default; ``docs/recipe.md`` is generated fr
 and naming the line of a mistake is :mod:`stepwell.recipe.yaml_file`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from stepwell.recipe.ladder import Mining, Refine, Rung, WarmUp
-from stepwell.recipe.teachers import AnyTeacher, ListTeacher, SeveralTeachers
+from stepwell.recipe.teachers import AnyTeacher, DualEncoderTeacher, ListTeacher, SeveralTeachers
 from stepwell.recipe.training import Count, Fraction, Positive, Section
 
 Column = Literal[
@@ -33,49 +31,32 @@ Column = Literal[
 class CollectionSection(Section):
     """What is searched, and which queries train, steer and test."""
 
-    path: str = Field(
-        description="A BEIR directory (corpus.jsonl, queries.jsonl, qrels/) or one of another format, `irds:NAME` (ir-datasets), `hf:NAME` (Hugging Face), or `demo`: docstrings of the standard library and of some packages (`demo-full`: all of them). See your-own-corpus.md."
-    )
+    path: str
+    """A BEIR directory (corpus.jsonl, queries.jsonl, qrels/) or one of another format, `irds:NAME` (ir-datasets), `hf:NAME` (Hugging Face), or `demo`: docstrings of the standard library and of some packages (`demo-full`: all of them). See your-own-corpus.md."""
     format: Literal[
         "auto", "beir", "msmarco-passage", "msmarco-document", "dpr", "tables", "folder", "ir-datasets", "huggingface"
-    ] = Field("auto", description="How the files are laid out; auto = told by their names.")
-    template: str | None = Field(
-        None,
-        description="How the fields of a passage become its text, such as `{title} [SEP] {text}`; empty = the format's own way: `{title} {text}`, and for msmarco-document `{url} {title} {text}`.",
-    )
-    characters: Count | None = Field(
-        None,
-        description="Keep so many characters of each passage; empty = the format's own: 10,000 for msmarco-document, else all.",
-    )
-    columns: dict[Column, str] = Field(
-        default_factory=dict,
-        description="What columns are called in tables and Hugging Face datasets, where it can't be told: `{passage.id: docno, passage.text: body}`.",
-    )
-    train: str = Field(
-        "train",
-        description="The qrels split that trains; with `irds:`, also an identifier of its own, as for dev and test.",
-    )
-    dev: str = Field(
-        "auto",
-        description="The split that steers: a name, or `auto`: the split `dev`, and when it is taken for the test or missing, a part carved off training by hash.",
-    )
-    test: str = Field(
-        "auto",
-        description="The split of the final table: a name, or `auto`: `test`, else `dev`, else a part carved off training by hash.",
-    )
-    train_queries: Count | None = Field(
-        None, description="Use at most so many training queries, chosen by hash; all when empty."
-    )
-    dev_queries: Count | None = Field(
-        500, description="Use at most so many dev queries, chosen by hash; all when empty."
-    )
-    test_queries: Count | None = Field(
-        None, description="Use at most so many test queries, chosen by hash; all when empty."
-    )
-    relevant_from: Count | None = Field(
-        None,
-        description="The grade from which binary measures count a passage of the test as relevant; nDCG takes the grades as they are. Empty = the format's own: 2 for TREC DL passages, else 1.",
-    )
+    ] = "auto"
+    """How the files are laid out; auto = told by their names."""
+    template: str | None = None
+    """How the fields of a passage become its text, such as `{title} [SEP] {text}`; empty = the format's own way: `{title} {text}`, and for msmarco-document `{url} {title} {text}`."""
+    characters: Count | None = None
+    """Keep so many characters of each passage; empty = the format's own: 10,000 for msmarco-document, else all."""
+    columns: dict[Column, str] = Field(default_factory=dict)
+    """What columns are called in tables and Hugging Face datasets, where it can't be told: `{passage.id: docno, passage.text: body}`."""
+    train: str = "train"
+    """The qrels split that trains; with `irds:`, also an identifier of its own, as for dev and test."""
+    dev: str = "auto"
+    """The split that steers: a name, or `auto`: the split `dev`, and when it is taken for the test or missing, a part carved off training by hash."""
+    test: str = "auto"
+    """The split of the final table: a name, or `auto`: `test`, else `dev`, else a part carved off training by hash."""
+    train_queries: Count | None = None
+    """Use at most so many training queries, chosen by hash; all when empty."""
+    dev_queries: Count | None = 500
+    """Use at most so many dev queries, chosen by hash; all when empty."""
+    test_queries: Count | None = None
+    """Use at most so many test queries, chosen by hash; all when empty."""
+    relevant_from: Count | None = None
+    """The grade from which binary measures count a passage of the test as relevant; nDCG takes the grades as they are. Empty = the format's own: 2 for TREC DL passages, else 1."""
 
     @field_validator("template")
     @classmethod
@@ -103,16 +84,12 @@ class CollectionSection(Section):
 class TokensSection(Section):
     """Where texts are cut, in tokens."""
 
-    query: Annotated[int, Field(ge=4)] = Field(
-        32,
-        description="Longest query of a late-interaction teacher, in tokens. Student and dual encoders cut both sides at the larger of `query` and `passage`: sentence-transformers has one limit for both.",
-    )
-    passage: Annotated[int, Field(ge=4)] = Field(
-        144, description="Longest passage, in tokens (titles are joined in front)."
-    )
-    pair: Annotated[int, Field(ge=8)] = Field(
-        176, description="Longest query-passage pair of a cross-encoder, in tokens; the passage is cut."
-    )
+    query: Annotated[int, Field(ge=4)] = 32
+    """Longest query of a late-interaction teacher, in tokens. Student and dual encoders cut both sides at the larger of `query` and `passage`: sentence-transformers has one limit for both."""
+    passage: Annotated[int, Field(ge=4)] = 144
+    """Longest passage, in tokens (titles are joined in front)."""
+    pair: Annotated[int, Field(ge=8)] = 176
+    """Longest query-passage pair of a cross-encoder, in tokens; the passage is cut."""
 
     @property
     def longest(self) -> int:
@@ -123,21 +100,15 @@ class TokensSection(Section):
 class StudentSection(Section):
     """The model to build: the embeddings and some layers of an encoder."""
 
-    base: str = Field(
-        alias="from",
-        description="Any encoder: a hub name or a directory (`demo`: the bundled all-MiniLM-L6-v2).",
-    )
+    base: str = Field(alias="from")
+    """Any encoder: a hub name or a directory (`demo`: the bundled all-MiniLM-L6-v2)."""
     layers: Count | None = Field(None, description="How many of its layers to keep; all when empty.")
-    pick: Literal["first", "spread", "last"] | list[int] = Field(
-        "first",
-        description="Which layers: the first, evenly spread, the last, or a list of layer numbers from 0.",
-    )
+    pick: Literal["first", "spread", "last"] | list[int] = "first"
+    """Which layers: the first, evenly spread, the last, or a list of layer numbers from 0."""
     pooling: Literal["mean", "cls"] = Field("mean", description="How token vectors become one vector.")
     similarity: Literal["cos", "dot"] = Field("cos", description="How two vectors are compared.")
-    scale: Positive | None = Field(
-        None,
-        description="What similarities are multiplied with in the losses; 20 for cos and 1 for dot when empty.",
-    )
+    scale: Positive | None = None
+    """What similarities are multiplied with in the losses; 20 for cos and 1 for dot when empty."""
     towers: Literal[1, 2] = Field(1, description="One shared tower for queries and passages, or two.")
 
     @property
@@ -146,22 +117,21 @@ class StudentSection(Section):
         return self.scale if self.scale is not None else (20.0 if self.similarity == "cos" else 1.0)
 
 
+DenseSection = StudentSection | DualEncoderTeacher
+"""What becomes one vector a text."""
+
+
 class Judging(Section):
     """How students and teachers are compared on dev, and what is decided by it."""
 
     measure: str = Field("nDCG@10", description="The measure that decides (an ir-measures name).")
-    measures: list[str] = Field(
-        default_factory=list,
-        description="Further measures of all tables, instead of RR@10, nDCG@10, R@5, R@20 and R@100.",
-    )
+    measures: list[str] = Field(default_factory=list)
+    """Further measures of all tables, instead of RR@10, nDCG@10, R@5, R@20 and R@100."""
     depth: Count = Field(100, description="Passages retrieved a query for evaluation.")
-    rerank: Count = Field(
-        20,
-        description="Passages of the student's list that a teacher which does not embed reranks, for its headroom and in the final table.",
-    )
-    headroom_queries: Count = Field(
-        200, description="Dev queries on which the headroom of a teacher that does not embed is measured, at most."
-    )
+    rerank: Count = 20
+    """Passages of the student's list that a teacher which does not embed reranks, for its headroom and in the final table."""
+    headroom_queries: Count = 200
+    """Dev queries on which the headroom of a teacher that does not embed is measured, at most."""
     level: Fraction = Field(0.05, description="A rung is not promoted when dev gets worse with a p-value below this.")
 
 
@@ -179,10 +149,8 @@ class Recipe(Section):
     ladder: list[Rung] = Field(min_length=1)
     refine: Refine = Refine()
     judging: Judging = Judging()
-    proof: Literal["none", "quick", "full"] = Field(
-        "quick",
-        description="Which baselines are trained for the final table, with the ladder's number of updates: `quick`: contrastive only and straight from the strongest teacher; `full`: straight from each teacher by each loss; `none`.",
-    )
+    proof: Literal["none", "quick", "full"] = "quick"
+    """Which baselines are trained for the final table, with the ladder's number of updates: `quick`: contrastive only and straight from the strongest teacher; `full`: straight from each teacher by each loss; `none`."""
 
     @property
     def embedding_teacher(self) -> str | None:
@@ -206,7 +174,7 @@ class Recipe(Section):
         return teachers
 
     @model_validator(mode="after")
-    def _sound(self) -> Recipe:
+    def _sound(self) -> Self:
         for mistake in self._mistakes():
             raise ValueError(mistake)
         return self

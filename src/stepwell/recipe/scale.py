@@ -54,26 +54,18 @@ def scaled(recipe: Recipe, scale: str | float) -> Recipe:
     >>> small.name, small.ladder[0].steps, small.teachers["de6"].train.steps, small.student.layers
     ('demo-tiny', 3, 3, 1)
     """
-    factor = _factor(scale)
-    change = _tiny_training if factor is None else partial(_shorter, factor)
-    content = _each_training(recipe.model_dump(by_alias=True), change)
-    if factor is None:
-        content = _tiny(content)
-    name = f"{recipe.name}-{'tiny' if factor is None else f'{factor:g}'}"
-    return Recipe.model_validate(content | {"name": name})
-
-
-def _factor(scale: str | float) -> float | None:
-    """Return the factor, or None for ``tiny``."""
+    content = recipe.model_dump(by_alias=True)
     if scale == "tiny":
-        return None
-    try:
-        factor = float(scale)
-    except ValueError:
-        factor = math.nan
-    if not 0 < factor <= 1:
-        raise RecipeError(f"--scale takes `tiny` or a number above 0 and at most 1, and was given {scale!r}.")
-    return factor
+        content, name = _tiny(_each_training(content, _tiny_training)), "tiny"
+    else:
+        try:
+            factor = float(scale)
+        except ValueError:
+            factor = math.nan
+        if not 0 < factor <= 1:
+            raise RecipeError(f"--scale takes `tiny` or a number above 0 and at most 1, and was given {scale!r}.")
+        content, name = _each_training(content, partial(_shorter, factor)), f"{factor:g}"
+    return Recipe.model_validate(content | {"name": f"{recipe.name}-{name}"})
 
 
 def _each_training(content: Any, change: Callable[[Content], Content]) -> Any:

@@ -68,10 +68,8 @@ class LateInteractionTeacher(ListTeacher):
 
     kind: Literal["late-interaction"]
     train: ListTraining | None = Field(None, description="How to train it; empty takes it as it is.")
-    width: Count | None = Field(
-        None,
-        description="Project token vectors to this width (ColBERT: 128; learned from nothing, so it needs training); the encoder's own when empty.",
-    )
+    width: Count | None = None
+    """Project token vectors to this width (ColBERT: 128; learned from nothing, so it needs training); the encoder's own when empty."""
 
 
 class ScoresTeacher(Teacher):
@@ -80,13 +78,10 @@ class ScoresTeacher(Teacher):
     place: ClassVar[str | None] = "file"
 
     kind: Literal["scores"]
-    file: str = Field(
-        description="Parquet or TSV with query-id, corpus-id and score, or a TREC run; text also as `.gz`. Pairs of texts that the collection has not are passed over."
-    )
-    missing: Missing = Field(
-        "error",
-        description="What becomes of candidates without a score: `error` stops and writes their list; `drop` leaves them out of the rung; `floor` gives them the lowest score that the query has in the file (for the top of a ranking). A query that is left without a positive or with one candidate is left out.",
-    )
+    file: str
+    """Parquet or TSV with query-id, corpus-id and score, or a TREC run; text also as `.gz`. Pairs of texts that the collection has not are passed over."""
+    missing: Missing = "error"
+    """What becomes of candidates without a score: `error` stops and writes their list; `drop` leaves them out of the rung; `floor` gives them the lowest score that the query has in the file (for the top of a ranking). A query that is left without a positive or with one candidate is left out."""
     logit: bool = Field(False, description="The file holds probabilities: log(p / (1 - p)) is taken of each.")
 
 
@@ -105,10 +100,8 @@ class MeanTeacher(SeveralTeachers):
     """The mean of several teachers' scores: the multi-teacher baseline."""
 
     kind: Literal["mean"]
-    standardise: bool = Field(
-        True,
-        description="First bring each teacher's scores of a query's list to mean 0 and deviation 1, so that no teacher counts more for its scale.",
-    )
+    standardise: bool = True
+    """First bring each teacher's scores of a query's list to mean 0 and deviation 1, so that no teacher counts more for its scale."""
 
 
 class BestTeacher(SeveralTeachers):
@@ -126,14 +119,11 @@ class HostedTeacher(Teacher):
     kind: Literal["http"]
     url: str = Field(description="Where requests are posted, such as `http://localhost:8080/rerank`.")
     model: str | None = Field(None, description="The model's name in the request, where the API wants one.")
-    key: str | None = Field(
-        None,
-        description="The name of the environment variable with the key, sent as `Authorization: Bearer`; the key itself is never written anywhere.",
-    )
+    key: str | None = None
+    """The name of the environment variable with the key, sent as `Authorization: Bearer`; the key itself is never written anywhere."""
     documents: str = Field("documents", description="What the API calls the list of texts (`texts` for TEI).")
-    extra: dict[str, str | int | float | bool] = Field(
-        default_factory=dict, description="Further fields of the request, such as `{raw_scores: true}` for TEI."
-    )
+    extra: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Further fields of the request, such as `{raw_scores: true}` for TEI."""
     batch: Count = Field(32, description="Documents a request, at most.")
     parallel: Count = Field(4, description="Requests at a time.")
     timeout: Positive = Field(60.0, description="Seconds to wait for an answer.")

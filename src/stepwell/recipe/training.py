@@ -13,7 +13,9 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A part of the recipe; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Optimiser(Section):
@@ -26,14 +28,11 @@ class Optimiser(Section):
     warmup: Fraction = Field(0.1, description="Share of the steps in which the learning rate rises.")
     weight_decay: Weight = Field(0.01, description="AdamW weight decay; not on biases and norms.")
     clip: Positive = Field(2.0, description="Largest norm of the gradient.")
-    dropout: bool = Field(
-        False, description="Keep the model's dropout; off is faster and usually as good for distillation."
-    )
+    dropout: bool = False
+    """Keep the model's dropout; off is faster and usually as good for distillation."""
     freeze_words: bool = Field(False, description="Leave the word embeddings as they are.")
-    gradient_cache: bool = Field(
-        False,
-        description="Keep vectors instead of activations and compute them again in backward: batches of thousands in the memory of one micro-batch, for a third more time and the same gradient.",
-    )
+    gradient_cache: bool = False
+    """Keep vectors instead of activations and compute them again in backward: batches of thousands in the memory of one micro-batch, for a third more time and the same gradient."""
 
 
 class Continued(Optimiser):
@@ -43,14 +42,10 @@ class Continued(Optimiser):
 class DenseTraining(Optimiser):
     """Contrastive training: each query against its positives, mined negatives and everything else in the batch."""
 
-    negatives: Annotated[int, Field(ge=0)] = Field(
-        1, description="Mined negatives a query, besides those of the batch."
-    )
-    further: Continued | None = Field(
-        None,
-        alias="continue",
-        description="A second training behind the first, on other negatives than BM25's: a teacher's are what it finds itself, the student's what the ladder's first dual-encoder teacher finds. Left out when empty.",
-    )
+    negatives: Annotated[int, Field(ge=0)] = 1
+    """Mined negatives a query, besides those of the batch."""
+    further: Continued | None = Field(None, alias="continue")
+    """A second training behind the first, on other negatives than BM25's: a teacher's are what it finds itself, the student's what the ladder's first dual-encoder teacher finds. Left out when empty."""
 
     @property
     def trains(self) -> bool:
@@ -64,14 +59,10 @@ class ListTraining(Optimiser):
     batch: Count = Field(8, description="Queries a step; each brings its candidates as pairs.")
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Pairs a query, K: positives and mined negatives.")
     train_queries: Count | None = Field(None, description="Use at most so many training queries; all when empty.")
-    labels: Literal["positives", "grades"] = Field(
-        "positives",
-        description="What the labels teach: which candidates are positives (listwise cross-entropy), or how good each is (ListNet on the grades).",
-    )
-    imitate_epochs: Weight = Field(
-        0.0,
-        description="First learn a dual encoder's scores on the same pairs, without labels, for so many epochs.",
-    )
+    labels: Literal["positives", "grades"] = "positives"
+    """What the labels teach: which candidates are positives (listwise cross-entropy), or how good each is (ListNet on the grades)."""
+    imitate_epochs: Weight = 0.0
+    """First learn a dual encoder's scores on the same pairs, without labels, for so many epochs."""
 
 
 class RerankTraining(ListTraining):
