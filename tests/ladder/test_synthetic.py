@@ -9,7 +9,7 @@ from conftest import write_recipe
 from stepwell import api
 from stepwell.evaluation import Comparison
 from stepwell.files import read_json
-from stepwell.systems.queries import judged_on
+from stepwell.systems.compare import judged_on
 
 RECIPE = """\
 name: made

@@ -12,7 +12,7 @@ from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
 from stepwell.files import read_json
-from stepwell.systems.queries import judged_on
+from stepwell.systems.compare import judged_on
 
 RECIPE = """\
 name: carved

@@ -1,12 +1,10 @@
 """The one reader of a run's folder, finished or not; reading never changes it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 
@@ -62,10 +60,14 @@ class StageFolder:
 
     def read(self, kind: type[R], part: str = "") -> R | None:
         """Return what it left of a kind, perhaps in a part of its folder; None where nothing can be read."""
-        try:
-            return kind.load(self.folder / part)
-        except (OSError, ValueError):
-            return None
+        return _load(kind, self.folder / part)
+
+
+def _load(kind: type[R], folder: Path) -> R | None:
+    try:
+        return kind.load(folder)
+    except (OSError, ValueError):
+        return None
 
 
 class RunFolder:
@@ -75,7 +77,7 @@ class RunFolder:
         self.place, self.model = place, place / "model"
 
     @classmethod
-    def finished(cls, place: Path, then: str) -> RunFolder | None:
+    def finished(cls, place: Path, then: str) -> Self | None:
         """Return the finished run in a folder, None where there is none; ``then``: what to do once it is finished."""
         if not (place / Results.file).is_file():
             if (place / "stages").is_dir():
@@ -160,8 +162,18 @@ class RunFolder:
 
     @cached_property
     def stages(self) -> list[StageFolder]:
-        """The finished stages in the order in which they were finished."""
-        return _in_order([StageFolder(folder, manifest) for folder, manifest in self._manifests.items() if manifest])
+        """The finished stages by the second in which they were finished, and those of one second with inputs first."""
+        known = [StageFolder(folder, manifest) for folder, manifest in self._manifests.items() if manifest]
+        made_from = {stage.manifest.key: list(stage.manifest.inputs.values()) for stage in known}
+        depths: dict[str, int] = {}
+
+        def depth(key: str) -> int:
+            if key not in depths:
+                depths[key] = 0  # ends a circle, which only a damaged manifest can have
+                depths[key] = 1 + max((depth(source) for source in made_from.get(key, ())), default=0)
+            return depths[key]
+
+        return sorted(known, key=lambda stage: (stage.manifest.finished, depth(stage.manifest.key)))
 
     @property
     def unreadable(self) -> list[str]:
@@ -170,14 +182,8 @@ class RunFolder:
 
     @cached_property
     def _manifests(self) -> dict[Path, Manifest | None]:
-        found: dict[Path, Manifest | None] = {}
-        for folder in sorted((self.place / "stages").glob("*")):
-            if folder.is_dir() and "." not in folder.name:  # else half done, or set aside as damaged
-                try:
-                    found[folder] = Manifest.load(folder)
-                except (OSError, ValueError):
-                    found[folder] = None
-        return found
+        folders = sorted(path for path in (self.place / "stages").glob("*") if path.is_dir())
+        return {path: _load(Manifest, path) for path in folders if "." not in path.name}  # else half done, or damaged
 
     @cached_property
     def _by_key(self) -> dict[str, StageFolder]:
@@ -185,11 +191,10 @@ class RunFolder:
 
     @cached_property
     def _by_name(self) -> dict[str, StageFolder]:
-        found = {stage.name: stage for stage in self.stages}
-        for name, folder in self.results.stages.items() if self.is_finished else ():
-            if (stage := self._by_key.get(folder.rpartition("-")[2])) is not None:
-                found[name] = stage
-        return found
+        names = self.results.stages.items() if self.is_finished else ()
+        found = {name: self._by_key.get(folder.rpartition("-")[2]) for name, folder in names}
+        own = {stage.name: stage for stage in self.stages}
+        return own | {name: stage for name, stage in found.items() if stage is not None}
 
     def named(self, name: str) -> StageFolder | None:
         """Return the finished stage of a name; ``student@2`` is the one that goes on after rung 2."""
@@ -211,17 +216,3 @@ class RunFolder:
         """Return the finished stages that a stage was made from, by the names it has for them."""
         found = {name: self._by_key.get(key[:16]) for name, key in stage.manifest.inputs.items()}
         return {name: source for name, source in found.items() if source is not None}
-
-
-def _in_order(stages: list[StageFolder]) -> list[StageFolder]:
-    """Return stages by the second in which they were finished, and those of one second with inputs first."""
-    made_from = {stage.manifest.key: list(stage.manifest.inputs.values()) for stage in stages}
-    depths: dict[str, int] = {}
-
-    def depth(key: str) -> int:
-        if key not in depths:
-            depths[key] = 0  # ends a circle, which only a damaged manifest can have
-            depths[key] = 1 + max((depth(source) for source in made_from.get(key, ())), default=0)
-        return depths[key]
-
-    return sorted(stages, key=lambda stage: (stage.manifest.finished, depth(stage.manifest.key)))

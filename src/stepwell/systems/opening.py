@@ -99,10 +99,7 @@ def _read_run(file: str, collection: Collection, rows: NDArray[np.int32]) -> Run
 
 
 def vectors_of(
-    encoder: Encoder,
-    collection: Collection,
-    query_rows: ArrayLike = (),
-    known: Vectors | None = None,
+    encoder: Encoder, collection: Collection, query_rows: ArrayLike = (), known: Vectors | None = None
 ) -> Vectors:
     """Return the vectors of a collection under any encoder, from the cache where they are.
 

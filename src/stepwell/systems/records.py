@@ -24,6 +24,7 @@ class Record:
 
     file: ClassVar[str]
     inner: ClassVar[str | None] = None  # the one field that is the whole content
+    said: ClassVar[str] = ""  # what is printed when the stage is finished, with the fields in braces
     by_name: ClassVar[bool] = True  # keys in the file are sorted; else they stand in the order of the fields
 
     def to_json(self) -> Any:
@@ -50,7 +51,7 @@ class Record:
 
     def line(self, dev: str = "dev") -> str | None:
         """Return what is printed when the stage is finished; ``dev`` is what its dev queries are called."""
-        return None
+        return self.said.format(**vars(self)) or None
 
 
 @cache
@@ -147,6 +148,10 @@ class Outcome(Record):
     """What a round of refine did to the training queries, by the rank of the first positive (right: rank 1)."""
 
     file = "outcome.json"
+    said = (
+        "of {selected} selected queries {fixed} are fixed (rank 1), {nearer} nearer, {farther} farther; {broken} that "
+        "were right are broken; right in all {right_before} -> {right_after}"
+    )
     selected: int
     fixed: int
     nearer: int
@@ -155,29 +160,17 @@ class Outcome(Record):
     right_before: int
     right_after: int
 
-    def line(self, dev: str = "dev") -> str:
-        """Return what is printed."""
-        return (
-            f"of {self.selected} selected queries {self.fixed} are fixed (rank 1), {self.nearer} nearer, "
-            f"{self.farther} farther; {self.broken} that were right are broken; "
-            f"right in all {self.right_before} -> {self.right_after}"
-        )
-
 
 @dataclass(frozen=True)
 class ScoreFacts(Record):
     """What a teacher's scores of the candidates look like."""
 
     file = "spread.json"
+    said = "standard deviation within a query {spread.mean_std:.2f}; scores from {spread.low:.1f} to {spread.high:.1f}"
     warnings: list[str]
     spread: Spread
     missing: int  # candidates without a score
     left_out: int  # queries that train on nothing for it
-
-    def line(self, dev: str = "dev") -> str:
-        """Return what is printed."""
-        seen = self.spread
-        return f"standard deviation within a query {seen.mean_std:.2f}; scores from {seen.low:.1f} to {seen.high:.1f}"
 
 
 @dataclass(frozen=True)
@@ -185,14 +178,11 @@ class TakenScores(Record):
     """What was read from a teacher's file of scores."""
 
     file = "scores.json"
+    said = "{pairs:,} scores; {unknown:,} of them are of texts that the collection has not"
     sha256: str
     kept: int
     pairs: int
     unknown: int
-
-    def line(self, dev: str = "dev") -> str:
-        """Return what is printed."""
-        return f"{self.pairs:,} scores; {self.unknown:,} of them are of texts that the collection has not"
 
 
 @dataclass(frozen=True)

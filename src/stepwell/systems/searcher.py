@@ -65,8 +65,8 @@ class Searcher:
         bm25: BM25Index | None,
         index: VectorIndex | None = None,
     ) -> None:
-        self.collection, self.encoder, self.vectors, self.bm25 = collection, encoder, vectors, bm25
-        self.index = index
+        self.collection, self.encoder, self.vectors = collection, encoder, vectors
+        self.bm25, self.index = bm25, index
 
     @classmethod
     def open(cls, run: Path, mode: Mode = "student", collection: str | None = None) -> Searcher:
