@@ -29,6 +29,7 @@ from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.opening import open_sentence_transformer, save_model
 from stepwell.models.shape import vector_width
+from stepwell.models.token_store import both_tokens
 from stepwell.recipe import Rung, StudentSection
 from stepwell.recipe.teachers import DualEncoderTeacher
 from stepwell.recipe.yaml_file import load_recipe
@@ -167,7 +168,7 @@ def test_a_training_reads_as_much_of_a_text_as_its_vectors_are_made_of(tiny_reci
     ctx = prepare(load_recipe(tiny_recipe, {"tokens.query": 4}))  # shorter than most queries
     encoder = Encoder.open(tiny_run / facts["stages"]["start"] / "model")
     for tokens, side, texts in zip(
-        ctx.surroundings.all_tokens(encoder),
+        both_tokens(ctx.collection, encoder),
         ("query", "document"),
         (ctx.collection.query_texts(), ctx.collection.passage_texts()),
         strict=True,

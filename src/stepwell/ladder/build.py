@@ -1,5 +1,7 @@
 """The table of contents: from a recipe to the list of its stages, before anything runs."""
 
+from dataclasses import replace
+
 from stepwell.ladder.builder import Builder, encode
 from stepwell.ladder.checks import check
 from stepwell.ladder.context import Context
@@ -50,19 +52,8 @@ def _for_search(b: Builder) -> None:
 
     def cost(prices: Prices) -> Work:
         work = prices.encode(student)
-        slower = max(1.0, machine.bf16_gain())
-        return Work(work.forward * slower, disk=work.disk, seconds=work.seconds)
+        return replace(work, forward=work.forward * max(1.0, machine.bf16_gain()))
 
-    b.add(
-        Stage(
-            SEARCHED,
-            "vectors",
-            "encode with the final student in fp32, to search",
-            {"scale": student.loss_scale, "exact": True},
-            {"model": f"student@{b.last}"},
-            run=encode,
-            cost=cost,
-            collective=True,
-            only_if=(),
-        )
-    )
+    title, settings = "encode with the final student in fp32, to search", {"scale": student.loss_scale, "exact": True}
+    inputs = {"model": f"student@{b.last}"}
+    b.add(Stage(SEARCHED, "vectors", title, settings, inputs, run=encode, cost=cost, only_if=()))

@@ -1,22 +1,26 @@
 """What all parts of a ladder share while its stages are listed: vectors, runs, candidates, and who needs what."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stepwell import distributed
-from stepwell.ladder.context import Context
-from stepwell.ladder.mining import mine_from, say_mining
+from stepwell.distil.negatives import mine
+from stepwell.ladder.context import Context, Surroundings
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.stage import Job, Stage
 from stepwell.models.files import content_digest
 from stepwell.recipe import Mining, Rung
 from stepwell.retrieval.bm25 import bm25_of
+from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import write_vectors
+from stepwell.systems import records
 from stepwell.teachers.opening import Kind, kind_of
 
 
@@ -97,57 +101,32 @@ class Builder:
     def bm25(self) -> str:
         """Add BM25's lists of the training queries, to mine from."""
         settings = {"depth": self.recipe.mining.depth}
-        return self.add(
-            Stage("bm25", "bm25", "BM25 retrieves", settings, {}, run=search_bm25, collective=True, only_if=())
-        )
+        return self.add(Stage("bm25", "bm25", "BM25 retrieves", settings, {}, run=search_bm25, only_if=()))
 
     def vectors(self, model: str, title: str, section: Any, scale: float | None = None) -> str:
         """Add the vectors of all texts under a model, whose logits are similarities times ``scale``."""
-        return self.add(
-            Stage(
-                f"{model}.vectors",
-                "vectors",
-                f"encode with {title}",
-                {"scale": scale},
-                {"model": model},
-                run=encode,
-                cost=lambda prices: prices.encode(section),
-                collective=True,
-            )
-        )
+        name, title, settings, inputs = f"{model}.vectors", f"encode with {title}", {"scale": scale}, {"model": model}
+        cost = partial(Prices.encode, model=section)
+        return self.add(Stage(name, "vectors", title, settings, inputs, run=encode, cost=cost))
 
     def training_run(self, model: str, title: str) -> str:
         """Add the lists of the training queries by a model's vectors."""
         settings = {"depth": self.recipe.mining.depth}
-        return self.add(
-            Stage(
-                f"{model}.train",
-                "search-train",
-                f"{title} retrieves",
-                settings,
-                {"vectors": f"{model}.vectors"},
-                run=search_train,
-                collective=True,
-            )
-        )
+        inputs = {"vectors": f"{model}.vectors"}
+        return self.add(Stage(f"{model}.train", "search-train", f"{title} retrieves", settings, inputs, search_train))
 
     def candidates(self, name: str, source: str, k: int, teacher: str | None = None, limit: int | None = None) -> str:
-        """Add K candidates a query from the lists of the stage ``source``; of ``limit`` queries only, where given."""
+        """Add K candidates a query from the lists of the stage ``source``; of ``limit`` queries only, where given.
+
+        A ``teacher`` that does not embed says what is no negative, where the recipe asks for that.
+        """
         mining: Mining = self.recipe.mining
-        denoises = mining.denoise is not None and teacher is not None
+        denoises = mining.denoise is not None and teacher is not None and not self.embeds(teacher)
         without = "" if denoises or mining.denoise is None else ", not denoised: no teacher is there to score yet"
-        return self.add(
-            Stage(
-                name,
-                "mine",
-                f"mine {k} candidates a query from {source.removesuffix('.train')}{without}",
-                {**mining.model_dump(exclude=set() if denoises else {"denoise"}), "k": k, "limit": limit},
-                {"run": source, **(self.opens(teacher) if denoises and teacher else {})},
-                run=mine_candidates,
-                says=say_mining,
-                collective=True,
-            )
-        )
+        title = f"mine {k} candidates a query from {source.removesuffix('.train')}{without}"
+        settings = {**mining.model_dump(exclude=set() if denoises else {"denoise"}), "k": k, "limit": limit}
+        inputs = {"run": source, **(self.opens(teacher) if denoises and teacher else {})}
+        return self.add(Stage(name, "mine", title, settings, inputs, mine_candidates, say_mining))
 
     def more(self, rung: Rung) -> tuple[int, int]:
         """Return how many texts from elsewhere a rung learns from: passages and queries."""
@@ -190,3 +169,27 @@ def mine_candidates(job: Job) -> None:
         order = np.random.default_rng(job.surroundings.seed).permutation(len(run.queries))[:limit]
         run = run.select(run.queries[np.sort(order)])
     mine_from(job, run, job.settings.read(Mining, denoise=job.settings.get("denoise")), job.settings["k"])
+
+
+def mine_from(job: Job, run: Run, settings: Mining, k: int) -> None:
+    """Mine K candidates of each query of a run; write them and the report of what was dropped.
+
+    With ``settings.denoise``, the job's teacher says what is no negative.
+    """
+    denoiser = None
+    if settings.denoise is not None:
+        judge = job.teacher()
+
+        def denoiser(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
+            return judge.score(queries, passages[:, None], job.progress)[:, 0]
+
+    around = job.surroundings
+    found, report = mine(run, around.splits.train, around.collection, settings, k, around.seed, denoiser)
+    if distributed.is_main():
+        found.save(job.folder / "candidates.parquet", around.collection)
+        job.leave(records.Mining(report))
+
+
+def say_mining(folder: Path, surroundings: Surroundings) -> Iterable[str]:
+    """Say what mining took, what it dropped and why, with examples."""
+    return records.Mining.load(folder).lines(surroundings.splits.synthetic.get("train", 0))

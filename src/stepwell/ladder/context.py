@@ -8,13 +8,7 @@ from numpy.typing import NDArray
 
 from stepwell.collection import Collection, Splits
 from stepwell.collection.unlabelled import Unlabelled, open_unlabelled
-from stepwell.models.encoder import Encoder
-from stepwell.models.late_interaction import LateInteraction
-from stepwell.models.reranker import Reranker
-from stepwell.models.token_store import both_tokens
-from stepwell.models.tokens import Side, Tokens
-from stepwell.recipe import Recipe, Rung, TokensSection
-from stepwell.recipe.teachers import AnyTeacher
+from stepwell.recipe import AnyTeacher, Recipe, Rung, Side, TokensSection
 
 
 @dataclass
@@ -45,10 +39,6 @@ class Surroundings:
         """What dev is called where its figures are shown."""
         return "synthetic dev" if self.splits.synthetic.get("dev") else "dev"
 
-    def all_tokens(self, model: Encoder | Reranker | LateInteraction) -> tuple[Tokens, Tokens]:
-        """Return the tokens of all queries and of all passages for a model."""
-        return both_tokens(self.collection, model)
-
 
 @dataclass
 class Context:
@@ -61,18 +51,8 @@ class Context:
 
     def __post_init__(self) -> None:
         self.surroundings = Surroundings(
-            self.collection,
-            self.splits,
-            self.recipe.seed,
-            self.store_root,
-            self.recipe.teachers,
-            self.recipe.tokens,
+            self.collection, self.splits, self.recipe.seed, self.store_root, self.recipe.teachers, self.recipe.tokens
         )
-
-    @property
-    def query_rows(self) -> NDArray[np.int32]:
-        """All queries that the run uses."""
-        return self.surroundings.query_rows
 
     def more(self, rung: Rung) -> dict[Side, Unlabelled]:
         """Open the texts from elsewhere that an embedding rung learns from too, by what they are embedded as."""

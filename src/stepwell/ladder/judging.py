@@ -11,7 +11,8 @@ from stepwell import distributed
 from stepwell.evaluation import Evaluation, evaluate, measure_name, paired_test, reached
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.context import Surroundings
-from stepwell.ladder.stage import Job, Settings, Stage, recorded
+from stepwell.ladder.prices import Prices, Work
+from stepwell.ladder.stage import Job, Stage, recorded, say_nothing
 from stepwell.recipe import Judging, Rung
 from stepwell.retrieval.bm25 import bm25_of
 from stepwell.retrieval.run import Run, reciprocal_rank_fusion
@@ -24,11 +25,8 @@ from stepwell.systems.records import Headroom, Promotion
 def searched(b: Builder, split: str, model: str, title: str) -> str:
     """Add the search of dev or test with a model's vectors; return the stage."""
     name, kind, inputs = f"{model}.{split}", f"search-{split}", {"queries": f"{model}.vectors"}
-    if split == "dev":
-        stage = Stage(name, kind, f"dev: {title}", b.judging, inputs, search_dev, say_figures, collective=True)
-    else:
-        stage = Stage(name, kind, f"test: {title}", b.judging, inputs, search_test, collective=True)
-    return b.add(stage)
+    run, says = (search_dev, say_figures) if split == "dev" else (search_test, say_nothing)
+    return b.add(Stage(name, kind, f"{split}: {title}", b.judging, inputs, run, says))
 
 
 def judged(b: Builder, model: str, title: str) -> None:
@@ -37,7 +35,7 @@ def judged(b: Builder, model: str, title: str) -> None:
     searched(b, "dev", model, title)
 
 
-def measures_of(settings: Settings | dict[str, Any]) -> tuple[str, ...]:
+def measures_of(settings: dict[str, Any]) -> tuple[str, ...]:
     """Return the measures of all tables, the deciding one first; of the usual ones those that `depth` reaches."""
     others = settings.get("measures") or reached(settings["depth"])
     return tuple(dict.fromkeys(map(measure_name, (settings["measure"], *others))))
@@ -57,26 +55,26 @@ def _search(job: Job, split: str) -> None:
     queries = job.vectors("queries")
     assert queries is not None
     rows = getattr(job.surroundings.splits, split).query_rows
-    keep(job, split, retrieve(queries, rows, job.settings["depth"], job.vectors("passages")))
+    keep(job, retrieve(queries, rows, job.settings["depth"], job.vectors("passages")), split)
 
 
 def search_bm25(job: Job) -> None:
     """Search the test queries with BM25, and evaluate. Each process takes a share of the queries."""
     collection, test = job.surroundings.collection, job.surroundings.splits.test
-    keep(job, "test", bm25_of(collection).run(collection, test.query_rows, job.settings["depth"]))
+    keep(job, bm25_of(collection).run(collection, test.query_rows, job.settings["depth"]))
 
 
 def fuse(job: Job) -> None:
     """Evaluate the reciprocal rank fusion of two lists of the test queries."""
-    keep(job, "test", reciprocal_rank_fusion([job.run("bm25"), job.run("student")], job.settings["depth"]))
+    keep(job, reciprocal_rank_fusion([job.run("bm25"), job.run("student")], job.settings["depth"]))
 
 
 def rerank(job: Job) -> None:
     """Evaluate a teacher that reranks the top of the student's lists of the test queries."""
-    keep(job, "test", reranked(job, job.run("student"), job.settings["rerank"])[0])
+    keep(job, reranked(job, job.run("student"), job.settings["rerank"])[0])
 
 
-def keep(job: Job, split: str, run: Run) -> None:
+def keep(job: Job, run: Run, split: str = "test") -> None:
     """Write lists and their figures, on the main process; those of test also as a TREC run file."""
     if not distributed.is_main():
         return
@@ -131,17 +129,14 @@ def headroom(b: Builder, number: int, rung: Rung) -> Stage:
     """Return the decision whether a rung is climbed: whether its teacher is ahead of the student on dev."""
     judging = b.recipe.judging
     theirs = {"teacher": f"teacher.{rung.teacher}.dev"} if b.embeds(rung.teacher) else b.opens(rung.teacher)
-    return Stage(
-        f"headroom-{number}",
-        "headroom",
-        f"headroom of {rung.teacher} over the student",
-        {**b.judging, "teacher": rung.teacher, "force": rung.force},
-        {"student": f"student@{number - 1}.dev", **theirs},
-        run=decide_headroom,
-        says=recorded(Headroom),
-        cost=lambda prices: b.scoring(rung.teacher, prices, min(prices.dev, judging.headroom_queries), judging.rerank),
-        collective=True,
-    )
+    settings = {**b.judging, "teacher": rung.teacher, "force": rung.force}
+    inputs, title = {"student": f"student@{number - 1}.dev", **theirs}, f"headroom of {rung.teacher} over the student"
+
+    def cost(prices: Prices) -> Work:
+        return b.scoring(rung.teacher, prices, min(prices.dev, judging.headroom_queries), judging.rerank)
+
+    says = recorded(Headroom)
+    return Stage(f"headroom-{number}", "headroom", title, settings, inputs, decide_headroom, says, cost)
 
 
 def decide_headroom(job: Job) -> None:
@@ -151,8 +146,8 @@ def decide_headroom(job: Job) -> None:
     ``judging.headroom_queries`` queries (the ceiling of what its scores can teach). When a teacher has scores of no
     dev query, nothing can be said, and the rung is climbed.
     """
-    measure = job.settings["measure"]
-    mine, theirs = job.evaluation("student"), None
+    measure, force, mine = job.settings["measure"], job.settings["force"], job.evaluation("student")
+    theirs = None
     if (job.inputs["teacher"] / "evaluation.parquet").is_file():
         theirs = job.evaluation("teacher")
     else:
@@ -164,16 +159,13 @@ def decide_headroom(job: Job) -> None:
         rows = rows[known]
         if len(rows):
             theirs = evaluate(found.select(rows), job.surroundings.splits.dev.restrict(rows), (measure,))
-    job.leave(_headroom(measure, mine, theirs, job.settings["force"]))
-
-
-def _headroom(measure: str, mine: Evaluation, theirs: Evaluation | None, force: bool) -> Headroom:
     if theirs is None:
-        return Headroom(True, measure, mine.mean(measure))
+        job.leave(Headroom(True, measure, mine.mean(measure)))
+        return
     own = np.isin(mine.queries, theirs.queries)
     before, after = float(mine.of(measure)[own].mean()), theirs.mean(measure)
-    ahead = bool(after > before)
-    return Headroom(ahead or force, measure, before, after, after - before, int(own.sum()), force and not ahead)
+    ahead, n = bool(after > before), int(own.sum())
+    job.leave(Headroom(ahead or force, measure, before, after, after - before, n, force and not ahead))
 
 
 # -- promotion: which student goes on? ----------------------------------------------------------------------
@@ -181,18 +173,10 @@ def _headroom(measure: str, mine: Evaluation, theirs: Evaluation | None, force: 
 
 def promotion(b: Builder, number: int) -> Stage:
     """Return the decision which student goes on after rung ``number``."""
-    return Stage(
-        f"promote-{number}",
-        "promote",
-        f"promote the student of rung {number}?",
-        {**b.judging, "number": number},
-        {"before": f"student@{number - 1}.dev"},
-        run=decide_promotion,
-        says=recorded(Promotion),
-        optional={"after": f"rung-{number}.dev"},
-        named=True,
-        only_if=(),
-    )
+    name, title, says = f"promote-{number}", f"promote the student of rung {number}?", recorded(Promotion)
+    settings, before = {**b.judging, "number": number}, {"before": f"student@{number - 1}.dev"}
+    after, run = {"after": f"rung-{number}.dev"}, decide_promotion
+    return Stage(name, "promote", title, settings, before, run, says, optional=after, collective=False, named=True)
 
 
 def decide_promotion(job: Job) -> None:

@@ -22,6 +22,8 @@ from stepwell.models.shape import config_of, operations_a_token
 from stepwell.systems.records import Decision, Manifest
 from stepwell.teachers.opening import kind_of
 
+LEFT_OUT = "left out"
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -95,7 +97,7 @@ class Plan:
     @property
     def total(self) -> float:
         """Seconds of all that is still to do."""
-        return sum(seconds for seconds, done in zip(self.seconds, self.done, strict=True) if not done)
+        return sum(seconds for _, _, seconds, state in self.lines() if not state)
 
     @property
     def disk(self) -> float:
@@ -105,8 +107,8 @@ class Plan:
     def table(self) -> Table:
         """Return the plan as a table."""
         rows: list[list[Cell]] = [
-            [number, stage.title, self._time(stage, seconds, done), _bytes(work.disk)]
-            for number, (stage, work, seconds, done) in enumerate(self._lines(), start=1)
+            [number, stage.title, state or duration(seconds), _bytes(work.disk)]
+            for number, (stage, work, seconds, state) in enumerate(self.lines(), start=1)
         ]
         kind = "bf16" if precision() is torch.bfloat16 else "fp32"
         notes = (
@@ -116,72 +118,59 @@ class Plan:
         )
         return Table("The ladder, stage by stage", ["#", "stage", "time", "disk"], rows, notes)
 
-    def _time(self, stage: Stage, seconds: float, done: bool) -> str:
-        return "left out" if stage.name in self.left_out else "done" if done else duration(seconds)
-
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain values (seconds, bytes)."""
-        return {
-            "seconds": self.total,
-            "disk": self.disk,
-            "memory": self.memory,
-            "stages": [
-                {
-                    "name": stage.name,
-                    "title": stage.title,
-                    "seconds": seconds,
-                    "disk": work.disk,
-                    "done": done,
-                    "left_out": stage.name in self.left_out,
-                }
-                for stage, work, seconds, done in self._lines()
-            ],
-        }
+        keys = ("name", "title", "seconds", "disk", "done", "left_out")
+        rows = [
+            (stage.name, stage.title, seconds, work.disk, bool(state), state == LEFT_OUT)
+            for stage, work, seconds, state in self.lines()
+        ]
+        stages = [dict(zip(keys, row, strict=True)) for row in rows]
+        return {"seconds": self.total, "disk": self.disk, "memory": self.memory, "stages": stages}
 
-    def _lines(self) -> Iterator[tuple[Stage, Work, float, bool]]:
-        return zip(self.stages, self.work, self.seconds, self.done, strict=True)
+    def lines(self) -> Iterator[tuple[Stage, Work, float, str]]:
+        """Yield each stage with its work, its seconds, and why it is not to be done: "" where it is."""
+        for stage, work, seconds, done in zip(self.stages, self.work, self.seconds, self.done, strict=True):
+            yield stage, work, seconds, LEFT_OUT if stage.name in self.left_out else "done" if done else ""
 
 
 def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Speed | None = None) -> Plan:
-    """Estimate every stage; what the workspace has finished costs nothing. Without a ``speed`` it is probed."""
+    """Estimate every stage; what the workspace has finished costs nothing. Without a ``speed`` it is probed.
+
+    A stage is left out when a decision that it waits for is taken, and says no, or is left out itself.
+    """
     speed = speed or probe(ctx.recipe.student.base)
     done, left_out = [], set[str]()
     for stage in stages:
-        if _decided_against(stage, workspace, left_out):
+        if any(gate in left_out or workspace.go(gate) is False for gate in stage.only_if or ()):
             left_out.add(stage.name)
             done.append(True)
             continue
-        place = workspace.place(stage) if workspace.ready(stage) else None
-        finished = place is not None and (place / Manifest.file).is_file()
-        if place is not None and finished and (stage.by_content or (place / Decision.file).is_file()):
+        if not workspace.ready(stage):
+            done.append(False)
+            continue
+        place, name = workspace.place(stage), workspace.resolve(stage.name)
+        finished = (place / Manifest.file).is_file()
+        if finished and (stage.by_content or (place / Decision.file).is_file()):
             finished = damage(place) is None  # it is read next
-        if place is not None:
-            name = workspace.resolve(stage.name)
-            workspace.keys[name] = workspace.identity(stage) if finished else workspace.key(stage)
-            if finished:
-                workspace.folders[name] = place
+        workspace.keys[name] = workspace.identity(stage) if finished else workspace.key(stage)
+        if finished:
+            workspace.folders[name] = place
         done.append(finished)
     prices = Prices.of(ctx)
     work = [stage.cost(prices) for stage in stages]
     return Plan(stages, work, list(map(speed.seconds, work)), done, memory_of(ctx), frozenset(left_out))
 
 
-def _decided_against(stage: Stage, workspace: Workspace, left_out: set[str]) -> bool:
-    """Return whether a decision that the stage waits for is taken, and says no."""
-    return any(gate in left_out or workspace.go(gate) is False for gate in stage.only_if or ())
-
-
 def memory_of(ctx: Context) -> float:
     """Estimate the largest resident memory of a run, in bytes: libraries, the largest training, texts and tokens."""
     recipe = ctx.recipe
     kinds = [kind_of(name, recipe.teachers) for name in recipe.teachers]
-    most = 0.0
+    most, tokens = 0.0, 8 * 8 * recipe.tokens.pair
     for section in [recipe.student, *(kind.section for kind in kinds if kind.model is not None)]:
-        base, layers = section.base, section.layers
-        config = config_of(base)
-        weights = operations_a_token(base, layers) / 2 + int(config.vocab_size) * int(config.hidden_size)
-        depth = min(layers or config.num_hidden_layers, config.num_hidden_layers)
-        tokens = 8 * 8 * recipe.tokens.pair
+        config = config_of(section.base)
+        weights = operations_a_token(section.base, section.layers) / 2 + config.vocab_size * config.hidden_size
+        depth = min(section.layers or config.num_hidden_layers, config.num_hidden_layers)
         most = max(most, 16.0 * weights + 40.0 * config.hidden_size * tokens * depth)
     texts = 300.0 * (ctx.collection.n_passages + ctx.collection.n_queries)
     return 7e8 + most + texts

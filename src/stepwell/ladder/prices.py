@@ -1,10 +1,8 @@
 """What stages cost, counted in operations before anything runs: the plan, and the ETA of a run."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -35,14 +33,6 @@ class Work:
     disk: float = 0.0  # bytes that stay
     seconds: float = 0.5  # everything that is no matrix product, guessed
 
-    def __add__(self, other: Work) -> Work:
-        return Work(
-            self.forward + other.forward,
-            self.training + other.training,
-            self.disk + other.disk,
-            self.seconds + other.seconds,
-        )
-
 
 @dataclass(frozen=True)
 class Prices:
@@ -57,9 +47,9 @@ class Prices:
     pair: float
 
     @classmethod
-    def of(cls, ctx: Context) -> Prices:
+    def of(cls, ctx: Context) -> Self:
         """Count a run's texts, and their tokens on a sample with the student's tokenizer."""
-        recipe, collection = ctx.recipe, ctx.collection
+        recipe, collection, queries = ctx.recipe, ctx.collection, ctx.surroundings.query_rows
         tokenizer = transformer_of(open_one_tower(recipe.student.base)).tokenizer
         special = sum(Template.of(tokenizer).overhead) / 2
         random = np.random.default_rng(0)
@@ -68,7 +58,7 @@ class Prices:
             return float(np.minimum(Tokens.build(tokenizer, texts, 10_000).lengths + special, limit).mean())
 
         some = random.choice(collection.n_passages, min(400, collection.n_passages), replace=False)
-        few = random.choice(ctx.query_rows, min(400, len(ctx.query_rows)), replace=False)
+        few = random.choice(queries, min(400, len(queries)), replace=False)
         passage = mean(collection.passage_texts(some), recipe.tokens.longest)
         query = mean(collection.query_texts(few), recipe.tokens.longest)
         pair = min(passage + query - special / 2, recipe.tokens.pair)
@@ -95,6 +85,12 @@ class Prices:
         steps = steps if steps is not None else total_steps(settings, n + q)
         mean = (n * self.passage + q * self.query) / (n + q)
         return self._training(model, steps * min(settings.batch, n + q) * mean)
+
+    def distil(self, model: Any, rung: Rung, more: tuple[int, int], steps: int | None = None) -> Work:
+        """Price the training of the student on a rung, and on so many ``more`` passages and queries."""
+        if rung.loss == "embedding":
+            return self.embedding(model, rung, more, steps)
+        return self.dense(model, rung, rung.candidates, steps)
 
     def lists(self, model: Any, reads: str, queries: float, k: int) -> Work:
         """Price the training of a model that reads K candidates of so many queries, as pairs or each text alone."""

@@ -8,10 +8,9 @@ import numpy as np
 
 from stepwell.display import Table
 from stepwell.distil.refine import can_be_selected, first_positive_ranks, funnel, selected
-from stepwell.ladder.builder import Builder
+from stepwell.ladder.builder import Builder, mine_from, say_mining
 from stepwell.ladder.context import Surroundings
 from stepwell.ladder.judging import judged, promotion, reranked
-from stepwell.ladder.mining import mine_from, say_mining
 from stepwell.ladder.prices import Prices, Work, refine_steps
 from stepwell.ladder.scoring import learns_from_scores, scored
 from stepwell.ladder.stage import Job, Stage, recorded
@@ -38,34 +37,21 @@ def refinement(b: Builder) -> None:
             _distillation(b, round_, before, gate)
             judged(b, after, f"the student after refine {round_}")
             b.training_run(after, "the student")
-            b.add(
-                Stage(
-                    f"outcome-{number}",
-                    "outcome",
-                    f"refine, round {round_}: fixed and broken",
-                    {},
-                    {"before": f"{before}.train", "after": f"{after}.train", "selection": gate},
-                    run=count_outcome,
-                    says=recorded(Outcome),
-                )
-            )
+            name, title, says = f"outcome-{number}", f"refine, round {round_}: fixed and broken", recorded(Outcome)
+            inputs = {"before": f"{before}.train", "after": f"{after}.train", "selection": gate}
+            b.add(Stage(name, "outcome", title, {}, inputs, count_outcome, says, collective=False))
         b.add(promotion(b, number))
 
 
 def selection(b: Builder, round_: int, before: str) -> Stage:
     """Return what chooses the queries of a round by the lists of the student ``before``."""
-    settings, name = b.recipe.refine, b.refine_teacher
-    return Stage(
-        f"select-{b.rungs + round_}",
-        "select",
-        f"refine, round {round_}: {name} selects queries",
-        _settings(b),
-        {"run": f"{before}.train", **b.opens(name)},
-        run=select,
-        says=say_selection,
-        cost=lambda prices: b.scoring(name, prices, ASKED * prices.train, settings.depth),
-        collective=True,
-    )
+    depth, name = b.recipe.refine.depth, b.refine_teacher
+    title, inputs = f"refine, round {round_}: {name} selects queries", {"run": f"{before}.train", **b.opens(name)}
+
+    def cost(prices: Prices) -> Work:
+        return b.scoring(name, prices, ASKED * prices.train, depth)
+
+    return Stage(f"select-{b.rungs + round_}", "select", title, _settings(b), inputs, select, say_selection, cost)
 
 
 def _distillation(b: Builder, round_: int, before: str, gate: str) -> None:
@@ -80,19 +66,9 @@ def _distillation(b: Builder, round_: int, before: str, gate: str) -> None:
     def cost(prices: Prices) -> Work:
         return prices.dense(section, settings, settings.candidates, refine_steps(settings, prices.train))
 
-    b.add(
-        Stage(
-            f"rung-{number}",
-            "distil",
-            f"refine, round {round_}: {name} teaches",
-            {**_settings(b), **b.student},
-            inputs | ({"start": f"{before}.vectors"} if settings.gamma else {}),
-            run=distil,
-            says=recorded(Training),
-            cost=cost,
-            collective=True,
-        )
-    )
+    inputs |= {"start": f"{before}.vectors"} if settings.gamma else {}
+    title, own = f"refine, round {round_}: {name} teaches", {**_settings(b), **b.student}
+    b.add(Stage(f"rung-{number}", "distil", title, own, inputs, distil, recorded(Training), cost))
 
 
 def _settings(b: Builder) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from stepwell.collection import open_collection, resolve_splits
 from stepwell.display import Progress, duration, progress, say, show_aside, warn
 from stepwell.distil.training import checkpoint_seconds
 from stepwell.errors import RunError, StepwellError
-from stepwell.files import cache, write_text
+from stepwell.files import cache, whole, write_text
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
-from stepwell.ladder.stage import Stage
 from stepwell.ladder.workspace import Workspace, versions
 from stepwell.models.engines.machine import machine
 from stepwell.recipe import Recipe
@@ -97,8 +96,8 @@ def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, sai
 
     Nothing is said about stages whose keys are in ``said``, because another run said it.
     """
-    left = [0.0 if done else seconds for seconds, done in zip(estimate.seconds, estimate.done, strict=True)]
-    for number, (stage, seconds) in enumerate(zip(estimate.stages, left, strict=True), start=1):
+    for number, (stage, _, seconds, state) in enumerate(estimate.lines(), start=1):
+        seconds = 0.0 if state else seconds
         if workspace.wanted(stage):
             silent = workspace.key(stage) in said
             if not silent:
@@ -107,25 +106,20 @@ def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, sai
             took = workspace.do(stage, ctx.surroundings, bar.part(seconds))
             name = workspace.resolve(stage.name)
             if not silent and workspace.keys[name] not in known:  # the same work under another name is said once
-                _say(stage, workspace.folders[name], ctx, took)
+                for line in stage.says(workspace.folders[name], ctx.surroundings):
+                    say(f"    {line}") if isinstance(line, str) else show_aside(line)
+                if took > 5:
+                    say(f"    took {duration(took)}")
         bar.advance(seconds, stage.title)
-
-
-def _say(stage: Stage, folder: Path, ctx: Context, seconds: float) -> None:
-    """Say what a stage found; stages that only prepare say nothing."""
-    for line in stage.says(folder, ctx.surroundings):
-        say(f"    {line}") if isinstance(line, str) else show_aside(line)
-    if seconds > 5:
-        say(f"    took {duration(seconds)}")
 
 
 def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
     """Put the final model, the runs and the results where a user looks for them."""
     names = {name: str(folder.relative_to(out)) for name, folder in workspace.folders.items()}
-    last = len(ctx.recipe.ladder) + ctx.recipe.refine.rounds
-    final = workspace.resolve(f"student@{last}")
+    final = workspace.resolve(f"student@{len(ctx.recipe.ladder) + ctx.recipe.refine.rounds}")
     comparison = SystemTable.load(workspace.folders["table"]).content
-    _replace_tree(workspace.folders[final] / "model", out / "model")
+    with whole(out / "model") as draft:
+        shutil.copytree(workspace.folders[final] / "model", draft)
     runs = out / "runs"
     runs.mkdir(exist_ok=True)
     for label, stage in comparison["systems"].items():
@@ -139,34 +133,20 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
         tested=ctx.splits.tested,
         final=final,
         stages=names,
-        asymmetric=_asymmetric(ctx, workspace),
+        asymmetric=f"teacher.{ctx.recipe.embedding_teacher}.vectors" if "asymmetric.test" in names else None,
         versions=versions(),
         machine=machine(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         comparison=comparison,
     )
-    text = (workspace.folders["table"] / "table.txt").read_text(encoding="utf-8")
-    write_text(out / "results.txt", text)
+    with whole(out / "results.txt") as draft:
+        shutil.copyfile(workspace.folders["table"] / "table.txt", draft)
     results.save(out)
     say(f"The student is {out / 'model'} (sentence-transformers); runs, results.json and results.txt lie beside it.")
     facts: dict[str, Any] = results.to_json()
     return facts
 
 
-def _asymmetric(ctx: Context, workspace: Workspace) -> str | None:
-    if "asymmetric.test" not in workspace.folders:
-        return None
-    return f"teacher.{ctx.recipe.embedding_teacher}.vectors"
-
-
 def file_name(label: str) -> str:
     """Return the letters and digits of a label, in lower case, with dashes between words."""
     return "-".join("".join(letter if letter.isalnum() else " " for letter in label.lower()).split())
-
-
-def _replace_tree(source: Path, target: Path) -> None:
-    draft = target.with_name(f"{target.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(source, draft)
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)

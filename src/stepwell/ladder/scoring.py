@@ -1,9 +1,7 @@
 """The stage in which a teacher scores a training's candidates; the training learns from what it wrote."""
 
-from __future__ import annotations
-
 import json
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +13,7 @@ from stepwell.errors import RunError, StepwellError
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.stage import Job, Stage, recorded
-from stepwell.recipe import Refine, Rung
-from stepwell.recipe.ladder import teacher_temperature
+from stepwell.recipe import Refine, Rung, teacher_temperature
 from stepwell.systems.records import ScoreFacts
 from stepwell.teachers.spread import check_scores, spread
 
@@ -39,19 +36,16 @@ def scored(b: Builder, name: str, teacher: str, settings: Rung | Refine, candida
     def cost(prices: Prices) -> Work:
         return Work() if known else b.scoring(teacher, prices, prices.train, k)
 
-    return b.add(
-        Stage(
-            name,
-            "score",
-            f"{teacher} scores the candidates",
-            {"tau": teacher_temperature(settings)},
-            {"candidates": candidates, **b.opens(teacher)},
-            run=score,
-            says=recorded(ScoreFacts),
-            cost=cost,
-            collective=True,
-        )
-    )
+    title, tau = f"{teacher} scores the candidates", {"tau": teacher_temperature(settings)}
+    inputs = {"candidates": candidates, **b.opens(teacher)}
+    return b.add(Stage(name, "score", title, tau, inputs, score, recorded(ScoreFacts), cost))
+
+
+def lessons(b: Builder, name: str, rung: Rung, found: str, known: bool = False) -> dict[str, str]:
+    """Add the scores that a rung learns from, if any; return what it reads of its teacher on the stage ``found``."""
+    if learns_from_scores(b, rung.teacher, rung):
+        return {"scores": scored(b, name, rung.teacher, rung, found, known)}
+    return {"candidates": found, **b.opens(rung.teacher)}
 
 
 class Scores(NamedTuple):
@@ -71,15 +65,10 @@ class Scores(NamedTuple):
         known = np.where(self.candidates.passages >= 0, self.scores, np.nan)
         return known.reshape(-1, *self.candidates.passages.shape)
 
-    def save(self, job: Job) -> None:
-        """Write both into a stage's folder."""
-        self.candidates.save(job.folder / "candidates.parquet", job.surroundings.collection)
-        np.save(job.folder / "scores.npy", self.scores)
-
     @classmethod
-    def of(cls, job: Job, role: str = "scores") -> Scores:
-        """Read what the stage of a role wrote."""
-        return cls(job.candidates(role), np.load(job.inputs[role] / "scores.npy", allow_pickle=False))
+    def of(cls, job: Job) -> Self:
+        """Read what :func:`score` wrote."""
+        return cls(job.candidates("scores"), np.load(job.inputs["scores"] / "scores.npy", allow_pickle=False))
 
 
 def score(job: Job) -> None:
@@ -98,10 +87,10 @@ def score(job: Job) -> None:
             f"{teacher} has no score of {found.missing:,} candidates, which are left out, and with them "
             f"{found.left_out:,} queries; {len(found.candidates):,} queries train."
         )
-    tables = found.tables
-    found.save(job)
-    warnings = warn_of(teacher, tables, tau)
-    job.leave(ScoreFacts(warnings, spread(tables[0], tau or 1.0), found.missing, found.left_out))
+    found.candidates.save(job.folder / "candidates.parquet", job.surroundings.collection)
+    np.save(job.folder / "scores.npy", found.scores)
+    warnings = warn_of(teacher, found.tables, tau)
+    job.leave(ScoreFacts(warnings, spread(found.tables[0], tau or 1.0), found.missing, found.left_out))
 
 
 def warn_of(teacher: str, scores: NDArray[np.float32], tau: float | None) -> list[str]:

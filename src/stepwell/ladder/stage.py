@@ -1,8 +1,6 @@
 """A stage: what is done, from which settings and inputs, what it costs, and what it says when it is done."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,24 +23,17 @@ from stepwell.teachers.protocol import Teacher
 S = TypeVar("S", bound=BaseModel)
 
 
-class Settings(Mapping[str, Any]):
+class Settings(dict[str, Any]):
     """The settings of one stage, which its key is made from; anything else of a recipe is out of its reach."""
 
     def __init__(self, stage: str, values: Mapping[str, Any]) -> None:
-        self._stage, self._values = stage, dict(values)
+        super().__init__(values)
+        self._stage = stage
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._values:
-            raise KeyError(f"the stage {self._stage} reads {name!r}, which is not in its settings, so not in its key")
-        return self._values[name]
+    def __missing__(self, name: str) -> Any:
+        raise KeyError(f"the stage {self._stage} reads {name!r}, which is not in its settings, so not in its key")
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def part(self, name: str) -> Settings:
+    def part(self, name: str) -> "Settings":
         """Return the settings under a name."""
         return Settings(f"{self._stage} ({name})", self[name])
 
@@ -51,7 +42,7 @@ class Settings(Mapping[str, Any]):
 
         ``changes`` are values that are known only while the stage runs.
         """
-        own = {name: value for name, value in {**self._values, **changes}.items() if name in section.model_fields}
+        own = {name: value for name, value in {**self, **changes}.items() if name in section.model_fields}
         found = section.model_validate(own)
         for name in section.model_fields.keys() - own.keys():
             del found.__dict__[name]  # the default would be a setting that no key holds
@@ -119,6 +110,11 @@ Says = Callable[[Path, Surroundings], Iterable[str | Table]]
 """Gives what is printed when a stage is finished, from its folder."""
 
 
+def say_nothing(folder: Path, surroundings: Surroundings) -> Iterable[str | Table]:
+    """Say nothing: for stages that only prepare."""
+    return ()
+
+
 def recorded(kind: type[Record]) -> Says:
     """Return what prints the line of a record that a stage leaves, where there is one."""
 
@@ -139,9 +135,9 @@ class Stage:
     settings: Mapping[str, Any]  # all of the recipe that it depends on, as plain JSON values
     inputs: Mapping[str, str]  # the stages whose folders it reads, by role; `student@2` is whichever rung 2 promoted
     run: Callable[[Job], None]  # a plain function of a module, so that it can't hold a recipe
-    says: Says = lambda folder, surroundings: ()  # what it found, from its folder
+    says: Says = say_nothing  # what it found, from its folder
     cost: Callable[[Prices], Work] = lambda prices: Work()
-    collective: bool = False  # all processes take part (training, encoding, scoring), or the main one alone
+    collective: bool = True  # all processes take part (training, encoding, scoring), or the main one alone
     optional: Mapping[str, str] = field(default_factory=dict)  # inputs that may be missing: their stage was left out
     named: bool = False  # the key also depends on which stages the inputs are: for decisions, which name a stage
     by_content: bool = False  # what follows depends on what it wrote alone, and not on how it came to write that

@@ -12,13 +12,10 @@ from stepwell.ladder.judging import searched
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.stage import Job, Stage, recorded
 from stepwell.ladder.trainings import build_dense, contrast, go_on, learn
-from stepwell.models.late_interaction import LateInteraction
-from stepwell.models.reranker import Reranker
-from stepwell.recipe import Rung, TokensSection
-from stepwell.recipe.teachers import DualEncoderTeacher
-from stepwell.recipe.training import ListTraining
+from stepwell.models.token_store import both_tokens
+from stepwell.recipe import DualEncoderTeacher, Rung, TokensSection
 from stepwell.systems.records import TakenScores, Training
-from stepwell.teachers.opening import Kind, ListModel, kind_of
+from stepwell.teachers.opening import Kind, kind_of
 
 
 def teacher(b: Builder, name: str, miner: str = "bm25") -> str:
@@ -33,7 +30,8 @@ def teacher(b: Builder, name: str, miner: str = "bm25") -> str:
         teacher(b, part.name, miner)
     if kind.model is None:
         inputs, says = {other: other for other in kind.inputs()[1:]}, recorded(TakenScores)
-        b.add(Stage(stage, kind.stage, kind.title, kind.settings(), inputs, run=make_without_model, says=says))
+        settings, run = kind.settings(), make_without_model
+        b.add(Stage(stage, kind.stage, kind.title, settings, inputs, run, says, collective=False))
     elif kind.section.embeds:
         _dense(b, kind)
     else:
@@ -62,8 +60,8 @@ def last_miner(b: Builder) -> str:
 
 
 def _dense(b: Builder, kind: Kind[Any]) -> None:
-    name, section, stage = kind.name, kind.section, f"teacher.{kind.name}"
-    train, inputs = section.train, dict[str, str]()
+    name, section, train, stage = kind.name, kind.section, kind.section.train, f"teacher.{kind.name}"
+    inputs = dict[str, str]()
     if train is not None:
         inputs = {"candidates": b.candidates(f"candidates.{name}", b.bm25(), 1 + train.negatives)}
     first = stage if train is None or train.further is None else f"{stage}.first"
@@ -75,17 +73,16 @@ def _dense(b: Builder, kind: Kind[Any]) -> None:
     if train is not None and train.further is not None:
         b.vectors(first, f"{name}, trained once", section, section.scale)
         found = b.training_run(first, f"{name}, trained once")
-        go_on(b, stage, first, found, f"train the teacher {name} on what it finds", train, section)
+        go_on(b, stage, found, f"train the teacher {name} on what it finds", train, section)
     b.vectors(stage, name, section, section.scale)
     searched(b, "dev", stage, name)
 
 
 def _lists(b: Builder, kind: Any, miner: str) -> None:
-    section, inputs = kind.section, dict[str, str]()
-    train = section.train
+    section, train, inputs = kind.section, kind.section.train, dict[str, str]()
     if train is not None:
-        k, most = train.candidates, train.train_queries
-        inputs = {"candidates": b.candidates(f"candidates.{kind.name}", miner, k, limit=most)}
+        found = b.candidates(f"candidates.{kind.name}", miner, train.candidates, limit=train.train_queries)
+        inputs = {"candidates": found}
         if section.imitate is not None and train.imitate_epochs:
             inputs["imitated"] = f"{teacher(b, section.imitate)}.vectors"
 
@@ -100,13 +97,12 @@ def _lists(b: Builder, kind: Any, miner: str) -> None:
 
 
 def _model(b: Builder, kind: Kind[Any], stage: str, inputs: dict[str, str], run: Any, cost: Any) -> None:
-    section, tokens = kind.section, b.recipe.tokens
-    how = "take" if section.train is None else "train"
-    read = {key: getattr(tokens, key) for key in kind.cut_by}
+    section, how = kind.section, "take" if kind.section.train is None else "train"
+    read = {key: getattr(b.recipe.tokens, key) for key in kind.cut_by}
     # Without what comes behind it, the first training is the same work whether or not the recipe goes on.
     settings = {**section.model_dump(exclude={"train": {"further"}}), "tokens": read, **b.content(section.base)}
     title, says = f"{how} the teacher {kind.name}", recorded(Training)
-    b.add(Stage(stage, f"{how}-{kind.model}", title, settings, inputs, run, says, cost, collective=True))
+    b.add(Stage(stage, f"{how}-{kind.model}", title, settings, inputs, run, says, cost))
 
 
 def make_without_model(job: Job) -> None:
@@ -124,12 +120,11 @@ def take_or_train_dense(job: Job) -> None:
 
 
 def take_or_train_lists(job: Job) -> None:
-    """Make a cross-encoder or a late-interaction teacher.
-
-    It is taken as it is, or first imitates a dual encoder and is then trained listwise.
-    """
-    around, kind, tokens = job.surroundings, _kind(job), job.settings.part("tokens").read(TokensSection)
-    section = kind.section
+    """Make a cross-encoder or a late-interaction teacher: its base as it is, or (imitating first) trained listwise."""
+    around, name = job.surroundings, job.stage.removeprefix("teacher.")
+    section: Any = job.settings.read(type(around.teachers[name]))
+    kind: Any = kind_of(name, {**around.teachers, name: section})
+    tokens = job.settings.part("tokens").read(TokensSection)
     if section.train is None:
         taken = kind.opened(section.base, tokens)
         if distributed.is_main():
@@ -137,42 +132,21 @@ def take_or_train_lists(job: Job) -> None:
         return
     settings, candidates = section.train, job.candidates()
     model = kind.built(tokens, around.seed)
-    texts, draw = around.all_tokens(model), Draw(settings.candidates, around.seed)
+    texts, draw = both_tokens(around.collection, model), Draw(settings.candidates, around.seed)
     imitated = job.vectors("imitated")
     if imitated is not None:
         target = imitated.score(candidates.queries, candidates.passages)
         objective = RerankObjective(model, *texts, candidates, draw, target)
         first = settings.model_copy(update={"epochs": settings.imitate_epochs, "steps": None})
-        steps = total_steps(first, objective.size)
-        rest = total_steps(settings, objective.size)
-        both = job.progress.start(steps + rest, "steps")
-        _imitate(replace(job, progress=both.part(steps)), objective, first, model, kind, tokens)
+        steps, rest = total_steps(first, objective.size), total_steps(settings, objective.size)
+        both, folder = job.progress.start(steps + rest, "steps"), job.folder / "imitation"
+        if (folder / Training.file).is_file():  # kept, so that a resumed stage goes on behind it
+            model.model.load_state_dict(kind.opened(folder / "model", tokens).model.state_dict())
+        else:
+            folder.mkdir(exist_ok=True)
+            learn(replace(job, folder=folder, progress=both.part(steps)), objective, first, model)
+            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         both.advance(steps)
         job = replace(job, progress=both.part(rest))
     objective = RerankObjective(model, *texts, candidates, draw, graded=settings.labels == "grades")
     learn(job, objective, settings, model)
-
-
-def _imitate(
-    job: Job,
-    objective: RerankObjective,
-    settings: ListTraining,
-    model: Reranker | LateInteraction,
-    kind: ListModel[Any],
-    tokens: TokensSection,
-) -> None:
-    """Run the imitation phase once: its result is kept, so that a resumed stage goes on behind it."""
-    folder = job.folder / "imitation"
-    if not (folder / Training.file).is_file():
-        folder.mkdir(exist_ok=True)
-        learn(replace(job, folder=folder), objective, settings, model)
-        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-        return
-    model.model.load_state_dict(kind.opened(folder / "model", tokens).model.state_dict())
-
-
-def _kind(job: Job) -> Any:
-    """Return the teacher that a stage makes, with the section that its settings are."""
-    name = job.stage.removeprefix("teacher.")
-    section = job.settings.read(type(job.surroundings.teachers[name]))
-    return kind_of(name, {**job.surroundings.teachers, name: section})

@@ -1,6 +1,8 @@
 """Stages that train the student: built and warmed up, distilled, pulled to a teacher's vectors."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +23,10 @@ from stepwell.models.engines.machine import precision
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.opening import transformer_of
 from stepwell.models.reranker import Reranker
-from stepwell.models.token_store import unlabelled_tokens
-from stepwell.recipe import DenseTraining, Optimiser, Refine, Rung, StudentSection, WarmUp
-from stepwell.recipe.ladder import teacher_temperature
-from stepwell.recipe.teachers import DualEncoderTeacher
+from stepwell.models.token_store import both_tokens, unlabelled_tokens
+from stepwell.recipe import DenseSection, DenseTraining, Optimiser, Refine, Rung, StudentSection, teacher_temperature
 from stepwell.retrieval.vectors import Vectors, write_texts
-from stepwell.systems.records import Manifest, TeacherScores, Training
+from stepwell.systems.records import Manifest, TeacherScores, Training, Updates
 from stepwell.teachers.spread import histogram
 
 MORE = "texts.npy"
@@ -45,51 +45,32 @@ def start(b: Builder, miner: str) -> None:
     if warmup.trains:
         inputs = {"candidates": b.candidates("candidates.warmup", b.bm25(), 1 + warmup.negatives)}
     settings = {**b.student, "warmup": warmup.model_dump(exclude={"further"}) if inputs else None}
-    b.add(
-        Stage(
-            "start" if warmup.further is None else "start.first",
-            "start",
-            "build and warm up the student" if inputs else "build the student",
-            {**settings, **b.content(student.base)},
-            inputs,
-            run=start_student,
-            says=recorded(Training),
-            cost=lambda prices: prices.dense(student, warmup, 1 + warmup.negatives) if inputs else Work(),
-            collective=True,
-        )
-    )
+    settings |= b.content(student.base)
+
+    def cost(prices: Prices) -> Work:
+        return prices.dense(student, warmup, 1 + warmup.negatives) if inputs else Work()
+
+    title = "build and warm up the student" if inputs else "build the student"
+    first = "start" if warmup.further is None else "start.first"
+    b.add(Stage(first, "start", title, settings, inputs, start_student, recorded(Training), cost))
     if warmup.further is not None:
-        title = f"warm up the student on what {miner.removesuffix('.train')} finds"
-        go_on(b, "start", "start.first", miner, title, warmup, student)
+        go_on(b, "start", miner, f"warm up the student on what {miner.removesuffix('.train')} finds", warmup, student)
 
 
-def go_on(
-    b: Builder,
-    name: str,
-    first: str,
-    miner: str,
-    title: str,
-    settings: DenseTraining,
-    section: StudentSection | DualEncoderTeacher,
-) -> None:
-    """Add the second contrastive training, behind the stage ``first``, on the lists of the stage ``miner``."""
-    further, k = settings.further, 1 + settings.negatives
+def go_on(b: Builder, name: str, miner: str, title: str, training: DenseTraining, section: DenseSection) -> None:
+    """Add the second contrastive training, behind the stage ``NAME.first``, on the lists of the stage ``miner``."""
+    k, further = 1 + training.negatives, training.further
     assert further is not None
-    found = b.candidates(f"candidates.{name}", miner, k)
+    inputs = {"model": f"{name}.first", "candidates": b.candidates(f"candidates.{name}", miner, k)}
     scale = section.loss_scale if isinstance(section, StudentSection) else section.scale
-    b.add(
-        Stage(
-            name,
-            "train-dense",
-            title,
-            {"train": settings.model_dump(), "scale": scale},
-            {"model": first, "candidates": found},
-            run=train_further,
-            says=recorded(Training),
-            cost=lambda prices: prices.dense(section, further, k),
-            collective=True,
-        )
-    )
+    settings = {"train": training.model_dump(), "scale": scale}
+    cost = partial(Prices.dense, model=section, settings=further, k=k)
+    b.add(Stage(name, "train-dense", title, settings, inputs, train_further, recorded(Training), cost))
+
+
+def open_student(job: Job) -> Encoder:
+    """Open the student that a training goes on with."""
+    return job.encoder("student", job.settings.part("student").read(StudentSection).loss_scale)
 
 
 def start_student(job: Job) -> None:
@@ -97,7 +78,7 @@ def start_student(job: Job) -> None:
     section = job.settings.part("student").read(StudentSection)
     encoder = build_dense(section, job.settings["tokens"], job.folder)
     if "candidates" in job.inputs:
-        contrast(job, encoder, job.settings.part("warmup").read(WarmUp))
+        contrast(job, encoder, job.settings.part("warmup").read(DenseTraining))
 
 
 def train_further(job: Job) -> None:
@@ -108,7 +89,7 @@ def train_further(job: Job) -> None:
     contrast(job, encoder, settings.model_copy(update=dict(settings.further)))
 
 
-def build_dense(section: StudentSection | DualEncoderTeacher, max_tokens: int, folder: Path) -> Encoder:
+def build_dense(section: DenseSection, max_tokens: int, folder: Path) -> Encoder:
     """Build a student, or the base of a dual-encoder teacher, and save it."""
     pick, towers = (section.pick, section.towers) if isinstance(section, StudentSection) else ("first", 1)
     shape = section.layers, pick, section.pooling, section.similarity, towers, max_tokens
@@ -122,7 +103,7 @@ def build_dense(section: StudentSection | DualEncoderTeacher, max_tokens: int, f
 def contrast(job: Job, encoder: Encoder, settings: DenseTraining) -> None:
     """Train a dual encoder contrastively on the job's candidates, and save it."""
     around, draw = job.surroundings, Draw(1 + settings.negatives, job.surroundings.seed)
-    texts, qrels = around.all_tokens(encoder), around.splits.train
+    texts, qrels = both_tokens(around.collection, encoder), around.splits.train
     learn(job, StudentObjective(encoder, *texts, job.candidates(), qrels, Terms(), draw), settings, encoder)
 
 
@@ -153,16 +134,25 @@ def distil(job: Job) -> None:
     """Climb a rung, or a round of refine: distil a teacher into the student.
 
     Roles: ``student``; ``scores`` of candidates, or ``candidates`` and (in-batch) the ``teacher``'s vectors; vectors of
-    the student at the ``start`` of the rung for keep; those of a teacher ``beside``, and those to ``hold`` on to.
+    the student at the ``start`` of the rung for keep; those of a teacher ``beside``, and those to ``hold`` on to. An
+    embedding rung has the ``teacher``'s vectors and those of ``more-`` texts, a baseline the ladder's ``updates``.
     """
-    distil_with(job, job.settings.read(Rung) if "loss" in job.settings else job.settings.read(Refine))
+    steps = {"steps": updates(job)} if "updates" in job.inputs else {}
+    if "loss" not in job.settings:
+        _distil(job, job.settings.read(Refine))
+    elif (rung := job.settings.read(Rung, **steps)).loss == "embedding":
+        _imitate(job, rung)
+    else:
+        _distil(job, rung)
 
 
-def distil_with(job: Job, rung: Rung | Refine) -> None:
-    """Distil with the settings of a rung."""
-    around = job.surroundings
-    student = job.settings.part("student").read(StudentSection)
-    encoder = job.encoder("student", student.loss_scale)
+def updates(job: Job) -> int:
+    """Return how many steps a baseline takes: as many as the ladder and refine took."""
+    return max(1, Updates.load(job.inputs["updates"]).steps)
+
+
+def _distil(job: Job, rung: Rung | Refine) -> None:
+    around, encoder = job.surroundings, open_student(job)
     in_batch = isinstance(rung, Rung) and rung.loss == "in-batch"
     given = Scores.of(job) if "scores" in job.inputs else None
     candidates = given.candidates if given is not None else job.candidates()
@@ -178,7 +168,7 @@ def distil_with(job: Job, rung: Rung | Refine) -> None:
         warn_of(job.kind().name, scores, teacher_temperature(rung))
     objective = StudentObjective(
         encoder,
-        *around.all_tokens(encoder),
+        *both_tokens(around.collection, encoder),
         candidates,
         around.splits.train,
         terms_of(rung, "batch" if in_batch else "candidates"),
@@ -208,65 +198,34 @@ def _in_batch_scores(teacher: Vectors, candidates: Candidates, draw: Draw, batch
 
 def terms_of(rung: Rung | Refine, over: str) -> Terms:
     """Return the weights of a rung's loss."""
-    beside, hold = (rung.beside_weight if rung.beside else 0.0, rung.hold) if isinstance(rung, Rung) else (0.0, 0.0)
-    return Terms(
-        alpha=rung.alpha,
-        beta=rung.beta,
-        gamma=rung.gamma,
-        tau=rung.tau,
-        over=over,
-        keep_over=rung.keep_over,
-        beside=beside,
-        hold=hold,
-        soft=rung.soft,
-        teacher_tau=rung.teacher_tau,
-        target=rung.target,
-        rest=rung.rest,
-    )
+    names = ("alpha", "beta", "gamma", "tau", "keep_over", "soft", "teacher_tau", "target", "rest")
+    weights: dict[str, Any] = {name: getattr(rung, name) for name in names}
+    if isinstance(rung, Rung):
+        weights |= {"beside": rung.beside_weight if rung.beside else 0.0, "hold": rung.hold}
+    return Terms(over=over, **weights)
 
 
 # -- the embedding rung -------------------------------------------------------------------------------------
 
 
-def imitate(job: Job) -> None:
-    """Climb an embedding rung: pull the student's vectors to its teacher's."""
-    imitate_with(job, job.settings.read(Rung))
-
-
-def imitate_with(job: Job, rung: Rung) -> None:
-    """Imitate with the settings of a rung; roles: ``student``, the ``teacher``'s vectors, further texts by side."""
-    around, student = job.surroundings, job.settings.part("student").read(StudentSection)
-    encoder, teacher = job.encoder("student", student.loss_scale), job.vectors("teacher")
+def _imitate(job: Job, rung: Rung) -> None:
+    """Pull the student's vectors to its teacher's."""
+    around, encoder, teacher = job.surroundings, open_student(job), job.vectors("teacher")
     assert teacher is not None
     rows = around.splits.train.query_rows.astype(np.int64)
     more = [_imitated(job, role, encoder) for role in job.inputs if role.startswith("more-")]
-    texts = around.all_tokens(encoder)
+    texts = both_tokens(around.collection, encoder)
     learn(job, EmbeddingObjective(encoder, *texts, teacher, rows, around.seed, more), rung, encoder)
 
 
 def more_vectors(b: Builder, stage: str, rung: Rung) -> dict[str, str]:
     """Add a teacher's vectors of the texts from elsewhere that an embedding rung learns from; return the inputs."""
-    section = b.recipe.teachers[rung.teacher]
-    found = {}
+    section, inputs, found = b.recipe.teachers[rung.teacher], {"model": f"teacher.{rung.teacher}"}, {}
     for side, texts in b.ctx.more(rung).items():
-        sizes = (0, len(texts)) if side == "query" else (len(texts), 0)
-        things = "queries" if side == "query" else "passages"
-
-        def cost(prices: Prices, sizes: tuple[int, int] = sizes) -> Work:
-            return prices.encode(section, sizes)
-
-        found[f"more-{side}"] = b.add(
-            Stage(
-                f"{stage}.more-{side}",
-                "more-vectors",
-                f"encode {len(texts):,} further {things} with {rung.teacher}",
-                {"texts": texts.fingerprint, "side": side},
-                {"model": f"teacher.{rung.teacher}"},
-                run=encode_more,
-                cost=cost,
-                collective=True,
-            )
-        )
+        things, sizes = ("queries", (0, len(texts))) if side == "query" else ("passages", (len(texts), 0))
+        name, title = f"{stage}.more-{side}", f"encode {len(texts):,} further {things} with {rung.teacher}"
+        settings, cost = {"texts": texts.fingerprint, "side": side}, partial(Prices.encode, model=section, texts=sizes)
+        found[f"more-{side}"] = b.add(Stage(name, "more-vectors", title, settings, inputs, encode_more, cost=cost))
     return found
 
 

@@ -5,25 +5,22 @@ its inputs' keys. The same work has the same key, in whichever recipe it stands:
 a changed setting changes the keys of that stage and of what follows, of nothing before.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform
-import shutil
 import time
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
 from stepwell import distributed
 from stepwell.display import SILENT, Progress, warn
 from stepwell.errors import RunError
-from stepwell.files import sha256, writing
+from stepwell.files import remove, sha256, writing
 from stepwell.ladder.context import Surroundings
 from stepwell.ladder.stage import Job, Settings, Stage
 from stepwell.models.engines.machine import machine
@@ -33,7 +30,6 @@ from stepwell.teachers.scoring import counting
 
 LAYOUT = 5
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
-
 
 WRITTEN = ("recipe.yaml", "model", "runs", "results.json", "results.txt", "variants", "ablation.json")
 """What a run or an ablation writes beside its stages, and replaces without asking."""
@@ -53,7 +49,7 @@ class Workspace:
         self.folders: dict[str, Path] = {}
         self.lock = FileLock(folder / ".lock")
 
-    def __enter__(self) -> Workspace:
+    def __enter__(self) -> Self:
         self._spare_others()
         self._check_layout()
         try:
@@ -111,9 +107,8 @@ class Workspace:
 
     def inputs(self, stage: Stage) -> dict[str, str]:
         """Return the stage behind each role; of optional roles only those whose stage is there."""
-        found = {role: self.resolve(name) for role, name in stage.inputs.items()}
-        optional = {role: self.resolve(name) for role, name in stage.optional.items()}
-        return found | {role: real for role, real in optional.items() if real in self.keys}
+        found = {role: self.resolve(name) for role, name in {**stage.inputs, **stage.optional}.items()}
+        return {role: real for role, real in found.items() if role in stage.inputs or real in self.keys}
 
     def ready(self, stage: Stage) -> bool:
         """Return whether the keys of all inputs are known."""
@@ -164,9 +159,7 @@ class Workspace:
         place = self.place(stage)
         if not place.is_dir():
             return False
-        if place in self.checked:
-            return True
-        problem = damage(place)
+        problem = None if place in self.checked else damage(place)
         if problem is None:
             self.checked.add(place)
             return True
@@ -177,14 +170,12 @@ class Workspace:
 
     def do(self, stage: Stage, surroundings: Surroundings, progress: Progress = SILENT) -> float:
         """Finish the stage, or find it finished; return the seconds it took now."""
-        began = time.monotonic()
-        place = self.place(stage)
+        began, place = time.monotonic(), self.place(stage)
         done = distributed.is_main() and self.finished(stage)
         if not distributed.any_says(done):
             partial = place.with_name(f"{place.name}.partial")
-            names = self.inputs(stage)
+            names, settings = self.inputs(stage), Settings(stage.name, stage.settings)
             inputs = {role: self.folders[real] for role, real in names.items()}
-            settings = Settings(stage.name, stage.settings)
             if stage.collective or distributed.is_main():
                 partial.mkdir(exist_ok=True)
                 with writing(partial), counting(partial):
@@ -217,8 +208,7 @@ class Workspace:
             machine=machine(),
             files={str(path.relative_to(partial)): sha256(path) for path in files},
         ).save(partial)
-        if place.exists():
-            shutil.rmtree(place)
+        remove(place)
         partial.rename(place)
         self.checked.add(place)
 
