@@ -80,9 +80,9 @@ def init(
 
     ``synthetic`` are fields of :class:`stepwell.intake.synthetic.SyntheticOptions`.
     """
-    from stepwell.intake.start import Options, start
+    from stepwell.intake.start import start
 
-    return start(directory, target, Options(student, layers, None, test, synthetic), dry_run)
+    return start(directory, target, student, layers, test, synthetic, dry_run)
 
 
 def load_recipe(

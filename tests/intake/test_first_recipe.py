@@ -121,16 +121,21 @@ def test_a_student_deeper_than_its_base_is_refused_before_anything_is_written(be
     assert not (tmp_path / "r.yaml").exists()
 
 
-def test_teachers_of_another_base_keep_to_its_depth(beir, tmp_path, monkeypatch):
+def test_teachers_keep_to_the_depth_of_the_students_base(beir, tmp_path, monkeypatch):
     monkeypatch.setattr("stepwell.intake.first_recipe.FEW_QUERIES", 10)
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text('{"num_hidden_layers": 12}')
-    path = write_recipe(beir(), tmp_path / "r.yaml", student="some/hub-name", layers=4, teacher=str(base))
-    recipe = load_recipe(path)
-    assert recipe.student.base == "some/hub-name"
+    recipe = load_recipe(write_recipe(beir(), tmp_path / "r.yaml", student=str(base), layers=4))
+    assert recipe.student.base == str(base)
     assert {teacher.base for teacher in recipe.teachers.values()} == {str(base)}
     assert recipe.teachers["small-cross"].layers == 6
+
+
+def test_a_student_of_the_hub_is_named_as_it_is(beir, tmp_path):
+    recipe = load_recipe(write_recipe(beir(), tmp_path / "r.yaml", student="some/hub-name", layers=4))
+    assert recipe.student.base == "some/hub-name"
+    assert {teacher.base for teacher in recipe.teachers.values()} == {"some/hub-name"}
 
 
 def test_a_collection_with_errors_gets_no_recipe(beir, tmp_path):

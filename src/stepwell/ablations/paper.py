@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from stepwell.ablations.grid import Grid, load_grid, read_grid
-from stepwell.models.shape import config_of
+from stepwell.models.shape import depth_of
 from stepwell.recipe import Recipe
 
 LADDER = "ladder"
@@ -25,7 +25,7 @@ def open_grid(recipe: Recipe, grid: str | Path | Mapping[str, Any]) -> Grid:
         return read_grid(yaml.safe_dump(dict(grid), sort_keys=False), "the grid", recipe, Path())
     if str(grid) != "paper":
         return load_grid(grid, recipe)
-    text, notes = paper_grid(recipe, int(config_of(recipe.student.base).num_hidden_layers))
+    text, notes = paper_grid(recipe, depth_of(recipe.student.base))
     return replace(read_grid(text, "the paper's grid", recipe, Path()), notes=notes)
 
 

@@ -43,19 +43,14 @@ Synthetic queries are no ground for a cross-encoder, so the vectors of a dual en
 
 
 def write_recipe(
-    directory: str | Path,
-    target: str | Path,
-    student: str = "demo",
-    layers: int = 2,
-    teacher: str | None = None,
-    origin: str | None = None,
+    directory: str | Path, target: str | Path, student: str = "demo", layers: int = 2, origin: str | None = None
 ) -> Path:
     """Write a commented recipe for a collection, sized to it; return its file.
 
     Its ladder: the vectors of a dual encoder, then a small cross-encoder, then a larger one, these two with
     keep, then refine. With few training queries, or synthetic ones: the vectors of a dual encoder, then its scores.
-    ``teacher``, what the teachers are made from, is the student's base when None; ``origin`` is the folder that the
-    passages come from, when the collection was made from one that can be searched.
+    Teachers are made from the student's base. ``origin`` is the folder that the passages come from, when the collection
+    was made from one that can be searched.
     """
     target = free_place(target)
     check_layers(student, layers)
@@ -64,29 +59,26 @@ def write_recipe(
     collection = open_collection(place)
     section = CollectionSection(path=place, train=_train_split(collection))
     splits = resolve_splits(collection, section)
-    home, base = target.resolve().parent, teacher or student
+    base, path = (_quoted(_spelled(name, target.resolve().parent)) for name in (student, place))
     trained_on, synthetic = len(splits.train.query_rows), bool(splits.synthetic.get("train"))
     ladder = "small_ladder" if synthetic or trained_on < FEW_QUERIES else "ladder"
-    head, tail = ((_TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8") for name in ("head", ladder))
+    template = "".join((_TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8") for name in ("head", ladder))
     search = _SEARCH_ORIGIN.format(origin=_quoted(origin)) if origin else ""
-    text = head.format(
+    text = template.format(
         synthetic=_SYNTHETIC + search if synthetic else "",
         name=_quoted(collection.name),
         passages=f"{collection.n_passages:,}",
         queries=f"{collection.n_queries:,}",
-        path=_quoted(_spelled(place, home)),
+        path=path,
         train=_quoted(section.train),
         splits=_describe(collection, splits),
-        student=_quoted(_spelled(student, home)),
         layers=layers,
-        **_lengths(collection, splits),
-    )
-    text += tail.format(
-        base=_quoted(_spelled(base, home)),
-        small=_small_depth(layers, base),
+        base=base,
+        small=_small_depth(layers, student),
         rerank_epochs=max(1, min(3, round(8000 / trained_on))),  # about 8,000 queries seen, three passes at most
         rounds=3 if trained_on >= 2000 else 1,
         why=_WHY_SYNTHETIC if synthetic else _WHY_FEW,
+        **_lengths(collection, splits),
         **_embedding(collection.n_passages + trained_on),
     )
     _write_new(target, text)
@@ -123,9 +115,8 @@ def _tokens(texts: list[str]) -> int:
 
 def _embedding(texts: int) -> dict[str, str]:
     """Return epochs, learning rate and batch of the embedding rung: small collections are gone over more often."""
-    epochs = max(2, min(30, round(_EMBEDDED / texts)))
-    lr, batch = ("1e-3", "128") if texts >= 1000 else ("5e-4", "32")
-    return {"epochs": str(epochs), "lr": lr, "batch": batch}
+    size = {"lr": "1e-3", "batch": "128"} if texts >= 1000 else {"lr": "5e-4", "batch": "32"}
+    return {"epochs": str(max(2, min(30, round(_EMBEDDED / texts)))), **size}
 
 
 def _depth(base: str) -> int | None:

@@ -1,6 +1,6 @@
 """From whatever lies in a directory to a collection and a recipe; what can be seen is not asked."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +16,6 @@ from stepwell.intake.first_recipe import check_layers, free_place, write_recipe
 
 if TYPE_CHECKING:
     from stepwell.intake.synthetic.report import SyntheticReport
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may want otherwise."""
-
-    student: str = "demo"
-    layers: int = 2
-    teacher: str | None = None  # what the teachers are made from; the student's base when None
-    test: Path | None = None  # real queries for passages that have none: see synthetic.real_queries
-    synthetic: dict[str, Any] = field(default_factory=dict)  # fields of SyntheticOptions
 
 
 @dataclass(frozen=True)
@@ -51,20 +40,26 @@ class Start:
 
 
 def start(
-    directory: str | Path, target: str | Path = "recipe.yaml", options: Options | None = None, dry_run: bool = False
+    directory: str | Path,
+    target: str | Path,
+    student: str,
+    layers: int,
+    test: Path | None,
+    synthetic: dict[str, Any],
+    dry_run: bool = False,
 ) -> Start:
     """Look at a place, make a collection of it where it is none yet, and write a recipe.
 
     What is made lies beside the recipe: ``NAME-synthetic`` with queries made from passages that have none,
-    ``NAME-collection`` of a table of queries and answers. Nothing that is there is changed or overwritten.
+    ``NAME-collection`` of a table of queries and answers. Nothing that is there is changed or overwritten. ``test`` are
+    real queries for passages that have none, ``synthetic`` fields of SyntheticOptions.
     """
-    options = options or Options()
-    check_layers(options.student, options.layers)
+    check_layers(student, layers)
     contents = look(directory)
     show_aside(contents.table())
     target = free_place(target)
     made = _beside(contents, target)
-    if options.test is not None and contents.found != "passages":
+    if test is not None and contents.found != "passages":
         raise CollectionError(
             f"{contents.place} has judged queries of its own, so real queries for the test belong to its qrels, as "
             "test.tsv; --test is for passages without queries."
@@ -79,9 +74,9 @@ def start(
             write_pairs(source, made)
             say(f"{made} is the collection: a BEIR directory of the table's queries and passages.")
         else:
-            report = _synthesise(source, made, options)
+            report = _synthesise(source, made, test, synthetic)
     origin = contents.place if isinstance(source, Folder) else None
-    write_recipe(made or directory, target, options.student, options.layers, options.teacher, origin)
+    write_recipe(made or directory, target, student, layers, origin)
     return Start(target, made, contents, report)
 
 
@@ -105,12 +100,11 @@ def _beside(contents: Contents, target: Path) -> Path | None:
     return made
 
 
-def _synthesise(source: Source, made: Path, options: Options) -> "SyntheticReport":
+def _synthesise(source: Source, made: Path, test: Path | None, synthetic: dict[str, Any]) -> "SyntheticReport":
     from stepwell.intake.synthetic import RealQueries, SyntheticOptions, make_collection
 
-    real = RealQueries(options.test) if options.test else None
     with writing(made):
-        report = make_collection(source, made, SyntheticOptions(**options.synthetic), real)
+        report = make_collection(source, made, SyntheticOptions(**synthetic), RealQueries(test) if test else None)
     show_aside(report.table())
     say(f"{made} is the collection, a BEIR directory: look at its queries.jsonl, and change what you like.")
     return report

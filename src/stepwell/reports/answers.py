@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from stepwell.evaluation.answers import judge
 from stepwell.retrieval.run import Run
 from stepwell.systems.folder import RunFolder
 
+EVALUATION = "evaluation.parquet"
 SHOWN = 20
 """Queries won, and queries lost, that are shown for each system: those with the largest differences."""
 
@@ -64,12 +66,15 @@ class Score:
     lost: int
 
 
-@dataclass(frozen=True)
-class Texts:
+class Texts(NamedTuple):
     """The opened collection of a run with the judgements of its test queries."""
 
     collection: Collection
     test: Qrels
+
+
+Shown = tuple[str | None, Found | None, Found | None, str | None]
+"""Of an answer: the query, what both systems found, what is relevant; None without the collection."""
 
 
 def won_and_lost(
@@ -80,44 +85,40 @@ def won_and_lost(
     ``systems`` are test stages by label, ``reference`` is the label of the final student.
     """
     places = {label: stage.folder for label, name in systems.items() if (stage := run.named(name))}
-    evaluations = {label: found for label, place in places.items() if (found := _evaluation(place)) is not None}
+    evaluations = {}
+    for label, place in places.items():
+        with suppress(OSError, ValueError):  # not there, or damaged
+            evaluations[label] = Evaluation.load(place / EVALUATION)
     if reference not in evaluations:
         return [], []
     scores, answers, own = [], [], evaluations[reference]
-    table = pq.read_table(places[reference] / "evaluation.parquet", columns=["query", "query_id"])
-    ids = dict(zip(table["query"].to_pylist(), table["query_id"].to_pylist(), strict=True))
+    ids = pq.read_table(places[reference] / EVALUATION, columns=["query_id"])["query_id"].to_pylist()
     for label, other in evaluations.items():
         if label == reference or not np.array_equal(other.queries, own.queries):
             continue
-        gaps = own.of(measure) - other.of(measure)
-        scores.append(Score(label, int((gaps > 0).sum()), int((gaps == 0).sum()), int((gaps < 0).sum())))
+        ours, theirs = own.of(measure), other.of(measure)
+        scores.append(Score(label, *(int(part.sum()) for part in (ours > theirs, ours == theirs, ours < theirs))))
         chosen = [row for part in wins_and_losses(own, other, measure, SHOWN) for row, _ in part]
-        at = np.searchsorted(own.queries, chosen)
-        pairs = [(float(own.of(measure)[i]), float(other.of(measure)[i])) for i in at]
-        plain = [Answer(label, ids[row], None, *pair) for row, pair in zip(chosen, pairs, strict=True)]
-        if texts is not None and chosen:
+        shown: list[Shown] = [(None, None, None, None)] * len(chosen)
+        if texts and chosen:
             with suppress(OSError, ValueError):  # a damaged run: without the texts
-                plain = _with_texts(plain, np.array(chosen, np.int32), places[reference], places[label], texts)
-        answers += plain
+                shown = _shown(np.array(chosen, np.int32), (places[reference], places[label]), texts)
+        for at, (text, first, second, right) in zip(np.searchsorted(own.queries, chosen), shown, strict=True):
+            answers.append(Answer(label, ids[at], text, float(ours[at]), float(theirs[at]), first, second, right))
     return scores, answers
 
 
-def _with_texts(plain: list[Answer], rows: NDArray[np.int32], own: Path, theirs: Path, texts: Texts) -> list[Answer]:
-    """Return answers with the texts of their queries and of what both systems found."""
-    found = [_found(folder, rows, texts) for folder in (own, theirs)]
-    queries = texts.collection.query_texts(rows)
-    relevant = [_relevant(int(row), texts) for row in rows]
-    return [
-        Answer(answer.system, answer.query, query, answer.own, answer.theirs, mine, other, right)
-        for answer, query, mine, other, right in zip(plain, queries, *found, relevant, strict=True)
-    ]
+def _shown(rows: NDArray[np.int32], folders: tuple[Path, Path], texts: Texts) -> list[Shown]:
+    """Return the texts of queries, what both systems found, and what is relevant."""
+    found = [_found(folder, rows, texts) for folder in folders]
+    relevant = [_relevant(row, texts) for row in rows.tolist()]
+    return list(zip(texts.collection.query_texts(rows), *found, relevant, strict=True))
 
 
 def _found(folder: Path, rows: NDArray[np.int32], texts: Texts) -> list[Found | None]:
     run = Run.load(folder / "run.parquet", texts.collection).select(rows)
     test = texts.test.restrict(rows)
-    right = judge(run, test) if test.answers is not None else test
-    ranks = first_positive_ranks(run, right).tolist()
+    ranks = first_positive_ranks(run, judge(run, test) if test.answers is not None else test).tolist()
     found: list[Found | None] = []
     for row, rank in zip(run.passages[:, 0].tolist(), ranks, strict=True):
         if row < 0:
@@ -140,12 +141,3 @@ def shortened(text: str) -> str:
     """Return the beginning of a text, cut between words, on one line."""
     flat = " ".join(text[: 4 * LONGEST].split())
     return flat if len(flat) <= LONGEST else flat[:LONGEST].rsplit(" ", 1)[0] + " ..."
-
-
-def _evaluation(folder: Path) -> Evaluation | None:
-    try:
-        table = pq.read_table(folder / "evaluation.parquet")
-    except (OSError, ValueError):  # not there, or damaged
-        return None
-    values = {name: table[name].to_numpy() for name in table.column_names if name not in ("query", "query_id")}
-    return Evaluation(table["query"].to_numpy(), values)

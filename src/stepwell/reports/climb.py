@@ -1,15 +1,14 @@
 """The facts of the climb: steps, trainings, scores, refine, mining, and the time of each stage."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from stepwell.collection import Collection
 from stepwell.distil.candidates import Candidates
-from stepwell.distil.training import TrainingLog
 from stepwell.errors import StepwellError
+from stepwell.evaluation import Evaluation
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems import records
 from stepwell.systems.folder import RunFolder, StageFolder
@@ -22,24 +21,19 @@ POINTS = 120
 
 @dataclass(frozen=True)
 class Step:
-    """A rung or a round of refine: what was measured on dev before and after, and what was decided.
-
-    ``state`` is ``climbed``, ``taken back``, ``left out`` or ``not there yet``; ``level`` is the dev quality of the
-    student that goes on from here. ``teacher_dev`` is the teacher's own dev quality (a cross-encoder's: reranking the
-    student's list), on ``queries`` dev queries.
-    """
+    """A rung or a round of refine: what was measured on dev before and after, and what was decided."""
 
     label: str
     teacher: str
     loss: str
-    state: str
+    state: str  # climbed, taken back, left out or not there yet
     before: float | None = None
     after: float | None = None
     p: float | None = None
-    level: float | None = None
-    teacher_dev: float | None = None
+    level: float | None = None  # the dev quality of the student that goes on from here
+    teacher_dev: float | None = None  # the teacher's own dev quality (a cross-encoder's: reranking the student's list)
     headroom: float | None = None
-    queries: int | None = None
+    queries: int | None = None  # of dev that the teacher was measured on
     forced: bool = False
 
 
@@ -100,7 +94,7 @@ class Spent:
 
     stage: str
     title: str
-    part: str
+    part: str  # teachers, ladder, refine or proof
     seconds: float
     steps: int | None
     tokens: int | None
@@ -108,46 +102,39 @@ class Spent:
     key: str
 
 
-def measure_of(run: RunFolder) -> str:
-    """Return the measure that decides."""
-    return str(run.recipe_values.get("judging", {}).get("measure", "nDCG@10"))
-
-
 def rungs_of(run: RunFolder) -> list[dict[str, Any]]:
     """Return the rungs of the recipe."""
     return [rung for rung in run.recipe_values.get("ladder", []) if isinstance(rung, dict)]
 
 
-def steps(run: RunFolder) -> tuple[float | None, list[Step]]:
-    """Return the dev quality of the student at the start, and all steps of the recipe."""
+def steps(run: RunFolder) -> list[Step]:
+    """Return all steps of the recipe."""
     rungs, refine = rungs_of(run), run.recipe_values.get("refine") or {}
     last = str(rungs[-1].get("teacher", "")) if rungs else ""
     planned = [(f"rung {n}", str(r.get("teacher")), str(r.get("loss"))) for n, r in enumerate(rungs, start=1)]
     teacher = str(refine.get("teacher") or last)
     planned += [(f"refine {n}", teacher, "candidates") for n in range(1, int(refine.get("rounds", 1)) + 1)]
-    return _dev_quality(run, "start.dev"), [_step(run, n, *words) for n, words in enumerate(planned, start=1)]
+    found = []
+    for number, words in enumerate(planned, start=1):
+        step = Step(*words, "not there yet")
+        if head := run.read(f"headroom-{number}", Headroom):
+            step = replace(
+                step, teacher_dev=head.teacher, headroom=head.headroom, queries=head.queries, forced=head.forced
+            )
+        if decision := run.read(f"promote-{number}", Promotion):
+            before, after, on = decision.before, decision.after, decision.student == f"rung-{number}"
+            state, level = "left out" if after is None else "climbed" if on else "taken back", after if on else before
+            step = replace(step, state=state, before=before, after=after, p=decision.p, level=level)
+        found.append(step)
+    return found
 
 
-def _step(run: RunFolder, number: int, label: str, teacher: str, loss: str) -> Step:
-    known: dict[str, Any] = {}
-    if head := run.read(f"headroom-{number}", Headroom):
-        known = {"teacher_dev": head.teacher, "headroom": head.headroom, "queries": head.queries, "forced": head.forced}
-    decision = run.read(f"promote-{number}", Promotion)
-    if decision is None:
-        return Step(label, teacher, loss, "not there yet", **known)
-    before, after = decision.before, decision.after
-    on = decision.student == f"rung-{number}"
-    state = "left out" if after is None else "climbed" if on else "taken back"
-    return Step(label, teacher, loss, state, before, after, decision.p, after if on else before, **known)
-
-
-def _dev_quality(run: RunFolder, name: str) -> float | None:
-    """Return the mean of the deciding measure that a stage reached on dev."""
-    stage = run.named(name)
+def start_quality(run: RunFolder, measure: str) -> float | None:
+    """Return the mean of a measure that the student reached on dev at the start."""
+    stage = run.named("start.dev")
     try:
-        table = pq.read_table(stage.folder / "evaluation.parquet") if stage else None
-        return float(np.mean(table[measure_of(run)].to_numpy())) if table else None
-    except (OSError, ValueError, KeyError):
+        return Evaluation.load(stage.folder / "evaluation.parquet").mean(measure) if stage else None
+    except (OSError, ValueError, StepwellError):
         return None
 
 
@@ -156,17 +143,13 @@ def trainings(run: RunFolder) -> list[Training]:
     found = []
     for stage in run.stages:
         for part, more in (("imitation", ": first imitates"), ("", "")):
-            kept = stage.read(records.Training, part)
-            if kept and kept.log.losses:
-                found.append(_training(stage.name, f"{stage.title}{more}", kept.log))
+            if not (kept := stage.read(records.Training, part)) or not kept.log.losses:
+                continue
+            log = kept.log
+            parts = {name: thinned(values)[1] for name, values in sorted(log.parts.items()) if len(log.parts) > 1}
+            curve, work = (*thinned(log.losses), parts), (log.texts or None, log.tokens or None, log.peak)
+            found.append(Training(stage.name, stage.title + more, log.steps, log.seconds, *curve, *work))
     return found
-
-
-def _training(stage: str, title: str, log: TrainingLog) -> Training:
-    at, loss = thinned(log.losses)
-    parts = {name: thinned(values)[1] for name, values in sorted(log.parts.items())}
-    work = (log.texts or None, log.tokens or None, log.peak)
-    return Training(stage, title, log.steps, log.seconds, at, loss, parts if len(parts) > 1 else {}, *work)
 
 
 def thinned(values: list[float]) -> tuple[list[float], list[float]]:
@@ -242,18 +225,26 @@ def spent(run: RunFolder) -> list[Spent]:
     return found
 
 
+_PROOF = {
+    "straight",
+    "contrast",
+    "contrastive",
+    "base",
+    "updates",
+    "table",
+    "candidates.proof",
+    "candidates.contrastive",
+}
+"""Names, first words of names, and kinds of the stages that compare."""
+
+
 def part_of(stage: StageFolder, rungs: int) -> str:
     """Return which part of a run a stage belongs to: teachers, ladder, refine or proof."""
     name, kind = stage.name, stage.kind
     word, _, number = name.partition(".")[0].replace("@", "-").partition("-")
     if kind in ("select", "outcome"):
         return "refine"
-    if (
-        name.endswith(".test")
-        or name in ("candidates.proof", "candidates.contrastive")
-        or kind in ("straight", "contrast", "base", "updates", "table")
-        or word in ("straight", "contrastive", "base", "table")
-    ):
+    if name.endswith(".test") or kind in _PROOF or word in _PROOF or name in _PROOF:
         return "proof"
     if word == "teacher" or name.startswith("candidates."):
         return "teachers"

@@ -4,6 +4,8 @@ Times are wall times of stages over the texts or queries that they worked on, on
 else ran there. They include opening the model, and an encoding that was resumed counts only its last part.
 """
 
+import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -38,7 +40,7 @@ def costs(run: RunFolder, systems: dict[str, str]) -> list[Cost]:
 
 
 def _cost(run: RunFolder, label: str, stage: StageFolder, speeds: dict[int, list[float]]) -> Cost:
-    queries = _rows(stage.folder / "evaluation.parquet")
+    queries = _count(stage.folder / "evaluation.parquet")
     if stage.kind == "search-bm25":
         return Cost(label, "bm25", query_ms=_per(stage, queries))
     inputs = run.inputs(stage).values()
@@ -82,7 +84,7 @@ def _encoding_speeds(run: RunFolder) -> dict[int, list[float]]:
     speeds: dict[int, list[float]] = {}
     for stage in run.stages:
         if stage.kind == "vectors":
-            lengths = [_length(stage.folder / f"{name}.npy") for name in ("passages", "queries")]
+            lengths = [_count(stage.folder / f"{name}.npy") for name in ("passages", "queries")]
             texts = sum(lengths) if all(lengths) else 0  # a time is of both; passages alone are in fp32, to search
             for model in models_of(run, stage).values():
                 if (value := _per(stage, texts)) is not None:
@@ -100,41 +102,27 @@ def weights_of(model: Path) -> tuple[int, int]:
     """Return how many numbers a model directory's safetensors files hold, and their bytes on disk."""
     count = size = 0
     for path in sorted(model.rglob("*.safetensors")):
-        try:
-            with safe_open(str(path), framework="np") as file:
-                count += sum(
-                    int(np.prod(file.get_slice(name).get_shape(), dtype=np.int64)) for name in list(file.keys())
-                )
-        except (OSError, SafetensorError):
-            continue
-        size += path.stat().st_size
+        with suppress(OSError, SafetensorError), safe_open(str(path), framework="np") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in list(file.keys()))
+            size += path.stat().st_size
     return count, size
 
 
 def _shape(model: Path | None) -> tuple[int | None, int | None]:
     """Return layers and width of a model directory."""
     for path in sorted(model.rglob("config.json"), key=lambda path: len(path.parts)) if model else []:
-        try:
+        with suppress(OSError, ValueError):
             facts = read_json(path)
-        except (OSError, ValueError):
-            continue
-        layers = facts.get("num_hidden_layers", facts.get("n_layers"))
-        if layers is not None:
+            layers = facts.get("num_hidden_layers", facts.get("n_layers"))
             width = facts.get("hidden_size", facts.get("dim"))
-            return int(layers), int(width) if width is not None else None
+            if layers is not None:
+                return int(layers), int(width) if width is not None else None
     return None, None
 
 
-def _rows(path: Path) -> int:
-    """Return how many queries a Parquet file of a run or an evaluation has."""
+def _count(path: Path) -> int:
+    """Return how many rows a Parquet file or an array has, 0 where it can't be read."""
     try:
-        return len(pq.read_table(path, columns=["query"])["query"].unique())
-    except (OSError, ValueError):
-        return 0
-
-
-def _length(path: Path) -> int:
-    try:
-        return int(np.load(path, mmap_mode="r").shape[0])
+        return int(pq.read_metadata(path).num_rows if path.suffix == ".parquet" else len(np.load(path, mmap_mode="r")))
     except (OSError, ValueError, EOFError):
         return 0

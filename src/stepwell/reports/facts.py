@@ -16,7 +16,7 @@ from stepwell.systems.records import SystemTable
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The checksum (sha256) of a model's weights, by the stage that made it."""
+    """The checksum of a model's weights, by the stage that made it."""
 
     stage: str
     file: str
@@ -25,11 +25,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """All that a report says about one run; sections that the run has not come to yet are empty.
-
-    ``comparison`` is the test table as in ``results.json``, None before it is made; ``start`` the dev quality of the
-    student at the start. ``notes`` are sentences about the data, ``missing`` about what is not there, and why.
-    """
+    """All that a report says about one run; sections that the run has not come to yet are empty."""
 
     name: str
     folder: str
@@ -41,8 +37,8 @@ class RunFacts:
     splits: dict[str, Any]
     versions: dict[str, str]
     machine: dict[str, str]
-    comparison: dict[str, Any] | None
-    start: float | None
+    comparison: dict[str, Any] | None  # the test table as in ``results.json``, None before it is made
+    start: float | None  # the dev quality of the student at the start
     steps: list[Step]
     costs: list[Cost]
     record: list[Score]
@@ -54,8 +50,8 @@ class RunFacts:
     stages: list[Spent]
     fingerprints: list[Fingerprint]
     recipe: str
-    notes: list[str]
-    missing: list[str]
+    notes: list[str]  # sentences about the data
+    missing: list[str]  # sentences about what is not there, and why
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain dicts, lists, strings and numbers."""
@@ -77,9 +73,9 @@ def facts_of(place: str | Path) -> RunFacts:
     if not comparison and (table := run.read("table", SystemTable)):
         comparison = dict(table.content)
     systems = {row["name"]: comparison["systems"][row["name"]] for row in comparison["rows"]} if comparison else {}
-    measure = str(comparison["measures"][0]) if comparison else climb.measure_of(run)
+    deciding = str(run.recipe_values.get("judging", {}).get("measure", "nDCG@10"))
+    measure = str(comparison["measures"][0]) if comparison else deciding
     record, answers = won_and_lost(run, systems, str(comparison["reference"]) if comparison else "", measure, texts)
-    start, steps = climb.steps(run)
     last = run.stages[-1].manifest if run.stages else None
     shared = last.shared if last else {}
     section = run.recipe_values.get("collection")
@@ -97,8 +93,8 @@ def facts_of(place: str | Path) -> RunFacts:
         versions=dict((results and results.versions) or (last and last.versions) or {}),
         machine=dict((results and results.machine) or (last and last.machine) or {}),
         comparison=comparison or None,
-        start=start,
-        steps=steps,
+        start=climb.start_quality(run, deciding),
+        steps=climb.steps(run),
         costs=costs(run, systems),
         record=record,
         answers=answers,

@@ -3,11 +3,9 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stepwell.display import duration
 from stepwell.errors import StepwellError
@@ -22,12 +20,11 @@ FORMAT = "stepwell report 1"
 PARTS = ("teachers", "ladder", "refine", "proof")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A drawing for wide pages, and one for narrow pages where they differ."""
+class Figure(NamedTuple):
+    """A drawing for wide pages, and one for narrow pages."""
 
     wide: str
-    narrow: str | None = None
+    narrow: str
 
 
 def to_json(runs: Sequence[RunFacts]) -> dict[str, Any]:
@@ -85,28 +82,28 @@ def _ours(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return FORMAT.encode()[:15] in file.read(400)
+        return FORMAT[:15].encode() in file.read(400)
 
 
 def figures(run: RunFacts, prefix: str) -> dict[str, Any]:
     """Return the figures of a run by their section; a section without facts has none."""
     found: dict[str, Any] = dict.fromkeys(("ladder", "forest", "cost"))
-
-    def both(draw: Any, name: str) -> Figure:
-        return Figure(draw(f"{prefix}-{name}-wide", WIDE), draw(f"{prefix}-{name}-narrow", NARROW))
-
     if run.start is not None:
-        found["ladder"] = both(partial(plots.ladder, run.start, run.steps, run.measure), "ladder")
+        found["ladder"] = _both(f"{prefix}-ladder", plots.ladder, run.start, run.steps, run.measure)
     if run.comparison:
         reference = str(run.comparison["reference"])
-        found["forest"] = both(partial(plots.forest, _lines(run, True), run.measure, reference), "forest")
+        found["forest"] = _both(f"{prefix}-forest", plots.forest, _lines(run, True), run.measure, reference)
         values = {row["name"]: row["values"][run.measure] for row in run.comparison["rows"]}
         named = {reference} | {cost.system for cost in run.costs if cost.kind in ("teacher", "base")}
-        found["cost"] = both(partial(plots.quality_and_cost, run.costs, values, named, run.measure), "cost")
+        found["cost"] = _both(f"{prefix}-cost", plots.quality_and_cost, run.costs, values, named, run.measure)
     found["losses"] = [plots.loss(one, f"{prefix}-loss{n}") for n, one in enumerate(run.trainings)]
     found["spreads"] = [plots.spread(one, f"{prefix}-spread{n}") for n, one in enumerate(run.scores)]
     found["funnels"] = [plots.funnel(one, f"{prefix}-funnel{n}") for n, one in enumerate(run.refined)]
     return found
+
+
+def _both(name: str, draw: Callable[..., str], *facts: Any) -> Figure:
+    return Figure(draw(*facts, f"{name}-wide", WIDE), draw(*facts, f"{name}-narrow", NARROW))
 
 
 def _lines(run: RunFacts, differences: bool, prefix: str = "") -> list[Line]:
@@ -117,10 +114,8 @@ def _lines(run: RunFacts, differences: bool, prefix: str = "") -> list[Line]:
         final = row["name"] == run.comparison["reference"]
         kind = kinds.get(row["name"], "combined")
         colour = plots.STUDENT if final else plots.SOFT if kind == "student" else plots.KIND_COLOURS[kind]
-        gap = row["difference"].get(run.measure) if differences else None
-        bounds = row["difference_interval"].get(run.measure) if differences else None
-        value, interval = row["values"][run.measure], tuple(row["interval"][run.measure])
-        found.append(Line(prefix + row["name"], colour, value, interval, gap, tuple(bounds) if bounds else None))
+        shown = [row[part].get(run.measure) for part in ("values", "interval", "difference", "difference_interval")]
+        found.append(Line(prefix + row["name"], colour, *(shown if differences else shown[:2])))
     return found
 
 
@@ -133,8 +128,7 @@ def joint(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
     found = []
     for at, ((_, measure, queries), members) in enumerate(groups.items()):
         lines = [line for n, run in members if run.comparison for line in _lines(run, False, f"{n}. ")]
-        drawn = [plots.forest(lines, measure, "", f"all{at}-{width}", width) for width in (WIDE, NARROW) if lines]
-        figure = Figure(*drawn) if drawn else None
+        figure = _both(f"all{at}", plots.forest, lines, measure, "") if lines else None
         found.append({"measure": measure, "queries": queries, "members": members, "figure": figure})
     return found
 
@@ -144,14 +138,13 @@ def derived(run: RunFacts) -> dict[str, Any]:
     by_part = {part: sum(stage.seconds for stage in run.stages if stage.part == part) for part in PARTS}
     rows = {row["name"]: row for row in run.comparison["rows"]} if run.comparison else {}
     final = rows.get(run.comparison["reference"]) if run.comparison else None
-    costs = {cost.system: cost for cost in run.costs}
     teachers = [cost for cost in run.costs if cost.kind == "teacher" and cost.parameters]
     return {
         "total": sum(stage.seconds for stage in run.stages),
         "longest": max((stage.seconds for stage in run.stages), default=0.0),
         "by_part": by_part,
         "final": final,
-        "cost": costs.get(final["name"]) if final else None,
+        "cost": next((cost for cost in run.costs if final and cost.system == final["name"]), None),
         "teacher": max(teachers, key=lambda cost: cost.parameters or 0, default=None),
         "reasons": list(dict.fromkeys(reason for one in run.mined for reason in one.report["dropped"])),
         "sources": list(dict.fromkeys(source for one in run.mined for source in one.report["negatives"])),

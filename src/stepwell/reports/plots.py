@@ -1,10 +1,12 @@
 """The figures of a report, each from facts to SVG."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import exp, log
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import isotonic_regression
 
 from stepwell.reports.climb import Refined, Scores, Step, Training
 from stepwell.reports.costs import Cost
@@ -37,8 +39,9 @@ def ladder(start: float | None, steps: Sequence[Step], measure: str, name: str, 
         _marks(axes, steps)
         axes.set_xlim(-0.6, len(steps) + 0.6)
         axes.margins(y=0.18)
-        ticks = (f"{s.label}\n{cut(s.teacher, 14)}\n{s.loss}" if wide else _narrow(s.label) for s in steps)
-        axes.set_xticks(range(len(levels)), ["start", *ticks])
+        short = (step.label.removeprefix("rung ").replace("refine ", "r") for step in steps)
+        long = (f"{step.label}\n{cut(step.teacher, 14)}\n{step.loss}" for step in steps)
+        axes.set_xticks(range(len(levels)), ["start", *(long if wide else short)])
         axes.tick_params(axis="x", length=0, labelcolor=INK)
         axes.set_ylabel(f"{measure} on dev")
         _legend(axes, wide)
@@ -72,10 +75,6 @@ def _marks(axes: Any, steps: Sequence[Step]) -> None:
             axes.plot([at], [step.after], marker="o", ms=6, mfc="none", color=STUDENT, ls="none")
 
 
-def _narrow(label: str) -> str:
-    return label.removeprefix("rung ").replace("refine ", "r")
-
-
 def _legend(axes: Any, wide: bool) -> None:
     from matplotlib.lines import Line2D
 
@@ -84,14 +83,11 @@ def _legend(axes: Any, wide: bool) -> None:
         Line2D([], [], color=STUDENT, lw=2, ls=(0, (2, 2)), label="goes on as before"),
         Line2D([], [], color=TEACHER, marker="D", ms=6, ls="none", label="the rung's teacher"),
     ]
-    where: dict[str, Any] = {"loc": "upper center", "ncols": 2, "bbox_to_anchor": (0.5, 1.28)}
-    if wide:
-        where = {"loc": "lower right", "ncols": 3, "bbox_to_anchor": (1.0, 1.0)}
-    axes.legend(handles=shown, borderaxespad=0.2, **where)
+    place, columns, anchor = ("lower right", 3, (1.0, 1.0)) if wide else ("upper center", 2, (0.5, 1.28))
+    axes.legend(handles=shown, borderaxespad=0.2, loc=place, ncols=columns, bbox_to_anchor=anchor)
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One system of a forest plot: a mean and its interval, and perhaps its difference from the reference."""
 
     label: str
@@ -115,8 +111,8 @@ def forest(lines: Sequence[Line], measure: str, reference: str, name: str, width
             if right and line.difference is not None and line.difference_interval is not None:
                 _interval(right[0], at, line.difference, line.difference_interval, line.colour)
             if not wide:
-                above = {"transform": left.get_yaxis_transform(), "va": "center", "size": 11}
-                left.text(0, at - 0.42, cut(line.label, 48), **above)
+                at_left = left.get_yaxis_transform()
+                left.text(0, at - 0.42, cut(line.label, 48), transform=at_left, va="center", size=11)
         left.set_ylim(len(lines) - 0.4, -0.6 if wide else -0.8)
         left.set_yticks(range(len(lines)), [cut(line.label, 48) if wide else "" for line in lines])
         left.set_xlabel(f"{measure} on test")
@@ -197,22 +193,13 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
     >>> apart([0.0, 1.0, 9.0], 3.0)
     [-1.0, 2.0, 9.0]
     """
-    order = sorted(range(len(places)), key=places.__getitem__)
-    groups: list[list[int]] = []  # of neighbours that touch; each is spread around the mean of its places
-
-    def spread_of(group: list[int]) -> tuple[float, float]:
-        middle, half = sum(places[i] for i in group) / len(group), gap * (len(group) - 1) / 2
-        return middle - half, middle + half
-
-    for place in order:
-        groups.append([place])
-        while len(groups) > 1 and spread_of(groups[-2])[1] + gap > spread_of(groups[-1])[0]:
-            groups[-2:] = [groups[-2] + groups[-1]]
-    moved = [0.0] * len(places)
-    for group in groups:
-        for number, place in enumerate(group):
-            moved[place] = spread_of(group)[0] + gap * number
-    return moved
+    if len(places) == 0:
+        return []
+    order = np.argsort(places, kind="stable")
+    gaps = gap * np.arange(len(places))
+    moved = np.empty(len(places))
+    moved[order] = isotonic_regression(np.asarray(places)[order] - gaps).x + gaps
+    return [float(place) for place in moved]
 
 
 def _round_ticks(low: float, high: float) -> list[float]:

@@ -25,7 +25,6 @@ from stepwell.intake.synthetic.real_queries import RealQueries
 from stepwell.intake.synthetic.report import SyntheticReport
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.bm25 import BM25Index
-from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import Vectors, write_vectors
 
@@ -221,7 +220,7 @@ def _round_trip(collection: Collection, options: SyntheticOptions, folder: Path)
     """
     qrels = collection.qrels("train")
     rows = qrels.query_rows
-    runs: list[Run] = []
+    runs = []
     if options.by != "encoder":
         runs.append(BM25Index.build(collection).run(collection, rows, options.depth))
     if options.by != "bm25":
