@@ -17,7 +17,7 @@ from stepwell.collection.readers.huggingface import TUPLES
 from stepwell.collection.readers.lines import named_files
 from stepwell.collection.readers.tables import COLUMNS, ENDINGS, STEMS, find_table, read_table
 from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore, stamp_files
-from stepwell.display import Cell, Table
+from stepwell.display import Cell
 from stepwell.errors import CollectionError
 
 SAMPLE = 200
@@ -41,10 +41,6 @@ class Contents:
     place: str  # what opens it, as a recipe names it
     source: Source | None = None  # its reader; None for a collection that is opened by its place
     facts: list[list[Cell]] = field(default_factory=list)  # lines to show: what, how it is, how that is known
-
-    def table(self) -> Table:
-        """Return the facts as a table."""
-        return Table(f"What is in {self.place}", ["", "is", "because"], self.facts)
 
 
 def look(directory: str | Path) -> Contents:

@@ -8,7 +8,7 @@ from stepwell.collection.readers.beir import BeirWriter
 from stepwell.collection.readers.folder import Folder
 from stepwell.collection.source import Source
 from stepwell.collection.store import refuse
-from stepwell.display import say, show_aside
+from stepwell.display import Table, say, show_aside
 from stepwell.errors import CollectionError, StepwellError
 from stepwell.files import whole, writing
 from stepwell.intake.contents import Contents, look
@@ -56,7 +56,7 @@ def start(
     """
     check_layers(student, layers)
     contents = look(directory)
-    show_aside(contents.table())
+    show_aside(Table(f"What is in {contents.place}", ["", "is", "because"], contents.facts))
     target = free_place(target)
     made = _beside(contents, target)
     if test is not None and contents.found != "passages":

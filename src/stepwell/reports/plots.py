@@ -55,16 +55,10 @@ def _stair(axes: Any, at: int, before: float, level: float, step: Step | None, w
     axes.plot([at - 0.5, at - 0.5], [before, level], color=STUDENT, lw=1.2)
     if named and (climbed or wide):
         above = step is not None and step.teacher_dev is not None and step.teacher_dev <= level
-        axes.annotate(
-            f"{level:.3f}" if step is None or climbed else step.state,
-            (at, level),
-            (0, 6 if above else -6),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if above else "top",
-            color=INK if climbed else SOFT,
-            size=11 if wide else 10,
-        )
+        side, place = ("bottom", (0, 6)) if above else ("top", (0, -6))
+        text = f"{level:.3f}" if step is None or climbed else step.state
+        look = {"color": INK if climbed else SOFT, "size": 11 if wide else 10}
+        axes.annotate(text, (at, level), place, textcoords="offset points", ha="center", va=side, **look)
 
 
 def _marks(axes: Any, steps: Sequence[Step]) -> None:
@@ -146,9 +140,9 @@ def quality_and_cost(
             known = [(float(x) / unit, values[cost.system], cost) for cost in costs if (x := getattr(cost, what))]
             _cloud(panel, known, named, wide)
             for level in (values[cost.system] for cost in costs if cost.kind == "bm25"):
-                place = {"xycoords": panel.get_yaxis_transform(), "textcoords": "offset points", "va": "center"}
+                at_right = panel.get_yaxis_transform()
                 panel.axhline(level, color=BM25, lw=1.5, ls=(0, (4, 3)))
-                panel.annotate("BM25", (1, level), (4, 0), color=BM25, **place)
+                panel.annotate("BM25", (1, level), (4, 0), at_right, "offset points", color=BM25, va="center")
             panel.margins(y=0.12)
             _name(panel, [point for point in known if point[2].system in named], 250 if wide else 190)
             panel.set_xlabel(label)
@@ -159,8 +153,6 @@ def quality_and_cost(
 
 
 def _cloud(axes: Any, known: Sequence[tuple[float, float, Cost]], named: set[str], wide: bool) -> None:
-    from matplotlib.ticker import FuncFormatter
-
     for x, y, cost in known:
         bold = cost.system in named
         colour = KIND_COLOURS[cost.kind] if bold or cost.kind != "student" else SOFT
@@ -173,7 +165,7 @@ def _cloud(axes: Any, known: Sequence[tuple[float, float, Cost]], named: set[str
         axes.set_xscale("log")
         axes.set_xlim(low / exp(left * span), low * exp((1 - left) * span))
         axes.set_xticks(_round_ticks(low, high))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
 
 

@@ -37,8 +37,6 @@ def judged(folder, split):
 class Asks:
     """A generator that asks about the last word, and counts how often it is called."""
 
-    name = "asks"
-
     def __init__(self, until=None):
         self.calls, self.until = 0, until
 

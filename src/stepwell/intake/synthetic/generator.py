@@ -19,8 +19,6 @@ _GO_ON = "Text: {text}\n\nA short question that this text answers:"
 class Generator(Protocol):
     """Something that asks about passages."""
 
-    name: str
-
     def ask(self, texts: Sequence[str], queries: int, seed: int) -> list[list[str]]:
         """Return so many queries of each text; the same for the same texts and seed."""
         ...
@@ -35,7 +33,6 @@ class ModelGenerator:
     """
 
     def __init__(self, place: str) -> None:
-        self.name = place
         with opening(place, "query generator"):
             found = locate(place)
             config = AutoConfig.from_pretrained(found)
