@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from stepwell.collection import Collection
 from stepwell.collection.row_tables import read_lists, read_rows, write_rows
-
-Rows = NDArray[np.int64]
+from stepwell.models.tokens import Rows
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from stepwell import distributed
 from stepwell.collection import Qrels
 from stepwell.distil import losses
-from stepwell.distil.candidates import Candidates, Draw, Rows
+from stepwell.distil.candidates import Candidates, Draw
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
-from stepwell.models.tokens import Side, Tokens
+from stepwell.models.tokens import Rows, Side, Tokens
 from stepwell.recipe import Soft
 from stepwell.retrieval.vectors import Vectors
 

@@ -34,7 +34,9 @@ def _ready(vectors: Tensor, similarity: str) -> Tensor:
 class _OfEmbeddings(nn.Module):
     """A loss of the vectors of a data set's columns."""
 
-    model: SentenceTransformer
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.model, self.similarity = model, model.similarity_fn_name
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """Embed the columns and return the loss."""
@@ -77,8 +79,7 @@ class DistillLoss(_OfEmbeddings):
         tau: float = 1.0,
         scale: float | None = None,
     ) -> None:
-        super().__init__()
-        self.model, self.similarity = model, model.similarity_fn_name
+        super().__init__(model)
         self.alpha, self.beta, self.gamma, self.tau = alpha, beta, gamma, tau
         self.scale = _scale(self.similarity, scale)
 
@@ -150,9 +151,8 @@ class InBatchDistillLoss(_OfEmbeddings):
         teacher_similarity: str = "cosine",
         teacher_scale: float | None = None,
     ) -> None:
-        super().__init__()
-        self.model, self.similarity, self.teacher_similarity = model, model.similarity_fn_name, teacher_similarity
-        self.tau = tau
+        super().__init__(model)
+        self.tau, self.teacher_similarity = tau, teacher_similarity
         self.scale, self.teacher_scale = _scale(self.similarity, scale), _scale(teacher_similarity, teacher_scale)
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
@@ -187,8 +187,7 @@ class EmbeddingDistillLoss(_OfEmbeddings):
     """
 
     def __init__(self, model: SentenceTransformer, teacher_dimension: int | None = None) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         own = model.get_embedding_dimension()
         self.projection: nn.Module = nn.Identity()
         if own is not None and teacher_dimension not in (None, own):

@@ -17,7 +17,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -30,9 +29,8 @@ from stepwell.models.build import head_parameters, word_tables
 from stepwell.models.engines.cpu import for_training, sparse_words
 from stepwell.models.engines.forward import Work, work
 from stepwell.models.opening import cannot_write, sha256_of
+from stepwell.models.tokens import Rows
 from stepwell.recipe import Optimiser, RerankTraining
-
-Rows = NDArray[np.int64]
 
 CHUNK = 8
 """Examples (queries with their candidates) that go through backward at a time where the loss is separable."""
@@ -72,11 +70,9 @@ class TrainingLog:
     def add(self, loss: float, parts: dict[str, float], work: Work) -> None:
         """Append one step."""
         self.steps += 1
-        self.texts += work.texts
-        self.tokens += work.tokens
-        self.padded += work.padded
-        self.squares += work.squares
         self.losses.append(loss)
+        for name, count in asdict(work).items():
+            setattr(self, name, getattr(self, name) + count)
         for name, value in parts.items():
             self.parts.setdefault(name, []).append(value)
 
@@ -203,18 +199,12 @@ def _optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     for parameter in module.parameters():
         if parameter.requires_grad:
             groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "peak": head_lr if in_head else settings.lr,
-                "weight_decay": settings.weight_decay if matrix else 0.0,
-            }
-            for (in_head, matrix), parameters in groups.items()
-        ],
-        lr=settings.lr,
-        fused=True,
-    )
+    rate, decay = {True: head_lr, False: settings.lr}, {True: settings.weight_decay, False: 0.0}
+    options = [
+        {"params": parameters, "peak": rate[in_head], "weight_decay": decay[matrix]}
+        for (in_head, matrix), parameters in groups.items()
+    ]
+    return torch.optim.AdamW(options, lr=settings.lr, fused=True)
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from stepwell.display import Cell, Table, counted, progress
@@ -23,7 +24,7 @@ from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import WAYS, Runner, extra_of, missing, open_way, parts, unfit
 from stepwell.models.engines.inference import Opened
 from stepwell.models.engines.machine import machine, token_budget
-from stepwell.models.engines.race import Racer, bf16_is_slow, enter, in_turns, rate
+from stepwell.models.engines.race import Racer, bf16_is_slow, enter, rate
 from stepwell.models.tokens import Tokens
 
 ROUNDS = 5
@@ -181,10 +182,10 @@ def _measure(runners: Mapping[str, Runner], encoder: Encoder, tokens: Tokens) ->
         encoder.encode_by(Opened(runner, token_budget()), tokens)
 
     times = max(1, round(SECONDS * rate(next(iter(runners.values())), job, count) / count))
+    rates: dict[str, list[float]] = {way: [] for way in runners}
     with progress(ROUNDS * len(runners), "measuring") as bar:
-
-        def measured(way: str) -> float:
-            bar.advance()
-            return rate(runners[way], job, count, times)
-
-        return in_turns(measured, list(runners), ROUNDS)
+        for _ in range(ROUNDS):
+            for way, runner in runners.items():
+                rates[way].append(rate(runner, job, count, times))
+                bar.advance()
+    return {way: median(measured) for way, measured in rates.items()}

@@ -18,7 +18,7 @@ from stepwell.ladder.scoring import Scores, warn_of
 from stepwell.ladder.stage import Job, Stage, recorded
 from stepwell.models.build import build_student
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines.flops import inner_width, layer_peak, operations
+from stepwell.models.engines.flops import layer_peak, layer_products, operations
 from stepwell.models.engines.machine import precision
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.opening import transformer_of
@@ -123,7 +123,7 @@ def _share_of_peak(model: Encoder | Reranker | LateInteraction, log: TrainingLog
     config = transformer_of(model.model).auto_model.config
     if not log.seconds or not hasattr(config, "hidden_size"):
         return None
-    peak = layer_peak(int(config.hidden_size), inner_width(config), precision())
+    peak = layer_peak(precision(), tuple(layer_products(config, 1_024)))
     return 3 * operations(config, log.tokens, log.squares) / log.seconds / peak
 
 

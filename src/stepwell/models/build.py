@@ -62,19 +62,17 @@ def cut_layers(model: nn.Module, layers: int | None, pick: str | list[int] = "fi
     keep = pick_layers(total, layers, pick)
     if keep == list(range(total)):
         return
-    stacks = [
-        (name, stack)
-        for name, stack in model.named_modules()
-        if isinstance(stack, nn.ModuleList) and len(stack) == total
-    ]
+    stacks = {
+        name: part for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) == total
+    }
     if len(stacks) != 1:
         raise RecipeError(
             f"can't tell where the {total} layers of a {type(model).__name__} are ({len(stacks)} candidates): leave "
             "`layers` empty for this model."
         )
-    name, stack = stacks[0]
-    parent = model.get_submodule(name.rpartition(".")[0])
-    setattr(parent, name.rpartition(".")[2], nn.ModuleList([stack[layer] for layer in keep]))
+    [(place, stack)] = stacks.items()
+    parent, _, name = place.rpartition(".")
+    setattr(model.get_submodule(parent), name, nn.ModuleList([stack[layer] for layer in keep]))
     config.num_hidden_layers = len(keep)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[layer] for layer in keep]
@@ -97,27 +95,24 @@ def build_student(
     if takes_whole(layers, pooling, similarity) and not isinstance(pick, list) and towers == 1:
         return _whole(open_sentence_transformer(base), max_tokens)
     model = open_one_tower(base)
-    chosen_similarity = similarity or _similarity_of(model)
-    own = next((module for module in model.modules() if isinstance(module, Pooling)), None)
-    own_mode = own.pooling_mode if own is not None else "mean"
+    cosine = (similarity or _similarity_of(model)) == "cos"
+    own_mode = next((module.pooling_mode for module in model.modules() if isinstance(module, Pooling)), "mean")
     mode = pooling or own_mode
     extra = [module for module in model if isinstance(module, Dense)] if mode == own_mode else []
-
-    prompts = _prompts_of(model) or None
 
     def tower(opened: SentenceTransformer) -> list[Any]:
         transformer = transformer_of(opened)
         cut_layers(transformer.auto_model, layers, pick)
         transformer.max_seq_length = _limit(transformer, max_tokens)
         modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), mode), *extra]
-        return [*modules, Normalize()] if chosen_similarity == "cos" else modules
+        return [*modules, Normalize()] if cosine else modules
 
-    function: Literal["cosine", "dot"] = "cosine" if chosen_similarity == "cos" else "dot"
+    prompts = _prompts_of(model) or None
+    modules = tower(model)
+    if towers == 2:
+        modules = [Router.for_query_document(modules, tower(open_sentence_transformer(base)))]
+    function: Literal["cosine", "dot"] = "cosine" if cosine else "dot"
     with quiet():
-        if towers == 2:
-            modules: list[Any] = [Router.for_query_document(tower(model), tower(open_sentence_transformer(base)))]
-        else:
-            modules = tower(model)
         return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=function, prompts=prompts)
 
 
@@ -129,8 +124,7 @@ def takes_whole(layers: int | None, pooling: str | None, similarity: str | None)
 def _whole(model: SentenceTransformer, max_tokens: int) -> SentenceTransformer:
     """Leave a dual encoder as it is, in place; how long texts may be and how vectors are compared is written down."""
     transformer_of(model)  # without one it is refused
-    limits = [_limit(module, max_tokens) for module in model.modules() if isinstance(module, Transformer)]
-    model.max_seq_length = min(limits)
+    model.max_seq_length = min(_limit(part, max_tokens) for part in model.modules() if isinstance(part, Transformer))
     model.similarity_fn_name = "cosine" if _similarity_of(model) == "cos" else "dot"
     model.truncate_dim = None  # vectors are compared whole
     model.prompts = {**model.prompts, **_prompts_of(model)}
@@ -217,10 +211,12 @@ def _random_dense(seed: int, width: int, out: int, **options: Any) -> Dense:
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of a cross-encoder's scoring head (they may learn faster than the body)."""
-    heads = [
-        module for name, module in model.named_modules() if isinstance(module, Dense) or name.endswith("classifier")
+    return [
+        parameter
+        for name, module in model.named_modules()
+        if isinstance(module, Dense) or name.endswith("classifier")
+        for parameter in module.parameters()
     ]
-    return [parameter for head in heads for parameter in head.parameters()]
 
 
 def word_tables(module: nn.Module) -> list[Tensor]:

@@ -14,9 +14,9 @@ from stepwell.models.engines.backends import Net
 from stepwell.models.engines.inference import Inference, Opened
 from stepwell.models.engines.machine import few_shapes
 from stepwell.models.engines.parity import text_samples
-from stepwell.models.model import Model, Rows
+from stepwell.models.model import Model
 from stepwell.models.opening import open_sentence_transformer
-from stepwell.models.tokens import Features, Side, Tokens
+from stepwell.models.tokens import Features, Rows, Side, Tokens
 
 FEW = 256
 """Texts up to which the cheapest cut into batches is looked for: it costs a tenth of a millisecond for ten of them."""

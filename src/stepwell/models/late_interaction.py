@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from stepwell.display import SILENT, Progress
 from stepwell.models.engines.machine import autocast, token_budget
-from stepwell.models.model import Model, Rows
+from stepwell.models.model import Model
 from stepwell.models.opening import open_multi_vector, transformer_of
-from stepwell.models.tokens import Side, Tokens, batches_by_length
+from stepwell.models.tokens import Rows, Side, Tokens, batches_by_length
 
 Vectors = tuple[Tensor, Tensor]
 """Vectors of tokens (B, L, D), and which of them count (B, L)."""

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from torch import Tensor
 
@@ -14,9 +12,7 @@ from stepwell import distributed
 from stepwell.models.engines.forward import forward_all
 from stepwell.models.files import Kind
 from stepwell.models.opening import fingerprint, save_model
-from stepwell.models.tokens import Side, Template, Tokens
-
-Rows = NDArray[np.int64]
+from stepwell.models.tokens import Rows, Side, Template, Tokens
 
 M = TypeVar("M", SentenceTransformer, CrossEncoder, MultiVectorEncoder)
 

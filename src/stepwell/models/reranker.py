@@ -14,9 +14,9 @@ from stepwell.models.engines.backends import Net
 from stepwell.models.engines.inference import Inference
 from stepwell.models.engines.machine import few_shapes
 from stepwell.models.engines.parity import pair_samples
-from stepwell.models.model import Model, Rows
+from stepwell.models.model import Model
 from stepwell.models.opening import most_tokens, open_cross_encoder, transformer_of
-from stepwell.models.tokens import Features, Side, Tokens
+from stepwell.models.tokens import Features, Rows, Side, Tokens
 
 
 class Reranker(Model[CrossEncoder]):

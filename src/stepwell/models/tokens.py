@@ -1,13 +1,11 @@
 """Texts as token ids: tokenised once, kept flat, and padded only batch by batch."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Side = Literal["query", "document"]
+Rows = NDArray[np.int64]
 Features = dict[str, Tensor]
 
 BLOCK = 4_096
@@ -29,7 +28,7 @@ class Tokens:
     """Token ids of N texts, without special tokens; in memory or memory-mapped."""
 
     ids: NDArray[Any]  # all ids behind one another, shape (T,), uint16 where the vocabulary fits and uint32 else
-    offsets: NDArray[np.int64]  # text i is `ids[offsets[i]:offsets[i + 1]]`, shape (N + 1,), int64
+    offsets: Rows  # text i is `ids[offsets[i]:offsets[i + 1]]`, shape (N + 1,), int64
     limit: int  # only the first so many tokens of each text count
 
     def __len__(self) -> int:
@@ -40,30 +39,28 @@ class Tokens:
         return self.ids[start : min(int(self.offsets[row + 1]), start + self.limit)]
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Rows:
         """Tokens of every text, shape (N,)."""
         return np.minimum(np.diff(self.offsets), self.limit)
 
-    def lengths_of(self, rows: NDArray[Any]) -> NDArray[np.int64]:
+    def lengths_of(self, rows: Rows) -> Rows:
         """Return the tokens of some texts, shape (B,); its cost does not grow with N."""
-        sizes: NDArray[np.int64] = self.offsets[rows + 1] - self.offsets[rows]
+        sizes: Rows = self.offsets[rows + 1] - self.offsets[rows]
         return np.minimum(sizes, self.limit)
 
-    def cut(self, limit: int) -> Tokens:
+    def cut(self, limit: int) -> Self:
         """Return a view in which at most ``limit`` tokens of a text count."""
         return replace(self, limit=min(limit, self.limit))
 
     @classmethod
-    def build(cls, tokenizer: Any, texts: Sequence[str], limit: int, prompt: str = "") -> Tokens:
+    def build(cls, tokenizer: Any, texts: Sequence[str], limit: int, prompt: str = "") -> Self:
         """Tokenise ``texts`` (with ``prompt`` in front of each), keeping the first ``limit`` tokens of each."""
         blocks = [
             tokenise_block(tokenizer, texts[start : start + BLOCK], limit, prompt)
             for start in range(0, len(texts), BLOCK)
         ]
-        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-        if blocks:
-            np.cumsum(np.concatenate([lengths for _, lengths in blocks]), out=offsets[1:])
-        ids = np.concatenate([ids for ids, _ in blocks]) if blocks else np.zeros(0, id_type(tokenizer))
+        ids = np.concatenate([np.zeros(0, id_type(tokenizer)), *(ids for ids, _ in blocks)])
+        offsets = np.concatenate([np.zeros(1, np.int64), *(lengths for _, lengths in blocks)]).cumsum()
         return cls(ids, offsets, limit)
 
 
@@ -94,7 +91,7 @@ def tokenise_block(
     return np.fromiter(flat, dtype=id_type(tokenizer), count=int(lengths.sum())), lengths
 
 
-Part = list[int] | tuple[Tokens, NDArray[Any], NDArray[np.int64]]
+Part = list[int] | tuple[Tokens, Rows, Rows]
 """A part of every sequence of a batch: the same special tokens, or so many tokens of each one's text."""
 
 
@@ -110,7 +107,7 @@ class Template:
     left: bool
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Template:
+    def of(cls, tokenizer: Any) -> Self:
         """Read the template off ``tokenizer``."""
         first, second = (tokenizer("a", add_special_tokens=False)["input_ids"] for _ in range(2))
         one = list(tokenizer("a")["input_ids"])
@@ -135,7 +132,7 @@ class Template:
         """Special tokens that a text and a pair carry."""
         return sum(map(len, self.single)), sum(map(len, self.pair))
 
-    def texts(self, tokens: Tokens, rows: NDArray[Any], limit: int, rounded: bool = False) -> Features:
+    def texts(self, tokens: Tokens, rows: Rows, limit: int, rounded: bool = False) -> Features:
         """Pad the texts ``rows`` to one batch, each of at most ``limit`` tokens, specials included: (B, L).
 
         L is the longest text's length, ``rounded`` up where the limit leaves room (:func:`round_up`).
@@ -145,13 +142,7 @@ class Template:
         return self._pad([before, (tokens, rows, kept), after], None, limit, rounded)
 
     def pairs(
-        self,
-        queries: Tokens,
-        passages: Tokens,
-        query_rows: NDArray[Any],
-        passage_rows: NDArray[Any],
-        limit: int,
-        rounded: bool = False,
+        self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows, limit: int, rounded: bool = False
     ) -> Features:
         """Pad pairs to one batch of at most ``limit`` tokens each: (B, L), L as for :meth:`texts`.
 
@@ -165,7 +156,7 @@ class Template:
         borders = len(before) + left + len(between)  # the separator has the first text's type
         return self._pad(parts, borders, limit, rounded)
 
-    def _pad(self, parts: Sequence[Part], borders: NDArray[np.int64] | None, limit: int, rounded: bool) -> Features:
+    def _pad(self, parts: Sequence[Part], borders: Rows | None, limit: int, rounded: bool) -> Features:
         """Write the parts of every sequence behind one another; ``borders`` is where the second text begins."""
         sizes = [np.array([len(part)]) if isinstance(part, list) else part[2] for part in parts]
         total = np.sum(np.broadcast_arrays(*sizes), axis=0)  # (B,)
@@ -178,7 +169,10 @@ class Template:
             if isinstance(part, list):
                 ids[np.arange(len(total))[:, None], column[:, None] + np.arange(len(part))] = part
             else:
-                _copy_spans(part[0], part[1], size, ids, column)
+                tokens, rows, _ = part  # the first `size` tokens of each text go into its line, from its column on
+                lines = np.repeat(np.arange(len(rows)), size)
+                within = np.arange(len(lines)) - np.repeat(np.cumsum(size) - size, size)
+                ids[lines, column[lines] + within] = tokens.ids[tokens.offsets[rows][lines] + within]
             column += size
         place = np.arange(width) - begin[:, None]  # (B, L): a token's place in its sequence
         inside = (place >= 0) & (place < total[:, None])
@@ -190,16 +184,7 @@ class Template:
         return features
 
 
-def _copy_spans(
-    tokens: Tokens, rows: NDArray[Any], sizes: NDArray[np.int64], out: NDArray[np.int64], columns: NDArray[np.int64]
-) -> None:
-    """Copy the first ``sizes`` tokens of each text into its line of ``out`` from its column on."""
-    lines = np.repeat(np.arange(len(rows)), sizes)
-    within = np.arange(len(lines)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    out[lines, columns[lines] + within] = tokens.ids[tokens.offsets[rows][lines] + within]
-
-
-def round_up(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def round_up(lengths: Rows) -> Rows:
     """Return lengths as few others that are no smaller: batches that are cut and padded by these have few shapes.
 
     An engine makes code for each new shape, and keeps it.
@@ -214,7 +199,7 @@ def round_up(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return -(-lengths // step) * step
 
 
-def filled(batch: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+def filled(batch: Rows, step: int) -> Rows:
     """Return the rows of a batch, and some of them again up to a multiple of ``step``: batches have fewer shapes.
 
     Examples
@@ -225,18 +210,7 @@ def filled(batch: NDArray[np.int64], step: int) -> NDArray[np.int64]:
     return np.resize(batch, -(-len(batch) // step) * step)
 
 
-def row_step(width: int, budget: int) -> int:
-    """Return of what the rows of a long job's batches are a multiple: a quarter of those that a whole one has.
-
-    Examples
-    --------
-    >>> row_step(16, 1024), row_step(512, 1024)
-    (16, 1)
-    """
-    return max(1, budget // width // 4)
-
-
-def batches_by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
+def batches_by_length(lengths: Rows, budget: int) -> Iterator[Rows]:
     """Yield rows in batches of similar length, shortest first, each of at most ``budget`` padded tokens.
 
     Every row comes exactly once; a row longer than the budget is a batch of its own.
@@ -251,7 +225,7 @@ def batches_by_length(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArr
         start = stop
 
 
-def cheapest_batches(lengths: NDArray[np.int64], budget: int, overhead: int) -> list[NDArray[np.int64]]:
+def cheapest_batches(lengths: Rows, budget: int, overhead: int) -> list[Rows]:
     """Return rows in batches of similar length that together cost least, shortest first.
 
     A batch costs its padded tokens and ``overhead`` tokens more, and has at most ``budget`` padded tokens unless it is

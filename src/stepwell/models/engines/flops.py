@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,21 +24,15 @@ def layer_products(config: Any, tokens: int) -> list[Product]:
     >>> layer_products(BertConfig(hidden_size=384, intermediate_size=1536), 1024)[-2:]
     [(1024, 384, 1536), (1024, 1536, 384)]
     """
-    width, inner = int(config.hidden_size), inner_width(config)
+    width = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * width)
     return [(tokens, width, width)] * 4 + [(tokens, width, inner), (tokens, inner, width)]
 
 
-def inner_width(config: Any) -> int:
-    """Return the width of the feed-forward part of a layer."""
-    found = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None)
-    return int(found or 4 * config.hidden_size)
-
-
 @cache
-def layer_peak(width: int, inner: int, dtype: torch.dtype) -> float:
-    """Return :func:`matmul_peak` for the layers of a model, measured once a process, over a batch of 1,024 tokens."""
-    shape = SimpleNamespace(hidden_size=width, intermediate_size=inner)
-    return matmul_peak(dtype, layer_products(shape, 1_024))
+def layer_peak(dtype: torch.dtype, products: tuple[Product, ...]) -> float:
+    """Return :func:`matmul_peak`, measured once a process."""
+    return matmul_peak(dtype, products)
 
 
 @torch.inference_mode()

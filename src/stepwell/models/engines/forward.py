@@ -1,21 +1,19 @@
 """Items through a model with a gradient: padded by length, shared over the processes, counted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stepwell import distributed
 from stepwell.models.engines.machine import BATCH_COST, autocast, few_shapes, micro_batch
-from stepwell.models.tokens import cheapest_batches, round_up
+from stepwell.models.tokens import Rows, cheapest_batches, filled, round_up
 
-Forward = Callable[[NDArray[np.int64]], Tensor]
+Forward = Callable[[Rows], Tensor]
 """Gives the outputs (B, ...) of the items (B,), padded to one batch."""
 
 
@@ -28,7 +26,7 @@ class Work:
     padded: int = 0  # tokens with the padding of their batches
     squares: int = 0  # the sum of the squared lengths
 
-    def since(self, before: Work) -> Work:
+    def since(self, before: Self) -> "Work":
         """Return what came after ``before``."""
         return Work(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
@@ -37,7 +35,7 @@ work = Work()
 """All that this process has put through :func:`forward_all`."""
 
 
-def forward_all(lengths: NDArray[np.int64], forward: Forward, gradient_cache: bool = False) -> Tensor:
+def forward_all(lengths: Rows, forward: Forward, gradient_cache: bool = False) -> Tensor:
     """Run items of so many tokens (B,) through ``forward``: outputs in their order, fp32, with the gradient (B, ...).
 
     Items are shared over the processes and padded only with others of their length; the graph is kept, so the gradient
@@ -47,10 +45,10 @@ def forward_all(lengths: NDArray[np.int64], forward: Forward, gradient_cache: bo
     """
     world, own = distributed.world_size(), distributed.rank()
     order = np.argsort(lengths, kind="stable")
-    padded = np.resize(order, -(-len(order) // world) * world)  # repeat a few, so that all have as many
+    padded = filled(order, world)  # so that all have as many
     mine = padded[own::world]
     outputs: list[Tensor] = []
-    places: list[NDArray[np.int64]] = []
+    places: list[Rows] = []
     widths = round_up(lengths[mine]) if few_shapes() else lengths[mine]
     for batch in cheapest_batches(widths, micro_batch(), BATCH_COST):
         items = mine[batch]

@@ -15,12 +15,12 @@ from stepwell.models.engines.backends import Net, Runner, open_way
 from stepwell.models.engines.probe import choose
 from stepwell.models.engines.race import open_checked
 from stepwell.models.opening import routers_of
-from stepwell.models.tokens import Features, Side, batches_by_length, cheapest_batches, filled, round_up, row_step
+from stepwell.models.tokens import Features, Rows, Side, batches_by_length, cheapest_batches, filled, round_up
 
 LEAST = 32_768
 """Tokens from which on a job is worth a probe and an export; a smaller one goes through torch at once."""
 
-Pad = Callable[[NDArray[np.int64], bool], Features]
+Pad = Callable[[Rows, bool], Features]
 """Gives the padded batch of some items (B,), of a rounded length or not."""
 
 
@@ -32,7 +32,7 @@ class Opened:
     token_budget: int
 
     def run_all(
-        self, lengths: NDArray[np.int64], pad: Pad, out: NDArray[np.float32], progress: display.Progress, few: int = 0
+        self, lengths: Rows, pad: Pad, out: NDArray[np.float32], progress: display.Progress, few: int = 0
     ) -> None:
         """Write the outputs of items of so many tokens (B,) to ``out`` (B, ...), in batches of similar length.
 
@@ -45,10 +45,10 @@ class Opened:
         if small:
             batches = cheapest_batches(widths, budget, machine.BATCH_COST)
 
-        def step(batch: NDArray[np.int64]) -> int:
-            """Return of what the rows of a batch are to be a multiple."""
+        def step(batch: Rows) -> int:
+            """Return of what the rows of a batch are to be a multiple; in a long job a quarter of a whole batch's."""
             if not small:
-                return row_step(int(widths[batch].max()), budget)
+                return max(1, budget // int(widths[batch].max()) // 4)
             return 4 if rounded and len(batch) > 4 else 1
 
         padded = (pad(filled(batch, step(batch)), rounded) for batch in batches)

@@ -68,15 +68,6 @@ def rate(runner: Runner, job: Callable[[Runner], object], tokens: int, times: in
     return times * tokens / (time.perf_counter() - start)
 
 
-def in_turns(rate: Callable[[str], float], ways: Sequence[str], rounds: int) -> dict[str, float]:
-    """Return the median rate of every way, over rounds in which all take their turn."""
-    rates: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way in ways:
-            rates[way].append(rate(way))
-    return {way: median(measured) for way, measured in rates.items()}
-
-
 def fastest(
     rate: Callable[[str, int], float], ways: Sequence[str], start: int, limits: tuple[int, int]
 ) -> tuple[tuple[str, int], dict[tuple[str, int], float]]:
