@@ -55,10 +55,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Draw:
-    """Which candidates a step uses: K of the M that a query has, all where M <= K.
-
-    The draw is a function of (seed, epoch, query).
-    """
+    """Which candidates a step uses: K of the M that a query has, all where M <= K, by (seed, epoch, query) alone."""
 
     k: int
     seed: int

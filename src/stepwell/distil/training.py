@@ -96,10 +96,7 @@ def total_steps(settings: Optimiser, size: int) -> int:
 
 
 def batches(size: int, batch: int, seed: int, start: int, stop: int) -> Iterator[tuple[int, Rows]]:
-    """Yield (epoch, examples) of the steps from ``start`` to ``stop``; each epoch is a permutation of its own.
-
-    A batch runs over the end of an epoch into the next, so none is short.
-    """
+    """Yield (epoch, examples) of some steps: each epoch is a permutation, and no batch ends short with one."""
     batch = min(batch, size)
 
     @lru_cache(maxsize=1)
@@ -263,10 +260,7 @@ class Checkpoint:
                 raise cannot_write(draft, error) from error
 
     def load(self) -> TrainingLog:
-        """Take up the file if it is there and whole; else begin at step 0, with a warning where it is there.
-
-        All processes take it up, or none does.
-        """
+        """Take up the file, on all processes or none; one that is damaged is warned of, and it begins at step 0."""
         log, saved = TrainingLog(), dict[str, Tensor]()
         if self.path.is_file():
             try:

@@ -220,10 +220,7 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def word_tables(module: nn.Module) -> list[Tensor]:
-    """Return the tables of word embeddings in ``module``, whatever their architecture calls them (they may be frozen).
-
-    An architecture that does not say which they are is refused.
-    """
+    """Return the tables of word embeddings in ``module``; an architecture that does not name them is refused."""
     models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
     try:
         tables = [cast("Tensor", model.get_input_embeddings().weight) for model in models]

@@ -211,10 +211,7 @@ def filled(batch: Rows, step: int) -> Rows:
 
 
 def batches_by_length(lengths: Rows, budget: int) -> Iterator[Rows]:
-    """Yield rows in batches of similar length, shortest first, each of at most ``budget`` padded tokens.
-
-    Every row comes exactly once; a row longer than the budget is a batch of its own.
-    """
+    """Yield rows in batches of similar length, shortest first, each of at most ``budget`` padded tokens or one row."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):

@@ -37,10 +37,7 @@ def layer_peak(dtype: torch.dtype, products: tuple[Product, ...]) -> float:
 
 @torch.inference_mode()
 def matmul_peak(dtype: torch.dtype, products: Sequence[Product], seconds: float = 0.1) -> float:
-    """Measure the operations a second of some matrix products in a row: what no forward pass can beat.
-
-    A multiplication and an addition are two. The fastest round within ``seconds`` counts, of two at least.
-    """
+    """Measure the operations a second of matrix products, two a multiplication and addition, in the fastest round."""
     device = distributed.state().device
     pairs = [
         (torch.randn(m, k, device=device).to(dtype), torch.randn(n, k, device=device).to(dtype)) for m, k, n in products

@@ -12,7 +12,7 @@ from torch import nn
 from stepwell import display
 from stepwell.models.engines import machine
 from stepwell.models.engines.backends import Net, Runner, open_way
-from stepwell.models.engines.probe import choose
+from stepwell.models.engines.probe import Choice, choose
 from stepwell.models.engines.race import open_checked
 from stepwell.models.opening import routers_of
 from stepwell.models.tokens import Features, Rows, Side, batches_by_length, cheapest_batches, filled, round_up
@@ -75,8 +75,7 @@ class Inference:
 
     def __init__(self, net: Net, kind: str) -> None:
         self.net, self.kind = net, kind
-        self._opened: dict[str | None, tuple[Any, Opened]] = {}
-        self._small: dict[str | None, Opened] = {}
+        self._opened: dict[tuple[str | None, bool], tuple[Any, Opened]] = {}  # by task, and whether the job is small
         self._settled = self._exact = False
 
     def settle(self) -> None:
@@ -94,35 +93,23 @@ class Inference:
         """
         routed = self.net.unpooled or routers_of(self.net.model)
         net = replace(self.net, task=task if routed else None)
-        if self._exact:
-            return self._plain(net)
-        if tokens < LEAST:
-            return self._open_small(net)
-        weights = state_of(net.model)
-        known = self._opened.get(net.task)
-        if known is None or known[0] != weights:
-            self._opened.pop(net.task, None)  # frees its memory before the next takes as much
-            choice = choose(net, self.kind)
-            self._opened[net.task] = weights, self._checked(net, choice.way, choice.token_budget)
-        return self._opened[net.task][1]
+        small, budget = tokens < LEAST, machine.token_budget()
+        if self._exact or (small and machine.precision() is torch.float32):
+            return Opened(open_way(net, "torch-fp32"), budget)
+        if small and not self._settled:
+            return Opened(open_way(net, "torch-bf16-autocast"), budget)
+        weights, key = None if small else state_of(net.model), (net.task, small)
+        if key not in self._opened or self._opened[key][0] != weights:
+            self._opened.pop(key, None)  # frees its memory before the next takes as much
+            choice = Choice("torch-bf16-weights", budget) if small else choose(net, self.kind)
+            self._opened[key] = weights, self._checked(net, choice)
+        return self._opened[key][1]
 
-    def _plain(self, net: Net, way: str = "torch-fp32") -> Opened:
-        return Opened(open_way(net, way), machine.token_budget())
-
-    def _open_small(self, net: Net) -> Opened:
-        if machine.precision() is torch.float32:
-            return self._plain(net)
-        if not self._settled:
-            return self._plain(net, "torch-bf16-autocast")
-        if net.task not in self._small:
-            self._small[net.task] = self._checked(net, "torch-bf16-weights", machine.token_budget())
-        return self._small[net.task]
-
-    def _checked(self, net: Net, way: str, token_budget: int) -> Opened:
+    def _checked(self, net: Net, choice: Choice) -> Opened:
         """Return a way that agrees with torch fp32, or else torch fp32."""
-        if way != "torch-fp32":
-            opened = open_checked(net, way)
+        if choice.way != "torch-fp32":
+            opened = open_checked(net, choice.way)
             if isinstance(opened, Runner):
-                return Opened(opened, token_budget)
-            display.warn(f"{way} is not used for {self.kind} with this model, torch-fp32 is: {opened}.")
-        return Opened(open_way(net, "torch-fp32"), token_budget)
+                return Opened(opened, choice.token_budget)
+            display.warn(f"{choice.way} is not used for {self.kind} with this model, torch-fp32 is: {opened}.")
+        return Opened(open_way(net, "torch-fp32"), choice.token_budget)

@@ -62,18 +62,15 @@ def precision() -> torch.dtype:
 def bf16_gain() -> float:
     """Return how many times faster this CPU multiplies matrices of a small model in bf16 than in fp32.
 
-    The two are timed in turn and the fastest round of each counts, so that other work on the machine slows down both;
-    where one is far ahead at once, as where bf16 is emulated, few rounds do.
+    The two are timed in turn and the fastest round of each counts, so that other work on the machine slows down both.
     """
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    gain = 1.0
     for number in range(GAIN_ROUNDS):
         for dtype in best:
             best[dtype] = min(best[dtype], _matmul_seconds(dtype))
-        gain = best[torch.float32] / best[torch.bfloat16]
-        if number >= 3 and gain < 0.2:
+        if number >= 3 and best[torch.float32] < 0.2 * best[torch.bfloat16]:  # emulated: a few rounds do
             break
-    return gain
+    return best[torch.float32] / best[torch.bfloat16]
 
 
 @torch.inference_mode()

@@ -147,22 +147,7 @@ def probed(net: Net, ways: Sequence[str], budget: int | None) -> Choice:
     size = budget or machine.token_budget()
     if bf16_is_slow(net, ways[0]):  # fp32 would come first
         return Choice(ways[0], size)  # the user wants it, and a race would take minutes
-    runners, rejected = _open_all(net, ways)
-    if not runners:  # all that the user left failed
-        return Choice("torch-fp32", size, None, rejected)
-    affordable = int(speed(open_way(net, "torch-fp32"), 256) * PATIENCE)
-    trial = size if budget else min(size, max(affordable, 64))
-    least, most = BUDGETS.get(net.device.type, BUDGETS["cpu"])
-    limits = (least, min(most, affordable)) if budget is None and trial == size else (trial, trial)
-    (best, found), rates = fastest(lambda way, tokens: speed(runners[way], tokens), list(runners), trial, limits)
-    rejected |= {way: f"{rates[way, trial]:,.0f} tokens/s" for way in runners if way != best}
-    return Choice(best, found if trial == size else size, rates[best, found], rejected)
-
-
-def _open_all(net: Net, ways: Sequence[str]) -> tuple[dict[str, Runner], dict[str, str]]:
-    """Return the ways that can be taken, opened, and why the others can't."""
-    runners: dict[str, Runner] = {}
-    rejected: dict[str, str] = {}
+    runners, rejected = dict[str, Runner](), dict[str, str]()
     for way in ways:
         if missing(way):
             rejected[parts(way)[0]] = "not installed"
@@ -172,7 +157,15 @@ def _open_all(net: Net, ways: Sequence[str]) -> tuple[dict[str, Runner], dict[st
             runners[way] = opened
         else:
             rejected[way] = opened
-    return runners, rejected
+    if not runners:  # all that the user left failed
+        return Choice("torch-fp32", size, None, rejected)
+    affordable = int(speed(open_way(net, "torch-fp32"), 256) * PATIENCE)
+    trial = size if budget else min(size, max(affordable, 64))
+    least, most = BUDGETS.get(net.device.type, BUDGETS["cpu"])
+    limits = (least, min(most, affordable)) if budget is None and trial == size else (trial, trial)
+    (best, found), rates = fastest(lambda way, tokens: speed(runners[way], tokens), list(runners), trial, limits)
+    rejected |= {way: f"{rates[way, trial]:,.0f} tokens/s" for way in runners if way != best}
+    return Choice(best, found if trial == size else size, rates[best, found], rejected)
 
 
 def speed(runner: Runner, tokens: int) -> float:
