@@ -11,8 +11,7 @@ import pytest
 
 from stepwell.display import SILENT, Progress
 from stepwell.errors import StepwellError
-from stepwell.jobs import cluster
-from stepwell.jobs.cluster import Cluster, encode_on, score_on
+from stepwell.jobs.cluster import Cluster, Worker, encode_on, score_on
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
@@ -63,8 +62,8 @@ def test_what_is_there_needs_no_cluster(monkeypatch, tiny_collection, tiny_model
 
 def test_a_worker_opens_once_and_does_one_item_after_the_other(tiny_collection, tiny_model):
     encoder, rows = Encoder.open(tiny_model), np.array([4, 9, 17], np.int32)
-    names = str(tiny_collection.path), str(tiny_model), tiny_collection.fingerprint, encoder.fingerprint
-    worker = cluster._Worker(cluster._open_encoder, (*names, rows))
+    fingerprints = tiny_collection.fingerprint, encoder.fingerprint
+    worker = Worker(str(tiny_collection.path), str(tiny_model), fingerprints, 0, rows)
     for block in (Block("document", 3, 8), Block("query", 1, 3)):
         found = worker({name: np.array([value]) for name, value in block._asdict().items()})
         assert np.array_equal(found["vectors"][0], vectors.encode_block(encoder, tiny_collection, rows, block))
@@ -75,7 +74,7 @@ def test_a_worker_opens_once_and_does_one_item_after_the_other(tiny_collection, 
 def test_a_worker_with_other_files_refuses(tiny_collection, tiny_model, teacher, place):
     wanted = [tiny_collection.fingerprint, Reranker.open(teacher, 56).fingerprint]
     wanted[place] = "f" * 64
-    worker = cluster._Worker(cluster._open_reranker, (str(tiny_collection.path), teacher, *wanted, 56))
+    worker = Worker(str(tiny_collection.path), teacher, tuple(wanted), 56)
     (mistake,) = worker({"queries": np.array([[0]]), "passages": np.array([[0]])})["mistake"]
     assert ("collection", "model")[place] in mistake and "not the one" in mistake and "f" * 16 in mistake
 

@@ -14,9 +14,9 @@ from stepwell.collection import open_collection
 from stepwell.distil.candidates import Candidates
 from stepwell.errors import StepwellError
 from stepwell.jobs.cluster import Cluster
-from stepwell.jobs.encoding import encode_collection
+from stepwell.jobs.encoding import encode
 from stepwell.jobs.mining import write_pairs, write_tuples
-from stepwell.jobs.scoring import read_pairs, score_pairs
+from stepwell.jobs.scoring import read_pairs, score
 from stepwell.models.build import build_multi_vector
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
@@ -102,7 +102,7 @@ def test_scores_are_raw_logits_of_each_pair_and_are_computed_once(tiny_run, tiny
     asked = [(0, 3), (0, 1), (2, 3), (0, 3)]
     (tmp_path / "pairs").write_text("".join(f"{q[a]} Q0 {p[b]} 1 0 x\n" for a, b in asked))
     place = str(tiny_collection.path)
-    table = score_pairs(place, tmp_path / "pairs", tmp_path / "one.parquet", teacher, 56)
+    table = score(place, tmp_path / "pairs", tmp_path / "one.parquet", teacher, 56)
     found = pq.read_table(tmp_path / "one.parquet").to_pydict()
     assert found["query-id"] == [q[a] for a, _ in asked] and found["corpus-id"] == [p[b] for _, b in asked]
     assert found["score"][0] == found["score"][3]
@@ -115,7 +115,7 @@ def test_scores_are_raw_logits_of_each_pair_and_are_computed_once(tiny_run, tiny
     deviation = np.std([plain[0], plain[1], plain[3]])  # the other query has one passage and no spread
     assert counts["standard deviation within a query, mean"] == pytest.approx(deviation, abs=1e-4)
     monkeypatch.setattr(Reranker, "score", None)
-    again = score_pairs(place, tmp_path / "pairs", tmp_path / "two.parquet", teacher, 56)
+    again = score(place, tmp_path / "pairs", tmp_path / "two.parquet", teacher, 56)
     assert dict(again.rows)["scored now"] == 0
     assert pq.read_table(tmp_path / "two.parquet").to_pydict() == found
 
@@ -132,7 +132,8 @@ def pairs(tiny_collection, tmp_path):
 
 def scored(tiny_collection, pairs, teacher, recipe=None):
     target = pairs.with_name("out.parquet")
-    table = score_pairs(str(tiny_collection.path), pairs, target, str(teacher), 48, None, recipe)
+    target.unlink(missing_ok=True)
+    table = score(str(tiny_collection.path), pairs, target, str(teacher), 48, None, recipe)
     return pq.read_table(target)["score"].to_pylist(), dict(table.rows)["scored now"]
 
 
@@ -188,11 +189,11 @@ ladder:
             scored(tiny_collection, file, name, recipe)
     place = str(tiny_collection.path)
     with pytest.raises(StepwellError, match="only cross-encoders"):
-        score_pairs(place, file, tmp_path / "x.parquet", str(tiny_model), 48, Cluster("local"))
+        score(place, file, tmp_path / "x.parquet", str(tiny_model), 48, Cluster("local"))
 
 
 def test_an_encoded_collection_is_what_the_model_gives(tiny_collection, tiny_model, tmp_path):
-    table = encode_collection(str(tiny_collection.path), tmp_path / "vectors", str(tiny_model))
+    table = encode(str(tiny_collection.path), tmp_path / "vectors", str(tiny_model)).facts
     counts = dict(table.rows)
     assert (counts["passages"], counts["queries"], counts["dimensions"], counts["similarity"]) == (60, 40, 32, "cosine")
     found = Vectors.open(tmp_path / "vectors")
@@ -204,12 +205,12 @@ def test_an_encoded_collection_is_what_the_model_gives(tiny_collection, tiny_mod
 
 def test_encoding_again_makes_nothing_again(tiny_collection, tiny_model, tmp_path, monkeypatch):
     folder = tmp_path / "vectors"
-    encode_collection(str(tiny_collection.path), folder, str(tiny_model))
+    encode(str(tiny_collection.path), folder, str(tiny_model))
     monkeypatch.setattr(Encoder, "encode", None)
-    encode_collection(str(tiny_collection.path), folder, str(tiny_model))
+    encode(str(tiny_collection.path), folder, str(tiny_model))
     (folder / "passages.npy").unlink()
     with pytest.raises(TypeError):
-        encode_collection(str(tiny_collection.path), folder, str(tiny_model))
+        encode(str(tiny_collection.path), folder, str(tiny_model))
 
 
 def test_a_folder_with_anything_else_is_refused_and_left_as_it_is(tiny_collection, tiny_models, tmp_path):
@@ -217,13 +218,13 @@ def test_a_folder_with_anything_else_is_refused_and_left_as_it_is(tiny_collectio
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("of great worth")
     with pytest.raises(StepwellError, match="no vectors of stepwell's"):
-        encode_collection(place, tmp_path / "other", model)
+        encode(place, tmp_path / "other", model)
     assert (tmp_path / "other" / "thesis.tex").read_text() == "of great worth"
     folder = tmp_path / "vectors"
-    encode_collection(place, folder, model)
+    encode(place, folder, model)
     before = (folder / "passages.npy").read_bytes()
     with pytest.raises(StepwellError, match="another model"):
-        encode_collection(place, folder, str(tiny_models["roberta"]))
+        encode(place, folder, str(tiny_models["roberta"]))
     with FileLock(folder / ".lock"), pytest.raises(StepwellError, match="at work"):
-        encode_collection(place, folder, model)
+        encode(place, folder, model)
     assert (folder / "passages.npy").read_bytes() == before

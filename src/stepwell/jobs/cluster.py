@@ -11,8 +11,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,9 +34,6 @@ from stepwell.teachers.store import ScoreStore
 PATIENCE = 6 * 3600
 """Seconds without any result after which a job is given up: a cluster without room, a block that kills its workers."""
 
-Item = Mapping[str, Any]
-Work = Callable[[Item], dict[str, Any]]
-
 
 @dataclass(frozen=True)
 class Cluster:
@@ -51,6 +49,58 @@ class Cluster:
     gpus: float | None = None  # when None, one where the cluster has any, and then no CPU
 
 
+class Worker:
+    """Opens collection and model once, where it runs, and then does one block after the other.
+
+    A mistake of the user goes back as a result: as an exception Ray would retry it, and tell it in its own way.
+    """
+
+    def __init__(
+        self,
+        place: str,
+        model: str,
+        wanted: tuple[str, str],  # the fingerprints of collection and model
+        tokens: int,  # of a pair, for a cross-encoder
+        query_rows: NDArray[np.int32] | None = None,  # that an encoder's blocks are of; None for a cross-encoder
+    ) -> None:
+        self.mistake = ""
+        try:
+            collection = open_collection(place)
+            opened = Reranker.open(model, tokens) if query_rows is None else Encoder.open(model)
+            _check("collection", place, collection.fingerprint, wanted[0])
+            _check("model", model, opened.fingerprint, wanted[1])
+        except StepwellError as error:
+            self.mistake = f"on the worker {socket.gethostname()}: {error}"
+            return
+        if isinstance(opened, Encoder) and query_rows is not None:
+            self.encode = partial(encode_block, opened, collection, query_rows)
+        else:
+            self.score = block_scorer(opened, collection)
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return an item, of a batch of one, with what was made of it."""
+        item: dict[str, Any] = {name: rows[0] for name, rows in batch.items()}
+        if self.mistake:
+            item = {"mistake": self.mistake}
+        elif "side" in item:
+            item["vectors"] = self.encode(_block(item))
+        else:
+            item["scores"] = self.score(item["queries"], item["passages"], SILENT)
+        return {name: np.asarray(value)[None] for name, value in item.items()}
+
+
+def _block(item: Mapping[str, Any]) -> Block:
+    return Block(cast(Side, str(item["side"])), int(item["start"]), int(item["stop"]))
+
+
+def _check(what: str, place: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise StepwellError(
+            f"the {what} {place} is not the one that the job was started with (fingerprint {found[:16]}, not "
+            f"{wanted[:16]}): results of the two would be mixed. Give every machine the same files and versions."
+        )
+
+
 def encode_on(
     cluster: Cluster, model: str, encoder: Encoder, collection: Collection, draft: Draft, progress: Progress
 ) -> None:
@@ -63,32 +113,14 @@ def encode_on(
         if draft.has(block):
             progress.advance(block.stop - block.start)
         else:
-            todo.append(block)
-    source = (collection.place, _absolute(model), collection.fingerprint, encoder.fingerprint)
-    items = [block._asdict() for block in todo]
-    with contextlib.closing(_stream(cluster, _open_encoder, (*source, draft.query_rows), items)) as stream:
+            todo.append(block._asdict())
+    source = (*_source(collection, model, encoder), 0, draft.query_rows)
+    with contextlib.closing(_stream(cluster, source, todo)) as stream:
         for found in stream:
             block = _block(found)
             draft.keep(block, found["vectors"])
             progress.advance(block.stop - block.start)
     draft.finish()
-
-
-def _open_encoder(
-    place: str, model: str, collection_fingerprint: str, encoder_fingerprint: str, query_rows: NDArray[np.int32]
-) -> Work:
-    collection, encoder = open_collection(place), Encoder.open(model)
-    _check("collection", place, collection.fingerprint, collection_fingerprint)
-    _check("model", model, encoder.fingerprint, encoder_fingerprint)
-
-    def work(item: Item) -> dict[str, Any]:
-        return {**item, "vectors": encode_block(encoder, collection, query_rows, _block(item))}
-
-    return work
-
-
-def _block(item: Item) -> Block:
-    return Block(cast(Side, str(item["side"])), int(item["start"]), int(item["stop"]))
 
 
 def score_on(
@@ -102,52 +134,25 @@ def score_on(
     progress: Progress,
 ) -> None:
     """Score pairs (B,) on a cluster and add them to the store, as :func:`stepwell.teachers.scoring.score_into` does."""
-    source = (collection.place, _absolute(teacher), collection.fingerprint, reranker.fingerprint)
+    source = (*_source(collection, teacher, reranker), reranker.limit)
     items = [{"queries": q, "passages": p} for q, p in blocks(queries, passages)]
-    with contextlib.closing(_stream(cluster, _open_reranker, (*source, reranker.limit), items)) as stream:
+    with contextlib.closing(_stream(cluster, source, items)) as stream:
         for found in stream:
             store.add(found["queries"], found["passages"], found["scores"])
             progress.advance(len(found["scores"]))
 
 
-def _open_reranker(
-    place: str, teacher: str, collection_fingerprint: str, reranker_fingerprint: str, limit: int
-) -> Work:
-    collection, reranker = open_collection(place), Reranker.open(teacher, limit)
-    _check("collection", place, collection.fingerprint, collection_fingerprint)
-    _check("model", teacher, reranker.fingerprint, reranker_fingerprint)
-    score = block_scorer(reranker, collection)
-
-    def work(item: Item) -> dict[str, Any]:
-        return {**item, "scores": score(item["queries"], item["passages"], SILENT)}
-
-    return work
-
-
-class _Worker:
-    """Opens what it needs once, where it runs, and then does one item after the other.
-
-    A mistake of the user goes back as a result: as an exception Ray would retry it, and tell it in its own way.
-    """
-
-    def __init__(self, opened: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
-        self.mistake = ""
-        try:
-            self.work = opened(*arguments)
-        except StepwellError as error:
-            self.mistake = f"on the worker {socket.gethostname()}: {error}"
-
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        found = (
-            {"mistake": self.mistake} if self.mistake else self.work({name: rows[0] for name, rows in batch.items()})
-        )
-        return {name: np.asarray(value)[None] for name, value in found.items()}
+def _source(collection: Collection, model: str, opened: Encoder | Reranker) -> tuple[str, str, tuple[str, str]]:
+    """Return what a worker opens, and what it must be; ``demo`` and hub names mean the same everywhere."""
+    place = Path(model).expanduser()
+    there = str(place.resolve()) if model != "demo" and place.is_dir() else model
+    return collection.place, there, (collection.fingerprint, opened.fingerprint)
 
 
 def _stream(
-    cluster: Cluster, opened: Callable[..., Work], arguments: tuple[Any, ...], items: Sequence[Item]
+    cluster: Cluster, source: tuple[Any, ...], items: Sequence[Mapping[str, Any]]
 ) -> Generator[dict[str, Any], None, None]:
-    """Yield what workers make of the items, as it comes."""
+    """Yield what workers make of the items, as it comes; ``source`` is what each of them opens."""
     if not items:
         return
     with _connected(cluster) as (ray, data):
@@ -157,8 +162,8 @@ def _stream(
         most = cluster.workers or len(items)
         # A worker that dies is started again, and its items are done again, as often as it takes: Ray Data's default.
         dataset = data.from_items(list(items), override_num_blocks=len(items)).map_batches(
-            _Worker,
-            fn_constructor_args=(opened, arguments),
+            Worker,
+            fn_constructor_args=source,
             batch_size=1,
             batch_format="numpy",
             compute=data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(int(room), most))),
@@ -221,17 +226,3 @@ def _connected(cluster: Cluster) -> Iterator[tuple[Any, Any]]:
     finally:
         if begun:
             ray.shutdown()
-
-
-def _check(what: str, place: str, found: str, wanted: str) -> None:
-    if found != wanted:
-        raise StepwellError(
-            f"the {what} {place} is not the one that the job was started with (fingerprint {found[:16]}, not "
-            f"{wanted[:16]}): results of the two would be mixed. Give every machine the same files and versions."
-        )
-
-
-def _absolute(model: str) -> str:
-    """Return where a worker opens the model: ``demo`` and hub names mean the same everywhere."""
-    place = Path(model).expanduser()
-    return str(place.resolve()) if model != "demo" and place.is_dir() else model

@@ -47,7 +47,11 @@ def mine(
             check_free(file)
     if target is not None and pairs is not None and pairs.resolve() == target.resolve():
         raise StepwellError(f"{target} can't hold both the texts and the ids of --pairs: name another file for these.")
-    settings = _checked(settings or {})
+    try:
+        settings = Mining.model_validate(settings or {})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"the mining options don't fit: {reason}.") from None
     if teacher is None and settings.denoise is not None:
         raise StepwellError("--denoise compares a teacher's scores: name a cross-encoder with --teacher too.")
     opened = open_collection(collection)
@@ -66,14 +70,6 @@ def mine(
     if pairs is not None:
         write_pairs(candidates, opened, pairs)
     return Mined(candidates, report, opened)
-
-
-def _checked(settings: Mining | Mapping[str, object]) -> Mining:
-    try:
-        return Mining.model_validate(settings)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise RecipeError(f"the mining options don't fit: {reason}.") from None
 
 
 def write_tuples(candidates: Candidates, collection: Collection, target: Path) -> None:

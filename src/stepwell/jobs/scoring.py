@@ -34,30 +34,17 @@ def score(
     cluster: Cluster | None = None,
     recipe: str | Path | None = None,
 ) -> Table | None:
-    """Score pairs with a teacher into a new Parquet file; return what the scores look like, to the main process."""
-    check_free(Path(target))
-    described = Path(recipe) if recipe is not None else None
-    return score_pairs(str(collection), Path(pairs), Path(target), str(teacher), tokens, cluster, described)
-
-
-def score_pairs(
-    place: str,
-    pairs: Path,
-    target: Path,
-    teacher: str,
-    tokens: int,
-    cluster: Cluster | None = None,
-    recipe: Path | None = None,
-) -> Table | None:
     """Score pairs through the teacher's store, here or on a cluster, and write them as Parquet.
 
     The teacher is a model (a directory or hub name), whose own files say its kind, and whose longest pair, or text of
     late interaction, has so many ``tokens``; or the name of one in a recipe: its scores and those of the ladder are the
     same. The table of what the scores look like is for the main process alone.
     """
-    collection = open_collection(place)
-    queries, passages = read_pairs(pairs, collection)
-    kind, stored, probabilities = _opened(teacher, tokens, recipe, collection)
+    target, teacher = Path(target), str(teacher)
+    check_free(target)
+    opened = open_collection(collection)
+    queries, passages = read_pairs(Path(pairs), opened)
+    kind, stored, probabilities = _opened(teacher, tokens, recipe, opened)
     on_cluster = stored.model if isinstance(stored.model, Reranker) and recipe is None else None
     if cluster is not None and on_cluster is None:
         raise StepwellError(
@@ -67,16 +54,16 @@ def score_pairs(
     todo = missing(stored.store(), queries, passages)
     with progress(len(todo[0]), "scoring") as bar:
         if cluster is not None and on_cluster is not None:
-            score_on(cluster, teacher, on_cluster, collection, stored.store(), *todo, bar)
+            score_on(cluster, teacher, on_cluster, opened, stored.store(), *todo, bar)
         else:
             stored.fill(*todo, bar)
     known: Teacher = LogOdds(stored, teacher) if probabilities else stored
     scores = known.score(queries, passages[:, None])[:, 0]
     if not distributed.is_main():
         return None
-    ids = _ids(queries, collection.query_ids), _ids(passages, collection.passage_ids)
+    columns = {"query-id": _ids(queries, opened.query_ids), "corpus-id": _ids(passages, opened.passage_ids)}
     with whole(target) as draft:
-        pq.write_table(pa.table({"query-id": ids[0], "corpus-id": ids[1], "score": scores}), draft)
+        pq.write_table(pa.table(columns | {"score": scores}), draft)
     rows: list[list[Cell]] = [
         ["pairs", len(queries)],
         ["scored now", len(todo[0])],
@@ -87,10 +74,10 @@ def score_pairs(
     lists = np.split(scores[order].astype(np.float64), np.flatnonzero(np.diff(queries[order])) + 1)  # of each query
     if deviations := [one.std() for one in lists if len(one) > 1]:
         rows.append(["standard deviation within a query, mean", float(np.mean(deviations))])
-    return Table(f"Raw logits of {teacher} ({kind})", ["", "value"], rows, (f"Written to {target}.",))
+    return Table(f"Raw logits of {teacher} ({kind})", ["", "value"], rows, [f"Written to {target}."])
 
 
-def _opened(teacher: str, tokens: int, recipe: Path | None, collection: Collection) -> tuple[str, Stored, bool]:
+def _opened(teacher: str, tokens: int, recipe: str | Path | None, collection: Collection) -> tuple[str, Stored, bool]:
     """Open what scores pairs: its kind, it itself, and whether it gives probabilities, of which logits are wanted."""
     root = cache() / "scores"
     if recipe is None:
