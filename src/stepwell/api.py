@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from stepwell.ablations import Ablation, AblationPlan
     from stepwell.collection import Collection, Problem
-    from stepwell.exports.bench import Bench
-    from stepwell.exports.folder import Export
+    from stepwell.exports.bench import bench as bench
+    from stepwell.exports.folder import export as export
     from stepwell.indexes.measure import Report
     from stepwell.indexes.measure import report_table as report_table
     from stepwell.indexes.settings import IndexSettings
@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from stepwell.systems.searcher import Hit, Mode, Searcher
 
 _ROOMS = {
+    "bench": "stepwell.exports.bench",
     "compare": "stepwell.systems.compare",
     "encode": "stepwell.jobs.encoding",
     "evaluate": "stepwell.systems.compare",
     "evaluate_system": "stepwell.systems.compare",
+    "export": "stepwell.exports.folder",
     "mine": "stepwell.jobs.mining",
     "read_token": "stepwell.server.server",
     "report_table": "stepwell.indexes.measure",
@@ -116,7 +118,7 @@ def plan(recipe: Recipe | str | Path, out: str | Path | None = None) -> Plan:
     from stepwell.ladder.run import plan as plan_recipe
 
     opened = _recipe(recipe)
-    return plan_recipe(opened, _out(opened, out))
+    return plan_recipe(opened, _out(out, opened.name))
 
 
 def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> Results | None:
@@ -143,7 +145,7 @@ def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> Results |
     from stepwell.ladder.run import run as run_recipe
     from stepwell.systems.records import Results
 
-    folder = _out(opened, out)
+    folder = _out(out, opened.name)
     if not run_recipe(opened, folder):  # only the main process has them
         return None
     _report_at_the_end(folder)
@@ -181,7 +183,7 @@ def ablate(
     opened = _recipe(recipe)
     from stepwell.ablations import open_grid, run_ablation
 
-    return run_ablation(opened.name, open_grid(opened, grid), _ablation_out(opened, out))
+    return run_ablation(opened.name, open_grid(opened, grid), _out(out, f"{opened.name}-ablation"))
 
 
 def plan_ablation(
@@ -192,7 +194,7 @@ def plan_ablation(
     from stepwell.ablations import open_grid
     from stepwell.ablations import plan_ablation as plan_variants
 
-    return plan_variants(open_grid(opened, grid), _ablation_out(opened, out))
+    return plan_variants(open_grid(opened, grid), _out(out, f"{opened.name}-ablation"))
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -271,64 +273,6 @@ def compare_indexes(
     return compare_choices(opened, encoder, passages, wanted, split)
 
 
-def export(
-    system: str | Path,
-    to: Sequence[str],
-    out: str | Path | None = None,
-    int8: bool = False,
-    collection: str | Path | None = None,
-    max_loss: float = 0.5,
-    force: bool = False,
-    push: str | None = None,
-) -> Export:
-    """Export a finished run's student or any encoder for other programs; the folder appears when all of it has passed.
-
-    Parameters
-    ----------
-    system
-        A finished run's folder, a model directory, or a hub name.
-    to
-        Some of ``onnx``, ``openvino`` and ``safetensors``.
-    out
-        The new folder; ``exports/<name>`` when it is left out.
-    int8
-        Also write an int8 graph for each engine.
-    collection
-        Gives texts to calibrate with and dev queries; a run's own when it is left out.
-    max_loss
-        Points of nDCG@10 on dev that int8 may lose.
-    force
-        Write int8 all the same when it loses more.
-    push
-        ``owner/name`` on the Hub to upload to.
-
-    Raises
-    ------
-    StepwellError
-        When the target exists, a package is missing, a graph differs from torch or int8 loses too much.
-    """
-    from stepwell.exports.folder import export as export_model
-
-    place = Path(out) if out is not None else None
-    known = str(collection) if collection is not None else None
-    return export_model(str(system), to, place, int8, known, max_loss, force, push)
-
-
-def bench(system: str | Path, collection: str | Path | None = None) -> Bench:
-    """Measure a finished run's student or any encoder in every way that this machine has.
-
-    With a collection, texts and dev queries are its own, and the table says what each way loses on dev.
-    """
-    from stepwell.exports.bench import bench as bench_encoder
-    from stepwell.exports.quality import DevSet
-    from stepwell.models.encoder import Encoder
-    from stepwell.systems.opening import open_system
-
-    subject = open_system(str(system), "export")
-    dev = DevSet.find(subject, str(collection) if collection is not None else None)
-    return bench_encoder(subject.title, Encoder.open(subject.model), dev)
-
-
 def _report_at_the_end(folder: Path) -> None:
     """Write the report of a run that is finished; the run does not fail where that can't be done."""
     try:
@@ -359,9 +303,5 @@ def _recipe(recipe: Recipe | str | Path) -> Recipe:
     return load_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
 
 
-def _ablation_out(recipe: Recipe, out: str | Path | None) -> Path:
-    return Path(out) if out is not None else Path("runs") / f"{recipe.name}-ablation"
-
-
-def _out(recipe: Recipe, out: str | Path | None) -> Path:
-    return Path(out) if out is not None else Path("runs") / recipe.name
+def _out(out: str | Path | None, name: str) -> Path:
+    return Path(out) if out is not None else Path("runs") / name

@@ -6,10 +6,7 @@ import pytest
 
 from stepwell.exports import bench as benches
 from stepwell.exports.bench import Bench, Timing
-from stepwell.exports.quality import DevSet
-from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import missing
-from stepwell.systems.opening import open_system
 
 
 def timings(*rows):
@@ -46,8 +43,7 @@ def test_a_model_is_measured_in_all_ways_there_are(tiny_run, monkeypatch):
     monkeypatch.setattr(benches, "ROUNDS", 1)
     monkeypatch.setattr(benches, "SECONDS", 0.0)
     monkeypatch.setattr(benches, "KINDS", benches.KINDS[:2])  # ONNX alone
-    dev = DevSet.find(open_system(tiny_run, "export"), None)
-    measured = benches.bench("tiny", Encoder.open(tiny_run / "model"), dev)
+    measured = benches.bench(tiny_run)
     ways = {timing.way: timing for timing in measured.timings}
     assert measured.timings[0].way == "torch-fp32" and {"onnx-fp32", "onnx-int8"} <= ways.keys()
     assert ways["torch-fp32"].lost == 0.0 and ways["onnx-fp32"].cosine > 0.9999

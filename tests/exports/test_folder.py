@@ -223,12 +223,12 @@ def test_what_is_there_is_never_overwritten(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"formats": ["gguf"]}, "can't export to 'gguf'"),
-        ({"formats": []}, "not said"),
-        ({"formats": ["safetensors"], "int8": True}, "int8 is for graphs"),
-        ({"formats": ["safetensors"], "repository": "nobody"}, "OWNER/NAME"),
-        ({"formats": ["safetensors"], "repository": "a/b/c"}, "OWNER/NAME"),
-        ({"formats": ["safetensors"], "collection": "/nowhere"}, "/nowhere"),
+        ({"to": ["gguf"]}, "can't export to 'gguf'"),
+        ({"to": []}, "not said"),
+        ({"to": ["safetensors"], "int8": True}, "int8 is for graphs"),
+        ({"to": ["safetensors"], "push": "nobody"}, "OWNER/NAME"),
+        ({"to": ["safetensors"], "push": "a/b/c"}, "OWNER/NAME"),
+        ({"to": ["safetensors"], "collection": "/nowhere"}, "/nowhere"),
     ],
 )
 def test_mistakes_get_a_sentence_and_write_nothing(options, told, tiny_model, tmp_path):
@@ -289,7 +289,8 @@ def test_a_run_whose_collection_changed_is_not_measured_on_it(tiny_run, tiny_pat
 
 def test_a_model_is_measured_on_dev_as_eval_measures_it(tiny_run, tiny_path):
     from stepwell.evaluation import evaluate
-    from stepwell.exports.quality import DevSet, torch_runner
+    from stepwell.exports.quality import DevSet
+    from stepwell.models.engines.backends import open_way
 
     dev = DevSet.find(open_system(tiny_run, "export"), None)
     encoder = Encoder.open(tiny_run / "model")
@@ -297,7 +298,8 @@ def test_a_model_is_measured_on_dev_as_eval_measures_it(tiny_run, tiny_path):
     expected = evaluate(
         retrieve_with(str(tiny_run), open_collection(tiny_path), dev.qrels, 60), dev.qrels, ("nDCG@10",)
     )
-    assert yardstick.measure(torch_runner(encoder)) == pytest.approx(expected.mean("nDCG@10"), abs=1e-9)
+    torch_fp32 = open_way(encoder.inference.net, "torch-fp32")
+    assert yardstick.measure(torch_fp32) == pytest.approx(expected.mean("nDCG@10"), abs=1e-9)
     queries, _ = dev.sample()
     held_out = set(open_collection(tiny_path).query_texts(dev.qrels.query_rows))
     assert queries and not held_out & set(queries)

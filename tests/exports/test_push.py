@@ -5,7 +5,7 @@ import pytest
 from stepwell.errors import StepwellError
 from stepwell.exports import folder as folders
 from stepwell.exports import push as pushing
-from stepwell.exports.push import push
+from stepwell.exports.push import upload
 
 
 class Hub:
@@ -24,22 +24,24 @@ class Hub:
         return "https://hub/me/model/commit/1"
 
 
-def test_a_repository_is_made_private_and_the_folder_is_one_commit(tmp_path):
+def test_a_repository_is_made_private_and_the_folder_is_one_commit(tmp_path, monkeypatch):
     hub = Hub()
-    assert push(tmp_path, "me/model", hub) == "https://hub/me/model/commit/1"
+    monkeypatch.setattr(pushing, "HfApi", lambda: hub)
+    assert upload(tmp_path, "me/model") == "https://hub/me/model/commit/1"
     (made, uploaded) = hub.calls
     assert made == ("me/model", {"private": True, "exist_ok": True})
     assert uploaded[1]["repo_id"] == "me/model" and uploaded[1]["folder_path"] == tmp_path
 
 
 @pytest.mark.parametrize("error", [OSError("no route"), ValueError("not logged in")])
-def test_a_failed_upload_says_where_the_export_is(error, tmp_path):
+def test_a_failed_upload_says_where_the_export_is(error, tmp_path, monkeypatch):
+    monkeypatch.setattr(pushing, "HfApi", lambda: Hub(error))
     with pytest.raises(StepwellError, match=rf"{tmp_path} is exported.*{error}.*hf auth login"):
-        push(tmp_path, "me/model", Hub(error))
+        upload(tmp_path, "me/model")
 
 
 def test_export_pushes_what_it_wrote(tiny_model, tmp_path, monkeypatch):
     hub = Hub()
     monkeypatch.setattr(pushing, "HfApi", lambda: hub)
-    target, _ = folders.export(str(tiny_model), ["safetensors"], tmp_path / "out", repository="me/model")
+    target, _ = folders.export(str(tiny_model), ["safetensors"], tmp_path / "out", push="me/model")
     assert hub.calls[1][1]["folder_path"] == target and (target / "README.md").is_file()

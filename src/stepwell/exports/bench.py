@@ -10,28 +10,23 @@ from statistics import median
 from typing import Any
 
 from stepwell.display import Cell, Table, counted, progress
-from stepwell.exports.graph import KINDS, OPENVINO_BF16, check_towers, graph_runner, size_of, source_of
-from stepwell.exports.quality import (
-    MEASURE,
-    DevSet,
-    Yardstick,
-    compare_on_texts,
-    points_lost,
-    sample_texts,
-    signed,
-)
+from stepwell.exports.graph import KINDS, OPENVINO_BF16, Kind, check_towers, graph_runner, size_of, source_of
+from stepwell.exports.quality import MEASURE, DevSet, Yardstick, compare_on_texts, sample_texts, signed
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines.backends import WAYS, Runner, extra_of, missing, open_way, parts, unfit
+from stepwell.models.engines.backends import WAYS, Runner, extra_of, missing, parts, unfit
 from stepwell.models.engines.inference import Opened
 from stepwell.models.engines.machine import machine, token_budget
 from stepwell.models.engines.race import Racer, bf16_is_slow, enter, rate
 from stepwell.models.tokens import Tokens
+from stepwell.systems.opening import open_system
 
 ROUNDS = 5
 TEXTS = 64
 """Passages that the speed is measured on."""
 SECONDS = 0.5
 """About what torch fp32 takes in a round."""
+HALVED = ("torch-bf16-weights", "torch-bf16-flash")
+"""The ways that hold the weights in half the bytes."""
 SLACK = 1.05
 """A way is only named over a plainer one when it is so many times faster."""
 LOSS = 0.5
@@ -75,10 +70,8 @@ class Bench:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        ways = [vars(timing) for timing in self.timings]
-        return {"model": self.name, "machine": self.machine, "pick": self.pick.way, "ways": ways} | {
-            "left_out": dict(self.left_out)
-        }
+        facts = {"model": self.name, "machine": self.machine, "pick": self.pick.way}
+        return facts | {"ways": [vars(timing) for timing in self.timings], "left_out": dict(self.left_out)}
 
     def table(self) -> Table:
         """Return the table to show."""
@@ -110,73 +103,60 @@ class Bench:
         return Table(f"Inference of {self.name}", columns, rows, notes, highlight=[at])
 
 
-def bench(name: str, encoder: Encoder, dev: DevSet | None = None) -> Bench:
-    """Measure a model in every way that this machine has; texts and the loss are those of ``dev``.
+def bench(system: str | Path, collection: str | Path | None = None) -> Bench:
+    """Measure a finished run's student or any encoder in every way that this machine has.
 
-    A model with two towers, which are no single graph, is refused.
+    With a collection, texts and dev queries are its own, and the table says what each way loses on dev. A model with
+    two towers, which are no single graph, is refused.
     """
+    subject = open_system(str(system), "export")
+    dev = DevSet.find(subject, collection)
+    encoder = Encoder.open(subject.model)
     check_towers(encoder)
     texts = sample_texts(dev)
     tokens = encoder.tokenise(list(islice(cycle(texts[1]), TEXTS)), "document")
-    length = float((tokens.lengths + encoder.template.overhead[0]).mean())
+    count = int((tokens.lengths + encoder.template.overhead[0]).sum())
+    weights = sum(parameter.nbytes for parameter in encoder.model.parameters())
+    graphs = {kind.way: kind for kind in (*KINDS, OPENVINO_BF16)}
     with tempfile.TemporaryDirectory(prefix="stepwell-bench-") as place:
-        racers, left_out = _enter_all(encoder, texts, Path(place))
-        rates = _measure({way: racer.runner for way, racer in racers.items()}, encoder, tokens)
-        lost: dict[str, float] = {}
+        racers, left_out = _enter_all(encoder, texts, graphs, Path(place))
+        rates = _measure({way: racer.runner for way, racer in racers.items()}, encoder, tokens, count)
+        reached: dict[str, float] = {}
         if dev is not None:
             yardstick = Yardstick(encoder, dev)
             reached = {way: yardstick.measure(racer.runner) for way, racer in racers.items()}
-            lost = {way: points_lost(reached["torch-fp32"], mean) for way, mean in reached.items()}
-        timings = tuple(
-            Timing(
-                way,
-                rates[way],
-                rates[way] / length,
-                _size(encoder, way, Path(place)),
-                racer.deviation.cosine,
-                lost.get(way),
-            )
-            for way, racer in racers.items()
-        )
+        timings = []
+        for way, racer in racers.items():
+            size = size_of(graphs[way], Path(place)) if way in graphs else weights // (2 if way in HALVED else 1)
+            lost = 100 * (reached["torch-fp32"] - reached[way]) if reached else None
+            timings.append(Timing(way, rates[way], rates[way] * TEXTS / count, size, racer.deviation.cosine, lost))
     here = machine()
-    return Bench(name, timings, left_out, f"{here['processor']}, {counted(int(here['threads']), 'thread')}")
+    return Bench(
+        subject.title, tuple(timings), left_out, f"{here['processor']}, {counted(int(here['threads']), 'thread')}"
+    )
 
 
 def _enter_all(
-    encoder: Encoder, texts: tuple[list[str], list[str]], folder: Path
+    encoder: Encoder, texts: tuple[list[str], list[str]], graphs: Mapping[str, Kind], folder: Path
 ) -> tuple[dict[str, Racer], dict[str, str]]:
     """Return all ways that can be taken, plainest first, and why the others can't; graphs are written to a folder."""
     net, racers, left_out = encoder.inference.net, dict[str, Racer](), dict[str, str]()
     source = source_of(encoder, texts)
-
-    def make(way: str) -> Runner:
-        return graph_runner(encoder, graphs[way], source, folder) if way in graphs else open_way(net, way)
-
-    graphs = {kind.way: kind for kind in (*KINDS, OPENVINO_BF16)}
     for way in (*(way for way in WAYS if parts(way)[0] == "torch"), *graphs):
+        make = partial(graph_runner, encoder, graphs[way], source, folder) if way in graphs else None
         if package := missing(way):
             left_out[way] = f"needs {package}, which is not installed: pip install 'stepwell[{extra_of(way)}]'"
         elif reason := unfit(way, net.device) or bf16_is_slow(net, way):
             left_out[way] = reason
-        elif isinstance(racer := enter(net, way, partial(make, way), partial(compare_on_texts, encoder, texts)), str):
+        elif isinstance(racer := enter(net, way, make, partial(compare_on_texts, encoder, texts)), str):
             left_out[way] = racer
         else:
             racers[way] = racer
     return racers, left_out
 
 
-def _size(encoder: Encoder, way: str, folder: Path) -> int:
-    """Return the bytes that a way needs: those of its graph or, in torch, of the weights."""
-    for kind in (*KINDS, OPENVINO_BF16):
-        if kind.way == way:
-            return size_of(kind, folder)
-    weights = sum(parameter.nbytes for parameter in encoder.model.parameters())
-    return weights // 2 if way in ("torch-bf16-weights", "torch-bf16-flash") else weights
-
-
-def _measure(runners: Mapping[str, Runner], encoder: Encoder, tokens: Tokens) -> dict[str, float]:
+def _measure(runners: Mapping[str, Runner], encoder: Encoder, tokens: Tokens, count: int) -> dict[str, float]:
     """Return the tokens a second of each way: medians of rounds in which all take their turn."""
-    count = int((tokens.lengths + encoder.template.overhead[0]).sum())
 
     def job(runner: Runner) -> None:
         encoder.encode_by(Opened(runner, token_budget()), tokens)

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,26 +13,16 @@ from stepwell.display import Cell, Table, say, warn
 from stepwell.errors import MissingPackage, RunError, StepwellError
 from stepwell.exports.card import make_card
 from stepwell.exports.graph import KINDS, OPENVINO_INT8, Kind, check_towers, graph_runner, size_of, source_of
-from stepwell.exports.push import check_repository, push
-from stepwell.exports.quality import (
-    MEASURE,
-    DevSet,
-    Yardstick,
-    compare_on_texts,
-    points_lost,
-    sample_texts,
-    signed,
-    torch_runner,
-)
+from stepwell.exports.push import check_repository, upload
+from stepwell.exports.quality import MEASURE, DevSet, Yardstick, compare_on_texts, sample_texts, signed
 from stepwell.files import cache, locked, whole
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines.backends import extra_of, missing
+from stepwell.models.engines.backends import extra_of, missing, open_way
 from stepwell.models.engines.parity import Deviation
+from stepwell.models.engines.race import enter
 from stepwell.systems.opening import open_system
 
 FORMATS = ("onnx", "openvino", "safetensors")
-MAX_LOSS = 0.5
-"""Points of nDCG@10 that int8 may lose."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +48,7 @@ class Exported:
     @property
     def lost(self) -> float | None:
         """Points of nDCG@10 that were lost."""
-        return None if self.before is None or self.after is None else points_lost(self.before, self.after)
+        return None if self.before is None or self.after is None else 100 * (self.before - self.after)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values: bytes, differences, nDCG@10 on dev in torch and here, points lost."""
@@ -101,21 +92,46 @@ class Export(NamedTuple):
 
 
 def export(
-    system: str,
-    formats: Sequence[str],
-    out: Path | None = None,
+    system: str | Path,
+    to: Sequence[str],
+    out: str | Path | None = None,
     int8: bool = False,
-    collection: str | None = None,
-    max_loss: float = MAX_LOSS,
+    collection: str | Path | None = None,
+    max_loss: float = 0.5,
     force: bool = False,
-    repository: str | None = None,
+    push: str | None = None,
 ) -> Export:
-    """Export a model; the folder appears when all of it is written and has passed."""
-    subject = open_system(system, "export")
-    target = out if out is not None else Path("exports") / subject.title
-    kinds = _kinds(formats, int8)
-    if repository is not None:
-        check_repository(repository)
+    """Export a finished run's student or any encoder for other programs; the folder appears when all of it has passed.
+
+    Parameters
+    ----------
+    system
+        A finished run's folder, a model directory, or a hub name.
+    to
+        Some of ``onnx``, ``openvino`` and ``safetensors``.
+    out
+        The new folder; ``exports/<name>`` when it is left out.
+    int8
+        Also write an int8 graph for each engine.
+    collection
+        Gives texts to calibrate with and dev queries; a run's own when it is left out.
+    max_loss
+        Points of nDCG@10 on dev that int8 may lose.
+    force
+        Write int8 all the same when it loses more.
+    push
+        ``owner/name`` on the Hub to upload to.
+
+    Raises
+    ------
+    StepwellError
+        When the target exists, a package is missing, a graph differs from torch or int8 loses too much.
+    """
+    subject = open_system(str(system), "export")
+    target = Path(out) if out is not None else Path("exports") / subject.title
+    kinds = _kinds(to, int8)
+    if push is not None:
+        check_repository(push)
     _check_target(target)
     dev = DevSet.find(subject, collection) if int8 or collection is not None else None
     if int8 and dev is None:
@@ -131,16 +147,15 @@ def export(
     lock = cache() / "exports" / hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:24]
     with locked(lock), whole(target) as draft:
         draft.mkdir()
-        _write_model(encoder, draft, "safetensors" in formats, bool(kinds))
+        _write_model(encoder, draft, "safetensors" in to, bool(kinds))
         graphs = _write_graphs(encoder, kinds, draft, dev)
         check_worth(graphs, max_loss, force)
         lines = [graph.line() for graph in graphs]
-        lines += ["- `model.safetensors`: for torch"] if "safetensors" in formats else []
-        card = make_card(subject, encoder, lines)
-        (draft / "README.md").write_text(card, encoding="utf-8")
+        lines += ["- `model.safetensors`: for torch"] if "safetensors" in to else []
+        (draft / "README.md").write_text(make_card(subject, encoder, lines), encoding="utf-8")
         _check_target(target)  # nothing may have come there meanwhile
-    if repository is not None:
-        say(f"pushed: {push(target, repository)}")
+    if push is not None:
+        say(f"pushed: {upload(target, push)}")
     return Export(target, graphs)
 
 
@@ -193,27 +208,24 @@ def _write_graphs(encoder: Encoder, kinds: Sequence[Kind], folder: Path, dev: De
     """Write graphs, compare each with torch fp32, and measure int8 on dev."""
     if not kinds:
         return []
-    texts = sample_texts(dev)
+    texts, net = sample_texts(dev), encoder.inference.net
     source = source_of(encoder, texts)
     yardstick, before = None, None
     if dev is not None and any(kind.number == "int8" for kind in kinds):
         yardstick = Yardstick(encoder, dev)
-        before = yardstick.measure(torch_runner(encoder))
+        before = yardstick.measure(open_way(net, "torch-fp32"))
     graphs = []
     for kind in kinds:
         say(f"writing {kind.file}" + (f", calibrated on {sum(map(len, texts))} texts" * (kind is OPENVINO_INT8)))
-        try:
-            runner = graph_runner(encoder, kind, source, folder)
-        except Exception as error:  # an exporter or an engine that can't take this model: it raises what it likes
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        write = partial(graph_runner, encoder, kind, source, folder)
+        racer = enter(net, kind.way, write, partial(compare_on_texts, encoder, texts))
+        if isinstance(racer, str):
             raise RunError(
-                f"{kind.engine} can't take this model ({type(encoder.model[0]).__name__}): {reason}. Nothing was "
+                f"{kind.engine} can't take this model ({type(encoder.model[0]).__name__}): {racer}. Nothing was "
                 "written. Export it with --to safetensors, or to the other engine."
-            ) from error
-        exported = Exported(kind, size_of(kind, folder), compare_on_texts(encoder, texts, runner))
-        if kind.number == "int8" and yardstick is not None:
-            exported = replace(exported, before=before, after=yardstick.measure(runner))
-        graphs.append(exported)
+            )
+        measured = (before, yardstick.measure(racer.runner)) if kind.number == "int8" and yardstick else ()
+        graphs.append(Exported(kind, size_of(kind, folder), racer.deviation, *measured))
     return graphs
 
 

@@ -1,7 +1,6 @@
 """Putting an exported folder on the Hub."""
 
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -23,14 +22,13 @@ def check_repository(name: str) -> None:
         ) from error
 
 
-def push(folder: Path, name: str, api: Any = None) -> str:
-    """Upload an exported folder; a repository that is not there yet is made, as a private one.
+def upload(folder: Path, name: str) -> str:
+    """Upload an exported folder; a repository that is not there yet is made, as a private one. Return where it is.
 
-    All of it goes up, as one commit; what else the repository ``owner/name`` holds stays. ``api`` talks to the Hub, by
-    default with the token that ``hf auth login`` keeps. Returns where it is.
+    All of it goes up, as one commit; what else the repository ``owner/name`` holds stays. The token is the one that
+    ``hf auth login`` keeps.
     """
-    check_repository(name)
-    api = HfApi() if api is None else api
+    api = HfApi()
     try:
         api.create_repo(name, private=True, exist_ok=True)
         done = api.upload_folder(repo_id=name, folder_path=folder, commit_message=f"Upload {folder.name}")

@@ -1,9 +1,8 @@
 """What an exported graph is worth: how far its vectors are from torch's, and what it loses on dev."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -26,7 +25,6 @@ from stepwell.recipe import CollectionSection
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve, top_k
 from stepwell.retrieval.vectors import Vectors
-from stepwell.systems.folder import RunFolder
 from stepwell.systems.opening import System, vectors_of
 
 MEASURE = "nDCG@10"
@@ -48,36 +46,32 @@ class DevSet:
     vectors: Vectors | None = None  # that a run left; None when they are to be made
 
     @classmethod
-    def of(cls, collection: Collection, run: RunFolder | None = None) -> DevSet:
-        """Take a collection, with the splits of the recipe of a run over it or else those that a recipe has by default.
+    def find(cls, system: System, collection: str | Path | None) -> "DevSet | None":
+        """Return that of a named collection or else of a run's own; None when none is named or known.
 
-        A collection without dev queries is refused.
+        The splits are those of the run's recipe where it is over the collection, else those that a recipe has by
+        default. A collection without dev queries is refused.
         """
-        section = CollectionSection(path=collection.place)
-        if run is not None and run.recipe_text:
-            section = run.load_recipe().collection
-        splits = resolve_splits(collection, section)
-        qrels = splits.dev.restrict(hash_order(collection, splits.dev.query_rows)[:QUERIES])
-        return cls(collection, qrels, splits.train.query_rows, run.student_vectors() if run is not None else None)
-
-    @classmethod
-    def find(cls, system: System, collection: str | None) -> DevSet | None:
-        """Return that of a named collection or else of a run's own; None when none is named or known."""
         run, opened = system.run, system.open_collection(collection)
         if opened is None:
             return None
-        if run is not None and run.is_over(opened):
-            return cls.of(opened, run)
-        if run is not None and collection is None:
-            raise RunError(
-                f"the collection {opened.place} is not the one that the run in {run.place} was made from (its content "
-                "has changed): a loss measured on it would say nothing of this run. Name another with --collection."
-            )
-        return cls.of(opened)
+        if run is not None and not run.is_over(opened):
+            if collection is None:
+                raise RunError(
+                    f"the collection {opened.place} is not the one that the run in {run.place} was made from (its "
+                    "content has changed): a loss measured on it would say nothing of this run. Name another with "
+                    "--collection."
+                )
+            run = None
+        described = run is not None and run.recipe_text
+        section = run.load_recipe().collection if run and described else CollectionSection(path=opened.place)
+        splits = resolve_splits(opened, section)
+        qrels = splits.dev.restrict(hash_order(opened, splits.dev.query_rows)[:QUERIES])
+        return cls(opened, qrels, splits.train.query_rows, run.student_vectors() if run else None)
 
-    def sample(self, seed: int = 0) -> tuple[list[str], list[str]]:
-        """Return training queries and passages, drawn by ``seed``: never a dev or a test query."""
-        rng, half = np.random.default_rng(seed), TEXTS // 2
+    def sample(self) -> tuple[list[str], list[str]]:
+        """Return training queries and passages, drawn at random: never a dev or a test query."""
+        rng, half = np.random.default_rng(0), TEXTS // 2
         queries = rng.permutation(self.train_rows)[:half]
         passages = rng.choice(self.collection.n_passages, min(half, self.collection.n_passages), replace=False)
         return self.collection.query_texts(queries), self.collection.passage_texts(passages)
@@ -114,32 +108,20 @@ class Yardstick:
         return evaluate(Run(self.rows, self.pool[places], scores), self.qrels, (MEASURE,)).mean(MEASURE)
 
 
-def points_lost(before: float, after: float) -> float:
-    """Return a loss of nDCG@10 in points (hundredths), above 0 when it fell."""
-    return 100 * (before - after)
-
-
 def signed(points: float) -> str:
     """Return points for a table, never as -0.00."""
     return f"{round(points, 2) + 0.0:+.2f}"
 
 
-def torch_runner(encoder: Encoder) -> Runner:
-    """Return torch fp32: what all others are compared with."""
-    return open_way(encoder.inference.net, "torch-fp32")
-
-
 def compare_on_texts(encoder: Encoder, texts: tuple[list[str], list[str]], runner: Runner) -> Deviation:
     """Compare a way's vectors with torch fp32's on real queries and passages."""
+    plain = open_way(encoder.inference.net, "torch-fp32")
     raw = replace(runner, net=replace(runner.net, cosine=False))  # normalising is the graph's own work
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         for side, part in zip(get_args(Side), texts, strict=True):
             tokens = encoder.tokenise(part, side)
-            ours, reference = (
-                torch.from_numpy(encoder.encode_by(Opened(way, token_budget()), tokens))
-                for way in (raw, torch_runner(encoder))
-            )
-            yield ours, reference
+            ours, reference = (encoder.encode_by(Opened(way, token_budget()), tokens) for way in (raw, plain))
+            yield torch.from_numpy(ours), torch.from_numpy(reference)
 
     return compare(pairs())

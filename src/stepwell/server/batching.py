@@ -87,10 +87,7 @@ class Batcher(Generic[T, R]):
         waiting = [_Waiting[T, R](item, gone, loop.create_future()) for item in items]
         self._waiting.extend(waiting)
         self._arrived.set()
-        answers = await asyncio.gather(*(one.answer for one in waiting), return_exceptions=True)
-        if failed := next((answer for answer in answers if isinstance(answer, BaseException)), None):
-            raise failed
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+        return list(await asyncio.gather(*(one.answer for one in waiting)))
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -106,7 +103,7 @@ class Batcher(Generic[T, R]):
             if batch:
                 answers = await loop.run_in_executor(self._thread, self._answer, [one.item for one in batch])
                 for one, answer in zip(batch, answers, strict=True):
-                    if one.answer.done():
+                    if one.answer.done():  # who asked is gone
                         continue
                     if isinstance(answer, Exception):
                         one.answer.set_exception(answer)

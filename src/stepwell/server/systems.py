@@ -1,7 +1,6 @@
 """The systems that a run, an index or a model offers, each opened when it is first asked."""
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from stepwell.collection import Collection
 from stepwell.errors import RunError
 from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
-from stepwell.retrieval.bm25 import BM25Index, bm25_of
+from stepwell.retrieval.bm25 import bm25_of
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.opening import open_system
@@ -93,27 +92,26 @@ def open_systems(place: Path, collection: str | None = None, only: Sequence[str]
     student = Searcher.open(place, "student", collection)
     if student.encoder is None:
         raise RunError(f"{place} has no model to embed queries with, so it can't be served.")
-    bm25 = cache(partial(bm25_of, student.collection))
-    run = open_system(place, "serve").run
-    found = _of_run(run, student, bm25) if run else _of_others(student, bm25)
+    run, searched = open_system(place, "serve").run, student.collection
+    bm25 = cache(partial(bm25_of, searched))
+    shared: dict[str, Callable[[], Searcher]] = {
+        STUDENT: lambda: student,
+        "bm25": lambda: Searcher(searched, None, None, bm25()),
+        "fused": lambda: Searcher(searched, student.encoder, student.vectors, bm25(), student.index),
+    }
+    labels = ("student", "BM25", "BM25 and student, fused")
+    found = [System(name, label, None, shared[name]) for name, label in zip(shared, labels, strict=True)]
+    if run is not None:
+        found = _of_run(run, student, shared)
     names = [system.name for system in found]
     if unknown := sorted(set(only) - set(names)):
         raise RunError(f"{place} has no system {', '.join(unknown)}. It has {', '.join(names)}: choose among these.")
     chosen = {system.name: system for system in found if not only or system.name in {STUDENT, *only}}
     measures = run.results.comparison["measures"] if run else ()
-    return Systems(student.collection, student.encoder, chosen, str(measures[0]) if measures else None)
+    return Systems(searched, student.encoder, chosen, str(measures[0]) if measures else None)
 
 
-def _of_others(student: Searcher, bm25: Callable[[], BM25Index]) -> list[System]:
-    """Return the systems of an index or a model."""
-    return [
-        System(STUDENT, "student", None, lambda: student),
-        System("bm25", "BM25", None, lambda: Searcher(student.collection, None, None, bm25())),
-        System("fused", "BM25 and student, fused", None, lambda: _fused(student, bm25())),
-    ]
-
-
-def _of_run(run: RunFolder, student: Searcher, bm25: Callable[[], BM25Index]) -> list[System]:
+def _of_run(run: RunFolder, student: Searcher, shared: Mapping[str, Callable[[], Searcher]]) -> list[System]:
     """Return the systems of a run's table of results, the student first, then as a reader meets them."""
     facts, comparison = run.results, run.results.comparison
     measured = {row["name"]: row["values"].get(comparison["measures"][0]) for row in comparison["rows"]}
@@ -121,16 +119,14 @@ def _of_run(run: RunFolder, student: Searcher, bm25: Callable[[], BM25Index]) ->
     for label, stage in comparison["systems"].items():
         name, quality = stage.removesuffix(".test"), measured.get(label)
         if name == facts.final:
-            found.insert(0, System(STUDENT, f"student ({label})", quality, lambda: student))
-        elif name == "bm25":
-            found.append(System(name, label, quality, lambda: Searcher(student.collection, None, None, bm25())))
-        elif name == "fused":
-            found.append(System(name, label, quality, lambda: _fused(student, bm25())))
+            found.append(System(STUDENT, f"student ({label})", quality, shared[STUDENT]))
+        elif name in shared:
+            found.append(System(name, label, quality, shared[name]))
         elif name == "asymmetric":
             vectors = run.folder_of(str(facts.asymmetric))
             found.append(System(name, label, quality, partial(_dense, student.collection, student.encoder, vectors)))
         elif name == "reranked":
-            found += _second(run, label, quality, student)
+            found += _second(run, label, quality, shared[STUDENT])
         elif f"{name}.vectors" in facts.stages:
             model, vectors = run.folder_of(name) / "model", run.folder_of(f"{name}.vectors")
             found.append(System(name, label, quality, partial(_dense, student.collection, model, vectors)))
@@ -143,13 +139,7 @@ def _dense(collection: Collection, model: Path | Encoder | None, vectors: Path) 
     return Searcher(collection, encoder, Vectors.open(vectors), None)
 
 
-def _fused(student: Searcher, bm25: BM25Index) -> Searcher:
-    fused = copy.copy(student)
-    fused.bm25 = bm25
-    return fused
-
-
-def _second(run: RunFolder, label: str, quality: float | None, student: Searcher) -> list[Second]:
+def _second(run: RunFolder, label: str, quality: float | None, student: Callable[[], Searcher]) -> list[Second]:
     """Return the re-ranking system with what its stage was made with; none where the teacher is no cross-encoder."""
     manifest = Manifest.load(run.folder_of("reranked.test"))
     teacher = run.folder_of(next(name for name in manifest.inputs if name.startswith("teacher.")))
@@ -157,4 +147,4 @@ def _second(run: RunFolder, label: str, quality: float | None, student: Searcher
     if settings.get("kind") != "cross-encoder":  # scores from a file know no new query
         return []
     open_teacher = partial(Reranker.open, teacher / "model", settings["tokens"]["pair"])
-    return [Second("reranked", label, quality, lambda: student, int(manifest.settings["rerank"]), open_teacher)]
+    return [Second("reranked", label, quality, student, int(manifest.settings["rerank"]), open_teacher)]
