@@ -54,23 +54,16 @@ __all__ = [
 ]
 # fmt: on
 
-_HOME = {
-    "Cluster": "stepwell.jobs.cluster",
-    "Collection": "stepwell.collection",
-    "CollectionError": "stepwell.errors",
-    "DistillLoss": "stepwell.distil.trainer_losses",
-    "EmbeddingDistillLoss": "stepwell.distil.trainer_losses",
-    "InBatchDistillLoss": "stepwell.distil.trainer_losses",
-    "IndexSettings": "stepwell.indexes.settings",
-    "Limits": "stepwell.server.limits",
-    "MissingPackage": "stepwell.errors",
-    "Recipe": "stepwell.recipe",
-    "RecipeError": "stepwell.errors",
-    "RunError": "stepwell.errors",
-    "ScoreStore": "stepwell.teachers.store",
-    "Searcher": "stepwell.systems.searcher",
-    "StepwellError": "stepwell.errors",
-    "open_collection": "stepwell.collection",
+_HOMES = {
+    "stepwell.collection": ("Collection", "open_collection"),
+    "stepwell.distil.trainer_losses": ("DistillLoss", "EmbeddingDistillLoss", "InBatchDistillLoss"),
+    "stepwell.errors": ("CollectionError", "MissingPackage", "RecipeError", "RunError", "StepwellError"),
+    "stepwell.indexes.settings": ("IndexSettings",),
+    "stepwell.jobs.cluster": ("Cluster",),
+    "stepwell.recipe": ("Recipe",),
+    "stepwell.server.limits": ("Limits",),
+    "stepwell.systems.searcher": ("Searcher",),
+    "stepwell.teachers.store": ("ScoreStore",),
 }
 """Where names are that ``stepwell.api`` does not have."""
 
@@ -78,4 +71,5 @@ _HOME = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'stepwell' has no attribute {name!r}")
-    return getattr(import_module(_HOME.get(name, "stepwell.api")), name)
+    home = next((module for module, names in _HOMES.items() if name in names), "stepwell.api")
+    return getattr(import_module(home), name)

@@ -129,11 +129,7 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
 
     ``make`` is given the place to write to, as by :func:`whole`.
     """
-    if not path.exists():
-        with locked(path):
-            if not path.exists():
-                with whole(path) as draft:
-                    make(draft)
+    read_or_make(path, lambda place: place if place.exists() else None, make)
     return path
 
 
@@ -143,35 +139,23 @@ def read_or_make(path: Path, read: Callable[[Path], T | None], make: Callable[[P
     ``make`` is given the place to write to, as by :func:`whole`, and other processes wait for it.
     """
     found = read(path)
-    if found is None:
-        with locked(path):
-            found = read(path)  # another process may have been faster
-            if found is None:
-                with whole(path) as draft:
-                    make(draft)
-                found = read(path)
-    return found
+    if found is not None:
+        return found
+    with locked(path):
+        found = read(path)  # another process may have been faster
+        if found is not None:
+            return found
+        with whole(path) as draft:
+            make(draft)
+        return read(path)
 
 
 @contextmanager
 def claimed(folder: Path, source: Mapping[str, Any], what: str, anew: bool = False) -> Iterator[None]:
     """Hold a folder that is for what is made from ``source`` alone, so that work in it can go on after a stop.
 
-    Parameters
-    ----------
-    folder
-        Made when it is missing; ``source.json`` in it says what it is for.
-    source
-        What is made there depends on these; plain JSON values.
-    what
-        What the folder holds, for the sentences: ``vectors``.
-    anew
-        Throw away what was made from another source, instead of refusing the folder.
-
-    Raises
-    ------
-    StepwellError
-        When the folder holds anything else, or another process is at work in it.
+    ``source.json`` in it says what it is for; ``what`` names its content in sentences. A folder that holds anything
+    else is refused, or emptied if that was made from another source and ``anew`` is set; so is one that is being held.
     """
     facts = folder / "source.json"
     own = {".lock", f"draft-{facts.name}"}
@@ -181,18 +165,17 @@ def claimed(folder: Path, source: Mapping[str, Any], what: str, anew: bool = Fal
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            if not facts.is_file():
-                write_json(facts, dict(source))
-            elif read_json(facts) != dict(source) and anew:
-                for path in folder.iterdir():
-                    if path.name not in (".lock", facts.name):
-                        remove(path)
-                write_json(facts, dict(source))
-            elif read_json(facts) != dict(source):
+            other = facts.is_file() and read_json(facts) != dict(source)
+            if other and not anew:
                 raise RunError(
                     f"{folder} holds {what} of another model or another collection, which would be mixed with these: "
                     "choose another folder, or delete that one."
                 )
+            for path in folder.iterdir() if other else ():
+                if path.name not in (".lock", facts.name):
+                    remove(path)
+            if other or not facts.is_file():
+                write_json(facts, dict(source))
             yield
     except Timeout:
         raise RunError(
