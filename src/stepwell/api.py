@@ -154,16 +154,12 @@ def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> Results |
 
 def demo(out: str | Path = "runs/demo") -> Results | None:
     """Climb the demo's ladder, or go on with it; see :func:`run`."""
-    from stepwell.recipe.yaml_file import demo_recipe
-
-    return run(demo_recipe(), out)
+    return run(_recipe(None), out)
 
 
 def plan_demo(out: str | Path = "runs/demo") -> Plan:
     """Estimate the demo's stages on this machine; see :func:`plan`."""
-    from stepwell.recipe.yaml_file import demo_recipe
-
-    return plan(demo_recipe(), out)
+    return plan(_recipe(None), out)
 
 
 def ablate(
@@ -181,9 +177,9 @@ def ablate(
         The folder; ``runs/<the recipe's name>-ablation`` when it is left out.
     """
     opened = _recipe(recipe)
-    from stepwell.ablations import open_grid, run_ablation
+    from stepwell import ablations
 
-    return run_ablation(opened.name, open_grid(opened, grid), _out(out, f"{opened.name}-ablation"))
+    return ablations.run_ablation(opened.name, ablations.open_grid(opened, grid), _out(out, f"{opened.name}-ablation"))
 
 
 def plan_ablation(
@@ -191,10 +187,9 @@ def plan_ablation(
 ) -> AblationPlan:
     """Estimate :func:`ablate` on this machine; what ``out`` has finished counts as done."""
     opened = _recipe(recipe)
-    from stepwell.ablations import open_grid
-    from stepwell.ablations import plan_ablation as plan_variants
+    from stepwell import ablations
 
-    return plan_variants(open_grid(opened, grid), _out(out, f"{opened.name}-ablation"))
+    return ablations.plan_ablation(ablations.open_grid(opened, grid), _out(out, f"{opened.name}-ablation"))
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -209,24 +204,21 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     MissingPackage
         When a package of the extra ``report`` is not installed.
     """
-    from stepwell.reports.drawing import need_matplotlib
-    from stepwell.reports.facts import facts_of
-    from stepwell.reports.page import write
+    from stepwell.reports import drawing, facts, page
 
     if not runs:
         raise RunError("a report needs the folder of a run, or of several.")
-    need_matplotlib()
+    drawing.need_matplotlib()
     target = Path(out) if out is not None else (Path(runs[0]) if len(runs) == 1 else Path()) / "report.html"
-    write([facts_of(run) for run in runs], target)
+    page.write([facts.facts_of(run) for run in runs], target)
     return target
 
 
 def report_facts(runs: Sequence[str | Path]) -> dict[str, Any]:
     """Return the facts of a report as plain values, as its JSON file has them."""
-    from stepwell.reports.facts import facts_of
-    from stepwell.reports.page import to_json
+    from stepwell.reports import facts, page
 
-    return to_json([facts_of(run) for run in runs])
+    return page.to_json([facts.facts_of(run) for run in runs])
 
 
 def open_searcher(system: str | Path, mode: Mode = "student", collection: str | None = None) -> Searcher:
@@ -265,12 +257,11 @@ def compare_indexes(
     split: str | None = None,
 ) -> list[Report]:
     """Measure several kinds of indexes without keeping them; what is worth comparing when ``settings`` is None."""
-    from stepwell.indexes.build import choices
-    from stepwell.indexes.build import compare as compare_choices
+    from stepwell.indexes import build
 
     opened, encoder, passages = _vectors_of(source, collection, settings or ())
-    wanted = choices(*passages.shape) if settings is None else settings
-    return compare_choices(opened, encoder, passages, wanted, split)
+    wanted = build.choices(*passages.shape) if settings is None else settings
+    return build.compare(opened, encoder, passages, wanted, split)
 
 
 def _report_at_the_end(folder: Path) -> None:
@@ -299,7 +290,12 @@ def _vectors_of(
     return opened.collection, opened.encoder, opened.vectors.passages
 
 
-def _recipe(recipe: Recipe | str | Path) -> Recipe:
+def _recipe(recipe: Recipe | str | Path | None) -> Recipe:
+    """Return a recipe, read where a path was given; the demo's where nothing was."""
+    if recipe is None:
+        from stepwell.recipe.yaml_file import demo_recipe
+
+        return demo_recipe()
     return load_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
 
 

@@ -4,8 +4,6 @@ Results (tables) go to standard output; progress, remarks and warnings go to sta
 or ``--json`` gets results alone. All else in the package returns data and prints nothing.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import time
@@ -197,10 +195,10 @@ class Progress:
         self.done: float = 0
         self.unit = ""
 
-    def start(self, total: float | None, unit: str = "") -> Progress:
-        """Say how many units there are, None where nobody knows; they are counted from 0."""
+    def start(self, total: float | None, unit: str = "", done: float = 0) -> "Progress":
+        """Say how many units there are, None where nobody knows, and how many of them were done before."""
         if self._show is not None:  # else it may be shared: nothing is written down
-            self.total, self.unit, self.done = total, unit, 0
+            self.total, self.unit, self.done = total, unit, done
         return self
 
     def advance(self, n: float = 1, note: str = "") -> None:
@@ -211,7 +209,7 @@ class Progress:
         of = "" if self.total is None else f" of {round(self.total):,}"
         self._reach(self.done, note or f"{round(self.done):,}{of} {self.unit}".rstrip())
 
-    def part(self, n: float) -> Progress:
+    def part(self, n: float) -> "Progress":
         """Return the progress of the next ``n`` units; when they are done, :meth:`advance` by them."""
         if self._show is None:
             return self
@@ -246,16 +244,14 @@ def progress(total: int | None, description: str, done: int = 0) -> Iterator[Pro
             def show(share: float, note: str) -> None:
                 bars.update(task, completed=share * total if total else bar.done, note=note)
 
-            bar = Progress(show).start(total)
-            bar.done = done
+            bar = Progress(show).start(total, done=done)
             try:
                 yield bar
             finally:
                 bars.remove_task(task)
     else:
         lines = _Lines(description, done / total if total else 0.0)
-        bar = Progress(lines.show).start(total)
-        bar.done = done
+        bar = Progress(lines.show).start(total, done=done)
         yield bar
         lines.close(bar.done)
 

@@ -1,7 +1,5 @@
 """What a user sees when something is wrong: one paragraph, never a traceback."""
 
-from __future__ import annotations
-
 import errno
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -34,7 +32,7 @@ class MissingPackage(StepwellError):  # noqa: N818  its public name
         super().__init__(message)
         self.package, self.extra = package, extra
 
-    def __reduce__(self) -> tuple[type[MissingPackage], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type["MissingPackage"], tuple[str, str, str]]:
         """Let it pass from one process to another."""
         return MissingPackage, (str(self), self.package, self.extra)
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from stepwell.exports.card import licence_of, make_card
+from stepwell.exports.hub import licence_of, make_card
 from stepwell.models.encoder import Encoder
 from stepwell.systems.opening import open_system
 

@@ -4,8 +4,8 @@ import pytest
 
 from stepwell.errors import StepwellError
 from stepwell.exports import folder as folders
-from stepwell.exports import push as pushing
-from stepwell.exports.push import upload
+from stepwell.exports import hub as pushing
+from stepwell.exports.hub import upload
 
 
 class Hub:

@@ -1,7 +1,5 @@
 """The application that the verbs are added to, the options that several of them share, and how mistakes are shown."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -25,8 +23,7 @@ app = typer.Typer(
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/NAME when left out.")]
 SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a value of the recipe: student.layers=4 (may be repeated)."),
+    list[str] | None, typer.Option("--set", help="Change a value of the recipe: student.layers=4 (may be repeated).")
 ]
 ScaleOption = Annotated[
     str | None,

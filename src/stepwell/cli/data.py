@@ -1,7 +1,5 @@
 """Verbs on collections, candidates, vectors and scores: check, mine, encode, score."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -45,8 +43,7 @@ def check(
 def mine(
     collection: Annotated[str, typer.Argument(help="A directory, demo, irds:ID or hf:NAME.")],
     target: Annotated[
-        Path,
-        typer.Argument(help="JSONL to write: query, positive, negative_1, ... as sentence-transformers takes it."),
+        Path, typer.Argument(help="JSONL to write: query, positive, negative_1, ... as sentence-transformers takes it.")
     ],
     miner: Annotated[
         str, typer.Option("--by", help="bm25, an encoder (directory or hub name), a finished run or a TREC run file.")

@@ -1,7 +1,5 @@
 """From a directory to a finished run: init, demo, plan, run, ablate."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -114,7 +112,7 @@ def ablate(
         raise typer.Exit(1)
 
 
-def _show_results(results: api.Results | None, as_json: bool) -> None:
+def _show_results(results: "api.Results | None", as_json: bool) -> None:
     if results is None:  # not the main process
         return
     print_json(results.to_json()) if as_json else show(results.table.comparison.table())

@@ -1,7 +1,5 @@
 """What a run or a model is used for: search, eval, compare, serve, index, export, bench, report."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

@@ -11,9 +11,8 @@ from tokenizers import Tokenizer
 
 from stepwell.display import Cell, Table, say, warn
 from stepwell.errors import MissingPackage, RunError, StepwellError
-from stepwell.exports.card import make_card
 from stepwell.exports.graph import KINDS, OPENVINO_INT8, Kind, check_towers, graph_runner, size_of, source_of
-from stepwell.exports.push import check_repository, upload
+from stepwell.exports.hub import check_repository, make_card, upload
 from stepwell.exports.quality import MEASURE, DevSet, Yardstick, compare_on_texts, sample_texts, signed
 from stepwell.files import cache, locked, whole
 from stepwell.models.encoder import Encoder

@@ -24,6 +24,8 @@ from stepwell.server.schema import EmbedAnswer, EmbedRequest, Offer, Problem, Se
 from stepwell.server.systems import Systems
 from stepwell.systems.searcher import Hit
 
+Answer = Callable[[Request, Exception], Awaitable[Response]]
+
 USUAL = 10  # passages a query where none are asked for
 
 PAGE = {
@@ -52,7 +54,7 @@ def make_app(systems: Systems, limits: Limits | None = None, token: str | None =
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         engine = app.state.engine = Engine(systems, limits, metrics.batch)
-        metrics.watch(lambda: engine.waiting)
+        metrics.queue.set_function(lambda: engine.waiting)  # whenever they are read
         engine.start()
         yield
         await engine.stop()
@@ -205,23 +207,23 @@ async def _refused(request: Request, error: Exception) -> Response:
     return _json({"error": str(error.detail)}, error.status_code, dict(error.headers or {}))
 
 
-async def _busy(request: Request, error: Exception) -> Response:
-    return _json({"error": "too many queries wait; try again in a second."}, 503, {"Retry-After": "1"})
-
-
 async def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    """Answer without the traceback, which uvicorn logs."""
-    return _json({"error": "something went wrong here; the server's own output says what."}, 500)
+def _fixed(status: int, text: str, headers: dict[str, str] | None = None) -> Answer:
+    """Return what always gives one answer, without the traceback, which uvicorn logs."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        return _json({"error": text}, status, headers)
+
+    return answer
 
 
-ERRORS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+ERRORS: dict[Any, Answer] = {
     RequestValidationError: _invalid,
     AnyHTTPException: _refused,
-    BusyError: _busy,
+    BusyError: _fixed(503, "too many queries wait; try again in a second.", {"Retry-After": "1"}),
     GoneError: _gone,
-    500: _failed,
+    500: _fixed(500, "something went wrong here; the server's own output says what."),
 }

@@ -23,15 +23,10 @@ class GoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
-async def stays() -> bool:
-    """Say that the client is still there."""
-    return False
-
-
 @dataclass(eq=False)
 class _Waiting(Generic[T, R]):
     item: T
-    gone: Gone
+    gone: Gone | None
     answer: asyncio.Future[R]
     since: float = field(default_factory=time.perf_counter)
 
@@ -76,7 +71,7 @@ class Batcher(Generic[T, R]):
             await asyncio.gather(self._task, return_exceptions=True)
         self._thread.shutdown(wait=True)
 
-    async def ask(self, items: Sequence[T], gone: Gone = stays) -> list[R]:
+    async def ask(self, items: Sequence[T], gone: Gone | None = None) -> list[R]:
         """Return the answers to items, in their order.
 
         BusyError: the queue has no room for all of them. GoneError: the client hung up before their turn came.
@@ -98,7 +93,10 @@ class Batcher(Generic[T, R]):
             while not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
-            await self._gather(min(expected, self.most))
+            before = 0
+            while before < len(self._waiting) < min(expected, self.most):  # others keep coming
+                before = len(self._waiting)
+                await self.pause(self.linger)
             batch = await self._next()
             if batch:
                 answers = await loop.run_in_executor(self._thread, self._answer, [one.item for one in batch])
@@ -111,13 +109,6 @@ class Batcher(Generic[T, R]):
                         one.answer.set_result(answer)
             expected = len(batch) + len(self._waiting)
 
-    async def _gather(self, expected: int) -> None:
-        """Wait until as many have come as are expected, while they keep coming."""
-        before = 0
-        while before < len(self._waiting) < expected:
-            before = len(self._waiting)
-            await self.pause(self.linger)
-
     async def _next(self) -> list[_Waiting[T, R]]:
         """Take a batch from the queue; drop who has hung up."""
         batch: list[_Waiting[T, R]] = []
@@ -126,7 +117,7 @@ class Batcher(Generic[T, R]):
             one = self._waiting.popleft()
             if one.answer.done():
                 continue
-            if now - one.since > self.patience and await one.gone():
+            if one.gone and now - one.since > self.patience and await one.gone():
                 one.answer.set_exception(GoneError())
                 continue
             batch.append(one)

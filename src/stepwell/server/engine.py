@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from stepwell.models.engines.machine import trim
 from stepwell.models.tokens import Side
-from stepwell.server.batching import Batcher, Gone, stays
+from stepwell.server.batching import Batcher, Gone
 from stepwell.server.limits import Limits
 from stepwell.server.systems import STUDENT, Second, Systems
 from stepwell.systems.searcher import Hit
@@ -72,7 +72,7 @@ class Engine:
         """Queries that wait."""
         return len(self.quick) + len(self.slow)
 
-    async def search(self, name: str, queries: Sequence[str], k: int, gone: Gone = stays) -> list[list[Hit]]:
+    async def search(self, name: str, queries: Sequence[str], k: int, gone: Gone | None = None) -> list[list[Hit]]:
         """Return the ``k`` best passages of each query by a system."""
         system = self.systems.by_name[name]
         if not isinstance(system, Second):
@@ -82,7 +82,7 @@ class Engine:
         jobs = [Reranking(system, k, text, hits) for text, hits in zip(queries, lists, strict=True)]
         return await self.slow.ask(jobs, gone)
 
-    async def embed(self, texts: Sequence[str], side: Side, gone: Gone = stays) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], side: Side, gone: Gone | None = None) -> list[list[float]]:
         """Return the student's vectors of texts."""
         return await self.quick.ask([Embedding(side, text) for text in texts], gone)
 

@@ -136,14 +136,10 @@ class Guard:
 
 def _replay(body: bytes, receive: Receive) -> Receive:
     """Return a receiver that gives a body that was read, and then whatever comes."""
-    given = False
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return left.pop() if left else await receive()
 
     return again
 

@@ -1,6 +1,6 @@
 """What the server counts, in the text format of Prometheus."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -38,10 +38,6 @@ class Metrics:
             **here,
         )
         self.queue = Gauge("stepwell_queue_texts", "Texts in the queue now.", **here)
-
-    def watch(self, waiting: Callable[[], int]) -> None:
-        """Ask ``waiting`` for the length of the queue whenever the metrics are read."""
-        self.queue.set_function(waiting)
 
     def answered(self, path: str, status: int) -> None:
         """Count an answer; paths that don't exist count as one."""

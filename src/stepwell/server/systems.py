@@ -46,12 +46,13 @@ class Second(System):
     """A cross-encoder that puts the first ``depth`` passages of the student in its own order."""
 
     depth: int
-    teacher: Callable[[], Reranker]
+    model: Path
+    tokens: int  # of a pair
 
     @cached_property
     def reranker(self) -> Reranker:
         """The cross-encoder, opened once."""
-        reranker = self.teacher()
+        reranker = Reranker.open(self.model, self.tokens)
         reranker.inference.settle()
         return reranker
 
@@ -146,5 +147,5 @@ def _second(run: RunFolder, label: str, quality: float | None, student: Callable
     settings = Manifest.load(teacher).settings
     if settings.get("kind") != "cross-encoder":  # scores from a file know no new query
         return []
-    open_teacher = partial(Reranker.open, teacher / "model", settings["tokens"]["pair"])
-    return [Second("reranked", label, quality, student, int(manifest.settings["rerank"]), open_teacher)]
+    depth, tokens = int(manifest.settings["rerank"]), settings["tokens"]["pair"]
+    return [Second("reranked", label, quality, student, depth, teacher / "model", tokens)]

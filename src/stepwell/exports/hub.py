@@ -1,4 +1,4 @@
-"""The model card: README.md in the Hub's format, with the ladder that made the model."""
+"""What goes to the Hub: the model card, README.md with the ladder that made the model; and the folder itself."""
 
 import json
 import re
@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Comparison, bootstrap_interval
@@ -140,16 +142,17 @@ def _ladder(run: RunFolder, comparison: Comparison) -> list[str]:
     rows = [("start", "the base model, cut", "")]
     rows += [(f"rung-{n}", f"`{rung.get('teacher')}`", str(rung.get("loss"))) for n, rung in enumerate(rungs, start=1)]
     rows += [(f"rung-{n}", "refine", "candidates") for n in range(len(rungs) + 1, last + 1)]
-    lines = [f"| stage | teacher | loss | dev {measure} [{comparison.level:.0%} interval] |", "|---|---|---|---|"]
+    figures = []
     for stage, teacher, loss in rows:
         judged = f"{stage}.dev" in stages
         mark = " (this model)" if stage == run.results.final else ""
         figure = _dev(run.folder_of(f"{stage}.dev"), measure, comparison.level) if judged else "left out"
         promotion = run.read(stage.replace("rung", "promote"), Promotion)
         figure += ", taken back" if judged and promotion and promotion.student != stage else ""
-        lines.append(f"| {stage}{mark} | {teacher} | {loss} | {figure} |")
+        figures.append([f"{stage}{mark}", teacher, loss, figure])
+    table = _markdown(["stage", "teacher", "loss", f"dev {measure} [{comparison.level:.0%} interval]"], figures)
     start = "Distilled by stepwell from one teacher after the other, each rung from where the one before ended."
-    return [f"{start} The teachers:", "\n".join(sources), "\n".join(lines)] if sources else [start, "\n".join(lines)]
+    return [f"{start} The teachers:", "\n".join(sources), table] if sources else [start, table]
 
 
 def _dev(folder: Path, measure: str, level: float) -> str:
@@ -165,14 +168,19 @@ def _dev(folder: Path, measure: str, level: float) -> str:
 def _table(comparison: Comparison) -> str:
     """Return the table of all systems, with its notes; the model itself is in bold."""
     main, *others = comparison.measures
-    lines = [f"| system | {main} | {' | '.join(others)} |", "|---" * (1 + len(comparison.measures)) + "|"]
+    rows = []
     for row in comparison.rows:
         low, high = row.interval[main]
         name = f"**{row.name}**" if row.name == comparison.reference else row.name
-        cells = [f"{row.values[main]:.3f} [{low:.3f}, {high:.3f}]", *(f"{row.values[m]:.3f}" for m in others)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        first = f"{row.values[main]:.3f} [{low:.3f}, {high:.3f}]"
+        rows.append([name, first, *(f"{row.values[measure]:.3f}" for measure in others)])
     note = f"Means over {comparison.queries:,} queries; in brackets {comparison.level:.0%} bootstrap intervals."
-    return "\n".join(lines) + "\n\n" + " ".join([note, *comparison.notes])
+    return "\n\n".join([_markdown(["system", main, *others], rows), " ".join([note, *comparison.notes])])
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head, *lines = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
+    return "\n".join([head, "|---" * len(heads) + "|", *lines])
 
 
 def _data(run: RunFolder, encoder: Encoder) -> str:
@@ -184,3 +192,35 @@ def _data(run: RunFolder, encoder: Encoder) -> str:
         f"- seed {seed}, finished {facts.finished or 'at an unknown time'}",
     ]
     return "\n".join([*lines, f"- {versions}"] if versions else lines)
+
+
+def check_repository(name: str) -> None:
+    """Refuse a name that the Hub would refuse: it has to be owner/name."""
+    try:
+        validate_repo_id(name)
+        if name.count("/") != 1:
+            raise HFValidationError("it needs an owner and a name")
+    except HFValidationError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise StepwellError(
+            f"{name!r} can't be a repository on the Hub: {reason}. Give --push OWNER/NAME, such as me/my-retriever."
+        ) from error
+
+
+def upload(folder: Path, name: str) -> str:
+    """Upload an exported folder; a repository that is not there yet is made, as a private one. Return where it is.
+
+    All of it goes up, as one commit; what else the repository ``owner/name`` holds stays. The token is the one that
+    ``hf auth login`` keeps.
+    """
+    api = HfApi()
+    try:
+        api.create_repo(name, private=True, exist_ok=True)
+        done = api.upload_folder(repo_id=name, folder_path=folder, commit_message=f"Upload {folder.name}")
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise StepwellError(
+            f"{folder} is exported, but could not be pushed to {name}: {reason}. Log in with `hf auth login`, check "
+            f"the connection, and upload the folder with `hf upload {name} {folder}`."
+        ) from error
+    return str(done)
