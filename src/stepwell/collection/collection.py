@@ -145,14 +145,19 @@ class IdIndex:
         return row
 
 
-def answers_of(column: pa.ChunkedArray, passages: Strings, starts: NDArray[np.int32]) -> Answers:
-    """Return the answers that a column holds, to be looked for in passages whose texts begin at ``starts``."""
+def write_index(path: Path, hashes: NDArray[np.uint64]) -> None:
+    """Write the index of ids, given their hashes by row."""
+    rows = np.argsort(hashes, kind="stable").astype(np.int32)
+    write_columns(path, hash=hashes[rows], row=rows)
 
-    def bodies(rows: Rows) -> list[str]:
-        begin = starts[np.asarray(rows, dtype=np.int64)].tolist()
-        return [text[start:] for text, start in zip(passages.take(rows), begin, strict=True)]
 
-    return Answers(lambda query: column[query].as_py(), bodies)
+def map_texts(folder: Path, kind: str) -> tuple[IdIndex, Strings]:
+    """Map the index of the ids and the texts of a kind; ValueError or OSError when they are damaged."""
+    texts, index = Mapped(folder / f"{kind}.arrow"), Mapped(folder / f"{kind}-index.arrow")
+    if texts.table.num_rows != index.table.num_rows:
+        raise ValueError(f"{kind}: {texts.table.num_rows} texts, {index.table.num_rows} ids")
+    ids = Strings(texts.table["id"], texts.release)
+    return IdIndex(ids, index.numbers("hash"), index.numbers("row")), Strings(texts.table["text"], texts.release)
 
 
 class Collection:
@@ -164,31 +169,36 @@ class Collection:
     (tokens, vectors, teacher scores) outlives a change of the qrels.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        path: Path,
-        fingerprint: str,
-        passages: tuple[IdIndex, Strings],
-        queries: tuple[IdIndex, Strings],
-        qrels: dict[str, Qrels],
-        starts: NDArray[np.int32],
-        place: str | None = None,
-        given: Mapping[str, Given] | None = None,
-        synthetic: NDArray[np.int32] | None = None,
-        texts_fingerprint: str | None = None,
-    ) -> None:
-        self.name, self.path, self.fingerprint = name, path, fingerprint
-        self.texts_fingerprint = texts_fingerprint or fingerprint
-        self.place = str(path) if place is None else place
-        self._given, self._qrels, self._starts = given or {}, qrels, starts
-        self._synthetic = np.zeros(0, np.int32) if synthetic is None else synthetic
-        (self._passage_index, self._passages), (self._query_index, self._queries) = passages, queries
+    def __init__(self, folder: Path, facts: Mapping[str, Any], name: str, path: Path, place: str) -> None:
+        # `folder` and `facts` are as `scan` makes them; an index keeps passages alone, and of the facts the fingerprint
+        self.name, self.path, self.place = name, path, place
+        self.fingerprint: str = facts["fingerprint"]
+        self.texts_fingerprint: str = facts.get("texts", self.fingerprint)
+        self._passage_index, self._passages = map_texts(folder, "passage")
+        self._starts: NDArray[np.int32] = Mapped(folder / "passage-start.arrow").numbers("start")
+        none, no_rows = Strings(pa.chunked_array([], pa.string())), np.zeros(0, np.int32)
+        self._query_index, self._queries = IdIndex(none, np.zeros(0, np.uint64), no_rows), none
+        self._qrels, self._given, answers = dict[str, Qrels](), dict[str, Given](), None
+        if "splits" in facts:
+            self._query_index, self._queries = map_texts(folder, "query")
+            table = Mapped(folder / "query.arrow").table
+            if "answers" in table.column_names:
+                answers = Answers(lambda query: table["answers"][query].as_py(), self._bodies)
+        for number, split in enumerate(facts.get("splits", ())):
+            judged = Mapped(folder / f"qrels-{number}.arrow")
+            rows, found, grades = (judged.numbers(column) for column in ("query", "passage", "grade"))
+            some = found >= 0  # -1 for a query that only belongs to the split
+            level = facts["levels"][split]
+            self._qrels[split] = Qrels(rows[some], found[some], grades[some], rows[~some], level, answers)
+            if split in facts["given"]:
+                pairs = Mapped(folder / f"given-{number}.arrow")
+                self._given[split] = Given(pairs.numbers("query"), pairs.numbers("passage"))
+        made = folder / "query-synthetic.arrow"
+        self._synthetic = Mapped(made).numbers("row") if made.exists() else no_rows
         self.n_passages, self.n_queries = len(self._passages), len(self._queries)
         self.passage_ids: Sequence[str] = self._passage_index.ids  # by row, read on demand
         self.query_ids: Sequence[str] = self._query_index.ids  # also of queries outside of all splits
-        self.splits = tuple(qrels)  # the names of the qrels files
+        self.splits = tuple(self._qrels)  # the names of the qrels files
 
     def __repr__(self) -> str:
         sizes = f"{self.n_passages:,} passages, {self.n_queries:,} queries"
@@ -202,6 +212,10 @@ class Collection:
         """Return the character of each passage at which its text begins, behind the title."""
         starts: list[int] = self._starts[np.asarray(rows, dtype=np.int64)].tolist()
         return starts
+
+    def _bodies(self, rows: Rows) -> list[str]:
+        """Return passages without their titles."""
+        return [text[start:] for text, start in zip(self._passages.take(rows), self.passage_starts(rows), strict=True)]
 
     def query_texts(self, rows: Rows | None = None) -> list[str]:
         """Return queries at ``rows`` in that order; all when None."""

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from stepwell.collection.collection import normal
 from stepwell.collection.docstrings import Pair, read_package
-from stepwell.collection.readers.beir import BeirWriter
+from stepwell.collection.readers.beir import write_split, write_texts
+from stepwell.collection.source import Text
 from stepwell.files import made_once
 
 FORMAT = 1  # of the rules below; a change makes the collection again
@@ -101,14 +102,11 @@ def distinct(pairs: Iterable[Pair]) -> list[Pair]:
 def write(folder: Path, pairs: Iterable[Pair], size: Size) -> None:
     """Write pairs as a BEIR directory: chosen, ordered and dealt to the splits by hashes of their names."""
     chosen = sorted(pairs, key=lambda pair: hashlib.sha256(pair.name.encode()).digest())[: size.passages]
-    with BeirWriter(folder) as beir:
-        for pair in chosen:
-            beir.passage(pair.name, "", pair.passage)
-        for split in SHARES:
-            taken = [pair for pair in chosen if _split(pair) == split][: getattr(size, split)]
-            for pair in taken:
-                beir.query(f"q:{pair.name}", pair.query)
-            beir.judge(split, ((f"q:{pair.name}", pair.name) for pair in taken))
+    taken = {split: [pair for pair in chosen if _split(pair) == split][: getattr(size, split)] for split in SHARES}
+    passages = (Text(0, pair.name, "", pair.passage) for pair in chosen)
+    write_texts(folder, passages, ((f"q:{pair.name}", pair.query, {}) for pair in chain(*taken.values())))
+    for split, pairs_of in taken.items():
+        write_split(folder, split, ((f"q:{pair.name}", pair.name) for pair in pairs_of))
 
 
 def _split(pair: Pair) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stepwell.collection.collection import IdIndex, Mapped, Strings, hash_text, normal, write_columns
+from stepwell.collection.collection import IdIndex, hash_text, map_texts, normal, write_columns, write_index
 from stepwell.collection.qrels import Qrels
 from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, Source, Text
 
@@ -108,14 +108,13 @@ def scan(source: Source, folder: Path, report: Report) -> dict[str, Any]:
 
 def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: "hashlib._Hash") -> _Texts:
     """Write the passages or queries and the index of their ids."""
-    path = folder / f"{kind}.arrow"
     answered = source.answered and kind == "query"
     schema = pa.schema({"id": pa.string(), "text": pa.string()})
     if answered:
         schema = schema.append(pa.field("answers", pa.list_(pa.string())))
     starts, synthetic, names, texts = array("i"), array("i"), array("Q"), _Texts()
     join = source.join.of if kind == "passage" and source.join != Join() else None
-    with pa.ipc.new_file(str(path), schema) as writer:
+    with pa.ipc.new_file(str(folder / f"{kind}.arrow"), schema) as writer:
         stream = source.texts(kind, report)
         while batch := list(islice(stream, BATCH)):
             joined = [text.joined if join is None else join(text) for text in batch]
@@ -136,15 +135,12 @@ def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: "ha
                 starts.extend(map(source.join.start, batch))
             writer.write_batch(pa.record_batch(columns, schema=schema))
     digest.update(f"{kind} {len(texts.lines)}\0".encode())
-    hashes = np.asarray(names, dtype=np.uint64)
-    rows = np.argsort(hashes, kind="stable").astype(np.int32)
-    write_columns(folder / f"{kind}-index.arrow", hash=hashes[rows], row=rows)
+    write_index(folder / f"{kind}-index.arrow", np.asarray(names, dtype=np.uint64))
     if starts:
         write_columns(folder / f"{kind}-start.arrow", start=np.array(starts, dtype=np.int32))
     if synthetic:
         write_columns(folder / f"{kind}-synthetic.arrow", row=np.array(synthetic, dtype=np.int32))
-    written = Mapped(path)
-    texts.index = IdIndex(Strings(written.table["id"], written.release), hashes[rows], rows)
+    texts.index, _ = map_texts(folder, kind)
     _report_duplicates(texts, kind, report)
     return texts
 

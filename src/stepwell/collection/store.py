@@ -6,14 +6,14 @@ import tempfile
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from stepwell.collection import demo
-from stepwell.collection.collection import Collection, IdIndex, Mapped, Strings, answers_of
-from stepwell.collection.qrels import Given, Qrels
+from stepwell.collection.collection import Collection
 from stepwell.collection.readers.formats import Place, find_source, place_of, section_of
 from stepwell.collection.scan import scan
 from stepwell.collection.source import Problem, Source
@@ -47,18 +47,18 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
 
 def check_directory(path: Place) -> list[Problem]:
     """Return every problem of a collection of any format: errors stop a run, warnings do not."""
-    problems: list[tuple[Problem, tuple[str, str, str], int]] = []  # with the kind, and the number among those
-    counts: Counter[tuple[str, str, str]] = Counter()
+    listed: list[Problem] = []
+    counts: Counter[tuple[str, str, str]] = Counter()  # by kind
+    full: dict[tuple[str, str, str], int] = {}  # where the last one of a kind is listed
     seen: set[int] = set()  # some files are read more than once
 
     def report(problem: Problem) -> None:
-        if hash(problem) in seen:
-            return
-        seen.add(hash(problem))
         kind = problem.file, problem.code, problem.severity
-        counts[kind] += 1
-        if counts[kind] <= SHOWN:
-            problems.append((problem, kind, counts[kind]))
+        if hash(problem) not in seen and counts[kind] < SHOWN:
+            listed.append(problem)
+            full[kind] = len(listed)
+        counts[kind] += hash(problem) not in seen
+        seen.add(hash(problem))
 
     section = _built(section_of(path), default_cache())
     source = find_source(section, report)
@@ -70,12 +70,10 @@ def check_directory(path: Place) -> list[Problem]:
             f"{section.path} can't be checked: {error.strerror or error}. Checking takes room for about the "
             f"size of the texts in {tempfile.gettempdir()}; the environment variable TMPDIR names another place."
         ) from error
-    listed: list[Problem] = []
-    for problem, kind, number in problems:
-        listed.append(problem)
-        rest = counts[kind] - SHOWN
-        if number == SHOWN and rest > 0:
-            listed.append(replace(problem, line=None, message=f"and {rest:,} more of this kind."))
+    for kind, end in sorted(full.items(), key=itemgetter(1), reverse=True):
+        if (rest := counts[kind] - SHOWN) > 0:
+            more = replace(listed[end - 1], line=None, message=f"and {rest:,} more of this kind.")
+            listed.insert(end, more)
     return listed
 
 
@@ -132,41 +130,6 @@ def _map(source: Source, stamp: dict[str, Any], place: str, folder: Path) -> Col
         sizes = meta["sizes"]
         if meta["stamp"] != stamp or any((folder / name).stat().st_size != size for name, size in sizes.items()):
             return None
-        passages, queries = map_texts(folder, "passage"), map_texts(folder, "query")
-        starts = Mapped(folder / "passage-start.arrow").numbers("start")
-        table = Mapped(folder / "query.arrow").table
-        answers = answers_of(table["answers"], passages[1], starts) if "answers" in table.column_names else None
-        qrels, given = dict[str, Qrels](), dict[str, Given]()
-        for number, name in enumerate(meta["splits"]):
-            judged = Mapped(folder / f"qrels-{number}.arrow")
-            rows, found, grades = (judged.numbers(column) for column in ("query", "passage", "grade"))
-            some = found >= 0  # -1 for a query that only belongs to the split
-            qrels[name] = Qrels(rows[some], found[some], grades[some], rows[~some], meta["levels"][name], answers)
-            if name in meta["given"]:
-                pairs = Mapped(folder / f"given-{number}.arrow")
-                given[name] = Given(pairs.numbers("query"), pairs.numbers("passage"))
-        synthetic = folder / "query-synthetic.arrow"
-        return Collection(
-            name=source.name,
-            path=source.home,
-            place=place,
-            fingerprint=meta["fingerprint"],
-            texts_fingerprint=meta["texts"],
-            passages=passages,
-            queries=queries,
-            starts=starts,
-            qrels=qrels,
-            given=given,
-            synthetic=Mapped(synthetic).numbers("row") if synthetic.exists() else None,
-        )
+        return Collection(folder, meta, source.name, source.home, place)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
-
-
-def map_texts(folder: Path, kind: str) -> tuple[IdIndex, Strings]:
-    """Map the texts of a kind and the index of their ids; ValueError or OSError when they are damaged."""
-    texts, index = Mapped(folder / f"{kind}.arrow"), Mapped(folder / f"{kind}-index.arrow")
-    if texts.table.num_rows != index.table.num_rows:
-        raise ValueError(f"{kind}: {texts.table.num_rows} texts, {index.table.num_rows} ids")
-    ids = Strings(texts.table["id"], texts.release)
-    return IdIndex(ids, index.numbers("hash"), index.numbers("row")), Strings(texts.table["text"], texts.release)

@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from stepwell.collection import Collection
-from stepwell.collection.collection import IdIndex, Mapped, Strings, hash_text, write_columns
-from stepwell.collection.store import map_texts
+from stepwell.collection.collection import hash_text, write_columns, write_index
 from stepwell.errors import RunError
 from stepwell.files import read_json
 from stepwell.indexes.milvus import FILE
@@ -101,17 +100,10 @@ def write_passages(collection: Collection, folder: Path) -> None:
             texts = collection.passages_slice(start, start + BATCH)
             ids = collection.passage_ids[start : start + BATCH]
             writer.write_batch(pa.record_batch([pa.array(ids), pa.array(texts)], schema=schema))
-    hashes = np.fromiter(map(hash_text, collection.passage_ids), np.uint64, count)
-    rows = np.argsort(hashes, kind="stable").astype(np.int32)
-    write_columns(folder / "passage-index.arrow", hash=hashes[rows], row=rows)
+    write_index(folder / "passage-index.arrow", np.fromiter(map(hash_text, collection.passage_ids), np.uint64, count))
     write_columns(folder / "passage-start.arrow", start=np.array(collection.passage_starts(np.arange(count)), np.int32))
 
 
 def open_passages(folder: Path, name: str, fingerprint: str) -> Collection:
     """Map what :func:`write_passages` wrote, as a collection without queries; ValueError or OSError when damaged."""
-    none = Strings(pa.chunked_array([], pa.string()))
-    queries = IdIndex(none, np.zeros(0, np.uint64), np.zeros(0, np.int32)), none
-    starts, passages = Mapped(folder / "passage-start.arrow").numbers("start"), map_texts(folder, "passage")
-    return Collection(
-        name=name, path=folder, fingerprint=fingerprint, passages=passages, queries=queries, starts=starts, qrels={}
-    )
+    return Collection(folder, {"fingerprint": fingerprint}, name, folder, str(folder))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepwell.collection.readers.beir import BeirWriter
+from stepwell.collection.readers.beir import write_split, write_texts
 from stepwell.collection.readers.folder import Folder
 from stepwell.collection.source import Source
 from stepwell.collection.store import refuse
@@ -114,9 +114,7 @@ def write_pairs(source: Source, folder: Path) -> None:
     """Write a source of queries and passages as a BEIR directory, whole or not at all."""
     texts = {text.id: text.text for text in source.texts("query", refuse)}
     pairs = dict.fromkeys((judged.query, judged.passage) for judged in source.judgements("train", refuse))
-    with whole(folder) as draft, BeirWriter(draft) as beir:
-        for text in source.texts("passage", refuse):
-            beir.passage(text.id, text.title, text.text)
-        for query in dict.fromkeys(query for query, _ in pairs):
-            beir.query(query, texts[query])
-        beir.judge("train", pairs)
+    queries = ((query, texts[query], {}) for query in dict.fromkeys(query for query, _ in pairs))
+    with whole(folder) as draft:
+        write_texts(draft, source.texts("passage", refuse), queries)
+        write_split(draft, "train", pairs)

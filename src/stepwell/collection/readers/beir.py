@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from stepwell.collection.readers.lines import (
     BadLineError,
@@ -95,41 +95,18 @@ def _judgement(file: str, number: int, line: str) -> Judgement:
     return Judgement(number, parts[0], parts[1], whole_grade(parts[2]), file)
 
 
-class BeirWriter:
-    """Writes passages and queries as they come, and the judgements a split at a time.
+def write_texts(folder: Path, passages: Iterable[Text], queries: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:
+    """Write passages, then queries (id, text, metadata or {}); ``folder`` must not hold a ``qrels`` yet."""
+    (folder / "qrels").mkdir(parents=True)
+    texts = ({"_id": text.id, "title": text.title, "text": text.text} for text in passages)
+    asked = ({"_id": id, "text": text, **({"metadata": more} if more else {})} for id, text, more in queries)
+    for stem, records in (("corpus", texts), ("queries", asked)):
+        with (folder / f"{stem}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
-    ``folder`` is made, and must not hold a ``qrels`` yet. The files are whole once the writer is closed.
-    """
 
-    def __init__(self, folder: Path) -> None:
-        (folder / "qrels").mkdir(parents=True)
-        self.folder = folder
-        self._files = {stem: (folder / f"{stem}.jsonl").open("w", encoding="utf-8") for stem in _STEMS.values()}
-
-    def passage(self, name: str, title: str, text: str) -> None:
-        """Write a passage; ``name`` is its id."""
-        self._write("corpus", {"_id": name, "title": title, "text": text})
-
-    def query(self, name: str, text: str, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write a query; ``name`` is its id."""
-        self._write("queries", {"_id": name, "text": text, **({"metadata": metadata} if metadata else {})})
-
-    def _write(self, stem: str, record: dict[str, Any]) -> None:
-        self._files[stem].write(json.dumps(record, ensure_ascii=False) + "\n")
-
-    def judge(self, split: str, pairs: Iterable[tuple[str, str]]) -> None:
-        """Write a split: pairs (id of a query, id of a passage that answers it), all of grade 1."""
-        with (self.folder / "qrels" / f"{split}.tsv").open("w", encoding="utf-8") as file:
-            file.write("\t".join(HEADER) + "\n")
-            file.writelines(f"{query}\t{passage}\t1\n" for query, passage in pairs)
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files.values():
-            file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+def write_split(folder: Path, split: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Write a split: pairs (id of a query, id of a passage that answers it), all of grade 1."""
+    with (folder / "qrels" / f"{split}.tsv").open("w", encoding="utf-8") as file:
+        file.write("\t".join(HEADER) + "\n")
+        file.writelines(f"{query}\t{passage}\t1\n" for query, passage in pairs)

@@ -1,10 +1,10 @@
 """From passages without queries to a collection with synthetic ones: propose, filter by round trip, write."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stepwell.collection import Collection
 from stepwell.collection.collection import hash_text, normal
-from stepwell.collection.readers.beir import BeirWriter
+from stepwell.collection.readers.beir import write_split, write_texts
 from stepwell.collection.source import Source, Text
 from stepwell.collection.store import open_collection, refuse
 from stepwell.display import progress
@@ -78,73 +78,57 @@ def make_collection(
             report.notes.append(some)
         generator = model or (ModelGenerator(options.generator) if options.generator else None)
         made = _generate(generator, source, options, share, workplace / _GENERATED) if generator else None
-        trial = _Draft(workplace / "trial")
-        taken = _Taken(real.texts.values() if real else (), report)
-        for text, found in _proposals(source, headings, share, made):
-            trial.add(text, taken.of(found))
-        trial.judge({"train": trial.pairs()})
-        kept = _that_come_back(trial.folder, taken, options, workplace)
+        taken, trial = _Taken(real.texts.values() if real else (), report), workplace / "trial"
+        tried = ((text, taken.of(found)) for text, found in _proposals(source, headings, share, made))
+        write_split(trial, "train", _write_texts(trial, tried))
+        kept = _that_come_back(trial, taken, options, workplace)
+        proposals = _proposals(source, headings, share, made)
+        left = ((text, [one for one in found if one.id in kept]) for text, found in proposals)
         with whole(target) as folder:
-            draft = _Draft(folder, options.generator)
-            for text, found in _proposals(source, headings, share, made):
-                draft.add(text, [one for one in found if one.id in kept])
-            _write_splits(draft, real, test, report)
+            pairs = _write_texts(folder, left, options.generator, real.texts if real else {})
+            _write_splits(folder, pairs, test, report)
         remove(workplace)
     return report
 
 
-class _Draft:
-    """A BEIR directory that passages are written to as they come, and which query belongs to which."""
+def _write_texts(
+    folder: Path,
+    proposed: Iterable[tuple[Text, list[Proposal]]],
+    generator: str | None = None,
+    real: Mapping[str, str] | None = None,
+) -> list[tuple[str, str]]:
+    """Write passages, each without what its queries take out of it, and all queries; return (query, passage)."""
+    queries: dict[str, tuple[str, str, dict[str, Any]]] = {}
+    answers: dict[str, list[str]] = {}  # query -> passages
 
-    def __init__(self, folder: Path, generator: str | None = None) -> None:
-        self.folder, self.writer, self._generator = folder, BeirWriter(folder), generator
-        self._answers: dict[str, list[str]] = {}  # query -> passages
+    def passages() -> Iterator[Text]:
+        for text, proposals in proposed:
+            for one in proposals:
+                model = {"generator": generator} if one.origin == GENERATED and generator else {}
+                queries.setdefault(one.id, (one.id, one.text, {"synthetic": True, "origin": one.origin, **model}))
+                answers.setdefault(one.id, []).append(text.id)
+            yield without(text, *(one.origin for one in proposals))
 
-    def add(self, text: Text, proposals: list[Proposal]) -> None:
-        """Write a passage, without what its queries take out of it, and the queries."""
-        passage = without(text, *(proposal.origin for proposal in proposals))
-        self.writer.passage(passage.id, passage.title, passage.text)
-        for proposal in proposals:
-            if proposal.id not in self._answers:
-                metadata: dict[str, Any] = {"synthetic": True, "origin": proposal.origin}
-                if proposal.origin == GENERATED and self._generator:
-                    metadata["generator"] = self._generator
-                self.writer.query(proposal.id, proposal.text, metadata)
-            self._answers.setdefault(proposal.id, []).append(text.id)
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Return (query, passage) of all synthetic queries."""
-        return [(query, passage) for query, found in self._answers.items() for passage in found]
-
-    def judge(self, splits: dict[str, list[tuple[str, str]]]) -> None:
-        """Write the pairs of each split, and close the files."""
-        for split, pairs in splits.items():
-            self.writer.judge(split, pairs)
-        self.writer.close()
-
-    def dev(self) -> set[str]:
-        """Return the queries that steer: all of some passages, which are chosen by hash."""
-        wanted = min(max(round(DEV_SHARE * len(self._answers)), DEV_LEAST), len(self._answers) // 2)
-        order = sorted(self._answers.items(), key=lambda item: hash_text(f"dev {item[1][0]}"))
-        return {query for query, _ in order[:wanted]}
+    asked = ((name, text, dict[str, Any]()) for name, text in (real or {}).items())
+    write_texts(folder, passages(), chain(queries.values(), asked))
+    return [(query, passage) for query, found in answers.items() for passage in found]
 
 
 def _write_splits(
-    draft: _Draft, real: RealQueries | None, test: list[tuple[str, str]], report: SyntheticReport
+    folder: Path, pairs: list[tuple[str, str]], test: list[tuple[str, str]], report: SyntheticReport
 ) -> None:
-    """Write train, dev and, of real queries, test; and the report beside them."""
-    dev, pairs = draft.dev(), draft.pairs()
-    train = [pair for pair in pairs if pair[0] not in dev]
-    splits = {"train": train, "dev": [pair for pair in pairs if pair[0] in dev]}
-    if real:
-        for name, query in real.texts.items():
-            draft.writer.query(name, query)
-        splits["test"] = test
-    draft.judge(splits)
-    for split, judged in splits.items():
+    """Write train, dev (all queries of some passages, chosen by hash) and, of real queries, test; and the report."""
+    first: dict[str, str] = {}  # query -> passage
+    for query, passage in pairs:
+        first.setdefault(query, passage)
+    wanted = min(max(round(DEV_SHARE * len(first)), DEV_LEAST), len(first) // 2)
+    dev = set(sorted(first, key=lambda query: hash_text(f"dev {first[query]}"))[:wanted])
+    splits = {split: [pair for pair in pairs if (pair[0] in dev) == (split == "dev")] for split in ("train", "dev")}
+    for split, judged in (splits | ({"test": test} if test else {})).items():
+        write_split(folder, split, judged)
         setattr(report, split, len({query for query, _ in judged}))
     text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
-    (draft.folder / "synthetic.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "synthetic.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _proposals(
