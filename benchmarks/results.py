@@ -20,8 +20,8 @@ from transformers import BertConfig
 
 from stepwell.display import Table, show
 from stepwell.ladder.build import stages_of
-from stepwell.ladder.context import Context
 from stepwell.ladder.prices import Prices, Work
+from stepwell.ladder.stage import Context
 from stepwell.recipe.yaml_file import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent

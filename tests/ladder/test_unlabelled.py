@@ -11,7 +11,7 @@ from stepwell.errors import StepwellError
 from stepwell.files import read_json
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.builder import Builder
-from stepwell.ladder.prices import Prices
+from stepwell.ladder.plan import prices_of
 from stepwell.ladder.proof import straight_rungs
 from stepwell.ladder.run import prepare
 from stepwell.models.encoder import Encoder
@@ -93,7 +93,7 @@ def test_a_baseline_taught_in_the_same_way_gets_the_same_texts(tiny_path, tiny_m
     more = {"straight-de-embedding.more-document", "straight-de-embedding.more-query"}
     assert more <= set(stages["straight-de-embedding"].inputs.values()) and more <= set(stages)
     assert not [name for name in stages["straight-de-in-batch"].inputs.values() if ".more-" in name]
-    builder, prices = Builder(ctx), Prices.of(ctx)
+    builder, prices = Builder(ctx), prices_of(ctx)
     rung, other = straight_rungs(builder)[::-1]
     assert builder.more(rung) == (len(PASSAGES), len(QUERIES)) and builder.more(other) == (0, 0)
     assert prices.climb([(rung, sum(builder.more(rung)))], ctx.recipe.refine) == math.ceil(

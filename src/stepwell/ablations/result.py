@@ -13,8 +13,8 @@ from stepwell.ablations.rendering import latex, markdown
 from stepwell.display import Table, duration
 from stepwell.evaluation import Comparison, Evaluation, compare
 from stepwell.files import write_text
-from stepwell.ladder.context import Context
 from stepwell.ladder.judging import measures_of
+from stepwell.ladder.stage import Context
 from stepwell.ladder.workspace import versions
 from stepwell.models.engines.machine import machine
 from stepwell.systems.records import Manifest

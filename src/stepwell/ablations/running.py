@@ -16,10 +16,9 @@ from stepwell.display import Cell, Progress, Table, duration, progress, say, war
 from stepwell.errors import RecipeError, RunError, StepwellError
 from stepwell.files import write_text
 from stepwell.ladder.build import stages_of_variant
-from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, Speed, make_plan, probe
 from stepwell.ladder.run import climb, file_name, prepare, shared_facts
-from stepwell.ladder.stage import Stage
+from stepwell.ladder.stage import Context, Stage
 from stepwell.ladder.workspace import Workspace
 from stepwell.recipe.yaml_file import dump_recipe
 from stepwell.systems.records import Training

@@ -1,18 +1,26 @@
-"""The table of contents: from a recipe to the list of its stages, before anything runs."""
+"""The table of contents: from a recipe to the list of its stages, before anything runs, or why it can't be run."""
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
+from stepwell.errors import RecipeError
+from stepwell.evaluation import cutoff_of, cutoff_of_set, reached
 from stepwell.ladder.builder import Builder, encode
-from stepwell.ladder.checks import check
-from stepwell.ladder.context import Context
-from stepwell.ladder.judging import searched
+from stepwell.ladder.judging import headroom, judged, measures_of, promotion, searched
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.proof import proof
 from stepwell.ladder.refine import refinement
-from stepwell.ladder.rung import bottom, climb
-from stepwell.ladder.stage import Stage
+from stepwell.ladder.scoring import lessons
+from stepwell.ladder.stage import Context, Stage, recorded
+from stepwell.ladder.teacher import miner_lists, teacher, teacher_lists
+from stepwell.ladder.trainings import distil, more_vectors, start
+from stepwell.models.build import pick_layers
 from stepwell.models.engines import machine
+from stepwell.models.shape import depth_of, vector_width
+from stepwell.recipe import MORE, Rung
 from stepwell.systems.folder import SEARCHED
+from stepwell.systems.records import Training
 
 
 def stages_of(ctx: Context, to_search: bool = False) -> list[Stage]:
@@ -36,12 +44,40 @@ def stages_of_variant(ctx: Context) -> list[Stage]:
 
 def _climbed(ctx: Context) -> Builder:
     b = Builder(ctx)
-    check(b)
-    bottom(b)
+    _check(b)
+    miner = b.bm25()
+    if b.recipe.warmup.further is not None:
+        dense = [rung.teacher for rung in b.recipe.ladder if b.embeds(rung.teacher)]
+        miner = teacher_lists(b, dense[0]) if dense else miner
+    start(b, miner)
+    judged(b, "start", "the student at the start")
     for number, rung in enumerate(ctx.recipe.ladder, start=1):
-        climb(b, number, rung)
+        _climb(b, number, rung)
     refinement(b)
     return b
+
+
+def _climb(b: Builder, number: int, rung: Rung) -> None:
+    """Add rung ``number``: its teacher, headroom, candidates, scores, distillation, dev figures, promotion."""
+    before, after, lists = f"student@{number - 1}", f"rung-{number}", miner_lists(b, number, rung)
+    teacher(b, rung.teacher, lists)
+    named = {"beside": rung.beside, "hold": b.recipe.embedding_teacher if rung.hold else None}
+    beside = {role: f"{teacher(b, name)}.vectors" for role, name in named.items() if name is not None}
+    gate = b.add(headroom(b, number, rung))
+    with b.only_if(gate):
+        inputs = {"student": before}
+        if rung.loss == "embedding":
+            inputs |= {**b.opens(rung.teacher), **more_vectors(b, after, rung)}
+        else:
+            found = b.candidates(f"candidates-{number}", lists, rung.candidates, rung.teacher)
+            start_of_rung = {"start": f"{before}.vectors"} if rung.gamma else {}
+            inputs |= {**lessons(b, f"scores-{number}", rung, found), **start_of_rung, **beside}
+        settings = {**rung.model_dump(exclude={"force", "negatives", *MORE.values()}), **b.student}
+        title = f"rung {number}: {rung.teacher} teaches ({rung.loss})"
+        cost = partial(Prices.distil, model=b.recipe.student, rung=rung, more=b.more(rung))
+        b.add(Stage(after, "distil", title, settings, inputs, distil, recorded(Training), cost))
+        judged(b, after, f"the student after rung {number}")
+    b.add(promotion(b, number))
 
 
 def _for_search(b: Builder) -> None:
@@ -57,3 +93,67 @@ def _for_search(b: Builder) -> None:
     title, settings = "encode with the final student in fp32, to search", {"scale": student.loss_scale, "exact": True}
     inputs = {"model": f"student@{b.last}"}
     b.add(Stage(SEARCHED, "vectors", title, settings, inputs, run=encode, cost=cost, only_if=()))
+
+
+# -- what is refused: settings that can't work with these models and this collection ------------------------
+
+
+def _check(b: Builder) -> None:
+    """Refuse what can't be run."""
+    _measures(b)
+    _layers(b)
+    for number, rung in enumerate(b.recipe.ladder, start=1):
+        _hold(b, number, rung)
+    if b.recipe.refine.rounds and b.embeds(b.refine_teacher):
+        raise RecipeError(
+            f"refine needs a cross-encoder or another teacher that reranks the student's lists, and "
+            f"{b.refine_teacher!r} is a dual encoder: name one in `refine.teacher`, or leave refine out with "
+            "`refine: {rounds: 0}`."
+        )
+
+
+def _measures(b: Builder) -> None:
+    """Refuse measures that look deeper than the lists, and a deciding one that reranking can't change."""
+    judging, ladder = b.recipe.judging, b.recipe.ladder
+    measures = measures_of(b.judging)
+    if too_deep := sorted(set(measures) - set(reached(judging.depth, measures)), key=measures.index):
+        deepest = cutoff_of(too_deep[0])
+        raise RecipeError(
+            f"judging: {too_deep[0]} looks at the first {deepest} passages, and {judging.depth} are retrieved a query "
+            f"(judging.depth): the figure would be another measure's. Set `depth` to {deepest}, or leave it out."
+        )
+    cutoff = cutoff_of_set(judging.measure)
+    gated = [rung.teacher for rung in ladder if not (rung.force or b.embeds(rung.teacher))]
+    if gated and cutoff is not None and cutoff >= judging.rerank:
+        raise RecipeError(
+            f"judging.measure: {judging.measure} asks what is among the first {cutoff} passages, in any order, and "
+            f"{gated[0]} only reorders the first {judging.rerank} of the student's list (judging.rerank): it could "
+            f"never be ahead, and its rung would always be left out. Set `rerank` above {cutoff}, decide by a measure "
+            "that sees the order (nDCG@10), or give the rung `force: true`."
+        )
+
+
+def _layers(b: Builder) -> None:
+    """Refuse layers that a base model has not."""
+    student = b.recipe.student
+    pick_layers(depth_of(student.base), student.layers, student.pick)
+    for name in b.recipe.teachers:
+        kind = b.kind(name)
+        if kind.model is not None and kind.section.layers is not None:
+            pick_layers(depth_of(kind.section.base), kind.section.layers, "first")
+
+
+def _hold(b: Builder, number: int, rung: Rung) -> None:
+    """Refuse to keep the student's vectors near others of another width."""
+    name = b.recipe.embedding_teacher
+    if not rung.hold or name is None or rung.loss == "embedding":
+        return
+    teacher: Any = b.recipe.teachers[name]
+    theirs, own = vector_width(teacher), vector_width(b.recipe.student)
+    if theirs != own:
+        raise RecipeError(
+            f"rung {number} of the ladder: `hold` keeps the student's vectors near those of {name!r}, and they "
+            f"can't be compared: the student's (from {b.recipe.student.base}) have {own} numbers, the "
+            f"teacher's (from {teacher.base}) {theirs}. Set `hold: 0` in this rung, or take a student and a "
+            "teacher of one width. (The embedding rung itself learns a projection from one to the other.)"
+        )

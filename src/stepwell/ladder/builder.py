@@ -11,9 +11,8 @@ import numpy as np
 
 from stepwell import distributed
 from stepwell.distil.negatives import mine
-from stepwell.ladder.context import Context, Surroundings
 from stepwell.ladder.prices import Prices, Work
-from stepwell.ladder.stage import Job, Stage
+from stepwell.ladder.stage import Context, Job, Stage, Surroundings
 from stepwell.models.files import content_digest
 from stepwell.recipe import Mining, Rung
 from stepwell.retrieval.bm25 import bm25_of

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell import distributed
+from stepwell.collection import Qrels
 from stepwell.evaluation import Evaluation, evaluate, measure_name, paired_test, reached
 from stepwell.ladder.builder import Builder
-from stepwell.ladder.context import Surroundings
 from stepwell.ladder.prices import Prices, Work
-from stepwell.ladder.stage import Job, Stage, recorded, say_nothing
+from stepwell.ladder.stage import Job, Stage, Surroundings, recorded, say_nothing
 from stepwell.recipe import Judging, Rung
 from stepwell.retrieval.bm25 import bm25_of
 from stepwell.retrieval.run import Run, reciprocal_rank_fusion
@@ -25,8 +25,8 @@ from stepwell.systems.records import Headroom, Promotion
 def searched(b: Builder, split: str, model: str, title: str) -> str:
     """Add the search of dev or test with a model's vectors; return the stage."""
     name, kind, inputs = f"{model}.{split}", f"search-{split}", {"queries": f"{model}.vectors"}
-    run, says = (search_dev, say_figures) if split == "dev" else (search_test, say_nothing)
-    return b.add(Stage(name, kind, f"{split}: {title}", b.judging, inputs, run, says))
+    says = say_figures if split == "dev" else say_nothing
+    return b.add(Stage(name, kind, f"{split}: {title}", b.judging, inputs, search, says))
 
 
 def judged(b: Builder, model: str, title: str) -> None:
@@ -41,27 +41,23 @@ def measures_of(settings: dict[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(measure_name, (settings["measure"], *others))))
 
 
-def search_dev(job: Job) -> None:
-    """Search the dev queries with vectors, and evaluate. Each process takes a share of the queries."""
-    _search(job, "dev")
-
-
-def search_test(job: Job) -> None:
-    """Search the test queries; with a role ``passages`` that side has other vectors (asymmetric)."""
-    _search(job, "test")
-
-
-def _search(job: Job, split: str) -> None:
+def search(job: Job) -> None:
+    """Search the split's queries with vectors; with a role ``passages`` that side has other vectors (asymmetric)."""
     queries = job.vectors("queries")
     assert queries is not None
-    rows = getattr(job.surroundings.splits, split).query_rows
-    keep(job, retrieve(queries, rows, job.settings["depth"], job.vectors("passages")), split)
+    keep(job, retrieve(queries, _judged_queries(job).query_rows, job.settings["depth"], job.vectors("passages")))
+
+
+def _judged_queries(job: Job) -> Qrels:
+    """Return the split that the stage's name ends with: dev or test."""
+    found: Qrels = getattr(job.surroundings.splits, job.stage.rpartition(".")[2])
+    return found
 
 
 def search_bm25(job: Job) -> None:
     """Search the test queries with BM25, and evaluate. Each process takes a share of the queries."""
-    collection, test = job.surroundings.collection, job.surroundings.splits.test
-    keep(job, bm25_of(collection).run(collection, test.query_rows, job.settings["depth"]))
+    collection, rows = job.surroundings.collection, _judged_queries(job).query_rows
+    keep(job, bm25_of(collection).run(collection, rows, job.settings["depth"]))
 
 
 def fuse(job: Job) -> None:
@@ -74,15 +70,14 @@ def rerank(job: Job) -> None:
     keep(job, reranked(job, job.run("student"), job.settings["rerank"])[0])
 
 
-def keep(job: Job, run: Run, split: str = "test") -> None:
+def keep(job: Job, run: Run) -> None:
     """Write lists and their figures, on the main process; those of test also as a TREC run file."""
     if not distributed.is_main():
         return
     collection = job.surroundings.collection
-    evaluation = evaluate(run, getattr(job.surroundings.splits, split), measures_of(job.settings))
     run.save(job.folder / "run.parquet", collection)
-    evaluation.save(job.folder / "evaluation.parquet", collection)
-    if split == "test":
+    evaluate(run, _judged_queries(job), measures_of(job.settings)).save(job.folder / "evaluation.parquet", collection)
+    if job.stage.endswith(".test"):
         run.to_trec(job.folder / "run.trec", collection)
 
 
@@ -147,7 +142,7 @@ def decide_headroom(job: Job) -> None:
     dev query, nothing can be said, and the rung is climbed.
     """
     measure, force, mine = job.settings["measure"], job.settings["force"], job.evaluation("student")
-    theirs = None
+    theirs: Evaluation | None = None
     if (job.inputs["teacher"] / "evaluation.parquet").is_file():
         theirs = job.evaluation("teacher")
     else:

@@ -11,14 +11,14 @@ from transformers import AutoModel
 
 from stepwell import distributed
 from stepwell.display import Cell, Table, duration
-from stepwell.ladder.context import Context
 from stepwell.ladder.prices import BACKWARD, Prices, Work
-from stepwell.ladder.stage import Stage
+from stepwell.ladder.stage import Context, Stage
 from stepwell.ladder.workspace import Workspace, damage
 from stepwell.models.engines.cpu import for_training, sparse_words
 from stepwell.models.engines.machine import autocast, micro_batch, precision, token_budget
-from stepwell.models.opening import quiet
+from stepwell.models.opening import open_one_tower, quiet, transformer_of
 from stepwell.models.shape import config_of, operations_a_token
+from stepwell.models.tokens import Template, Tokens
 from stepwell.systems.records import Decision, Manifest
 from stepwell.teachers.opening import kind_of
 
@@ -142,24 +142,40 @@ def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Sp
     speed = speed or probe(ctx.recipe.student.base)
     done, left_out = [], set[str]()
     for stage in stages:
-        if any(gate in left_out or workspace.go(gate) is False for gate in stage.only_if or ()):
-            left_out.add(stage.name)
-            done.append(True)
-            continue
-        if not workspace.ready(stage):
-            done.append(False)
-            continue
-        place, name = workspace.place(stage), workspace.resolve(stage.name)
-        finished = (place / Manifest.file).is_file()
-        if finished and (stage.by_content or (place / Decision.file).is_file()):
-            finished = damage(place) is None  # it is read next
-        workspace.keys[name] = workspace.identity(stage) if finished else workspace.key(stage)
+        finished = any(gate in left_out or workspace.go(gate) is False for gate in stage.only_if or ())
         if finished:
-            workspace.folders[name] = place
+            left_out.add(stage.name)
+        elif all(workspace.resolve(name) in workspace.keys for name in stage.inputs.values()):
+            place, name = workspace.place(stage), workspace.resolve(stage.name)
+            finished = (place / Manifest.file).is_file()
+            if finished and (stage.by_content or (place / Decision.file).is_file()):
+                finished = damage(place) is None  # it is read next
+            workspace.keys[name] = workspace.identity(stage) if finished else workspace.key(stage)
+            if finished:
+                workspace.folders[name] = place
         done.append(finished)
-    prices = Prices.of(ctx)
+    prices = prices_of(ctx)
     work = [stage.cost(prices) for stage in stages]
     return Plan(stages, work, list(map(speed.seconds, work)), done, memory_of(ctx), frozenset(left_out))
+
+
+def prices_of(ctx: Context) -> Prices:
+    """Count a run's texts, and their tokens on a sample with the student's tokenizer."""
+    recipe, collection, queries = ctx.recipe, ctx.collection, ctx.surroundings.query_rows
+    tokenizer = transformer_of(open_one_tower(recipe.student.base)).tokenizer
+    special = sum(Template.of(tokenizer).overhead) / 2
+    random = np.random.default_rng(0)
+
+    def mean(texts: list[str], limit: int) -> float:
+        return float(np.minimum(Tokens.build(tokenizer, texts, 10_000).lengths + special, limit).mean())
+
+    some = random.choice(collection.n_passages, min(400, collection.n_passages), replace=False)
+    few = random.choice(queries, min(400, len(queries)), replace=False)
+    passage = mean(collection.passage_texts(some), recipe.tokens.longest)
+    query = mean(collection.query_texts(few), recipe.tokens.longest)
+    pair = min(passage + query - special / 2, recipe.tokens.pair)
+    train, dev, test = (len(getattr(ctx.splits, split).query_rows) for split in ("train", "dev", "test"))
+    return Prices(collection.n_passages, train, dev, test, passage, query, pair)
 
 
 def memory_of(ctx: Context) -> float:

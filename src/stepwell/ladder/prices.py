@@ -2,15 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
-
-import numpy as np
+from typing import Any
 
 from stepwell.distil.training import total_steps
-from stepwell.ladder.context import Context
-from stepwell.models.opening import open_one_tower, transformer_of
 from stepwell.models.shape import config_of, operations_a_token
-from stepwell.models.tokens import Template, Tokens
 from stepwell.recipe import Optimiser, Refine, Rung
 from stepwell.teachers.opening import Cost
 
@@ -45,25 +40,6 @@ class Prices:
     passage: float  # mean tokens of a text, under the recipe's limits
     query: float
     pair: float
-
-    @classmethod
-    def of(cls, ctx: Context) -> Self:
-        """Count a run's texts, and their tokens on a sample with the student's tokenizer."""
-        recipe, collection, queries = ctx.recipe, ctx.collection, ctx.surroundings.query_rows
-        tokenizer = transformer_of(open_one_tower(recipe.student.base)).tokenizer
-        special = sum(Template.of(tokenizer).overhead) / 2
-        random = np.random.default_rng(0)
-
-        def mean(texts: list[str], limit: int) -> float:
-            return float(np.minimum(Tokens.build(tokenizer, texts, 10_000).lengths + special, limit).mean())
-
-        some = random.choice(collection.n_passages, min(400, collection.n_passages), replace=False)
-        few = random.choice(queries, min(400, len(queries)), replace=False)
-        passage = mean(collection.passage_texts(some), recipe.tokens.longest)
-        query = mean(collection.query_texts(few), recipe.tokens.longest)
-        pair = min(passage + query - special / 2, recipe.tokens.pair)
-        train, dev, test = (len(getattr(ctx.splits, split).query_rows) for split in ("train", "dev", "test"))
-        return cls(collection.n_passages, train, dev, test, passage, query, pair)
 
     def encode(self, model: Any, texts: tuple[int, int] | None = None) -> Work:
         """Price encoding with a model section's base: all passages and queries, or so many of ``texts``."""

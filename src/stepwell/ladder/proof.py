@@ -8,7 +8,7 @@ from stepwell.collection.splits import NO_TEST, Splits
 from stepwell.evaluation import compare
 from stepwell.files import write_text
 from stepwell.ladder.builder import Builder
-from stepwell.ladder.judging import fuse, judged, measures_of, rerank, search_bm25, search_test, searched
+from stepwell.ladder.judging import fuse, judged, measures_of, rerank, search, search_bm25, searched
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.scoring import lessons
 from stepwell.ladder.stage import Job, Stage, recorded
@@ -95,7 +95,7 @@ def _asymmetric(b: Builder, top: str) -> dict[str, str]:
         return {}
     inputs = {"queries": f"student@{b.last}.vectors", "passages": f"teacher.{name}.vectors"}
     title, own = f"queries by the student, passages by {name}", {"asymmetric": True}
-    stage = _test(b, "asymmetric.test", "search-test", title, inputs, search_test, settings=own)
+    stage = _test(b, "asymmetric.test", "search-test", title, inputs, search, settings=own)
     return {f"{top}, passages by {name}": stage}
 
 

@@ -9,11 +9,10 @@ import numpy as np
 from stepwell.display import Table
 from stepwell.distil.refine import can_be_selected, first_positive_ranks, funnel, selected
 from stepwell.ladder.builder import Builder, mine_from, say_mining
-from stepwell.ladder.context import Surroundings
 from stepwell.ladder.judging import judged, promotion, reranked
 from stepwell.ladder.prices import Prices, Work, refine_steps
 from stepwell.ladder.scoring import learns_from_scores, scored
-from stepwell.ladder.stage import Job, Stage, recorded
+from stepwell.ladder.stage import Job, Stage, Surroundings, recorded
 from stepwell.ladder.teacher import last_miner, teacher
 from stepwell.ladder.trainings import distil
 from stepwell.recipe import Mining, Refine

@@ -14,8 +14,8 @@ from stepwell.distil.training import checkpoint_seconds
 from stepwell.errors import RunError, StepwellError
 from stepwell.files import cache, whole, write_text
 from stepwell.ladder.build import stages_of
-from stepwell.ladder.context import Context
 from stepwell.ladder.plan import Plan, make_plan
+from stepwell.ladder.stage import Context
 from stepwell.ladder.workspace import Workspace, versions
 from stepwell.models.engines.machine import machine
 from stepwell.recipe import Recipe

@@ -21,8 +21,7 @@ from stepwell import distributed
 from stepwell.display import SILENT, Progress, warn
 from stepwell.errors import RunError
 from stepwell.files import remove, sha256, writing
-from stepwell.ladder.context import Surroundings
-from stepwell.ladder.stage import Job, Settings, Stage
+from stepwell.ladder.stage import Job, Settings, Stage, Surroundings
 from stepwell.models.engines.machine import machine
 from stepwell.systems.folder import real_name
 from stepwell.systems.records import Decision, Manifest, Promotion
@@ -90,8 +89,7 @@ class Workspace:
                 )
 
     def __exit__(self, *_: object) -> None:
-        if self.lock.is_locked:
-            self.lock.release()
+        self.lock.release()
 
     def resolve(self, name: str) -> str:
         """Return the stage behind ``name``: ``student@3.dev`` is the dev stage of whatever was promoted at rung 3.
@@ -109,10 +107,6 @@ class Workspace:
         """Return the stage behind each role; of optional roles only those whose stage is there."""
         found = {role: self.resolve(name) for role, name in {**stage.inputs, **stage.optional}.items()}
         return {role: real for role, real in found.items() if role in stage.inputs or real in self.keys}
-
-    def ready(self, stage: Stage) -> bool:
-        """Return whether the keys of all inputs are known."""
-        return all(self.resolve(name) in self.keys for name in stage.inputs.values())
 
     def _given(self, stage: Stage) -> dict[str, str]:
         """Return the stage behind each name that an input has, a name once."""
