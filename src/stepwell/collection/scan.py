@@ -24,11 +24,8 @@ from stepwell.collection.source import Join, Judgement, Kind, Problem, Report, S
 
 BATCH = 2048  # texts in one Arrow batch: what is held in memory while writing
 
-Place = tuple[str, int]
-"""A file, as messages name it, and a line."""
-
-Places = dict[int, Place]
-"""By query row, the line that names it first."""
+Place = tuple[str, int]  # a file, as messages name it, and a line
+Places = dict[int, Place]  # by query row, the line that names it first
 
 
 @dataclass
@@ -101,9 +98,8 @@ def scan(source: Source, folder: Path, report: Report) -> dict[str, Any]:
             "first); they neither train nor test. An embedding rung can learn from them as texts (`more_queries`)."
         )
         report(Problem("warning", *queries.place(first), "unjudged", message))
-    levels = {name: source.relevant_from(name) for name in splits}
-    facts = {"fingerprint": digest.hexdigest(), "texts": texts, "splits": list(splits), "levels": levels}
-    return {**facts, "given": given}
+    facts = {"fingerprint": digest.hexdigest(), "texts": texts, "splits": list(splits), "given": given}
+    return {**facts, "levels": {name: source.relevant_from(name) for name in splits}}
 
 
 def _texts(source: Source, kind: Kind, folder: Path, report: Report, digest: "hashlib._Hash") -> _Texts:

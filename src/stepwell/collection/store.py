@@ -34,15 +34,27 @@ def open_collection(path: Place, cache: Path | None = None) -> Collection:
     """
     cache = default_cache() if cache is None else Path(cache)
     section = section_of(path)
+    built_in = section.path if section.path in demo.SIZES else None
     try:
-        return _open(_built(section, cache), cache, place=section.path if section.path in demo.SIZES else None)
+        section = _built(section, cache)
+        source = find_source(section, refuse)
+        stamp, key = _stamp(section, source), place_of(section, source)
+        hashed = hashlib.sha256(key.encode()).hexdigest()[:12]
+        folder = cache / "collections" / f"{source.name.replace('/', '-')}-{hashed}"
+        read = partial(_map, source, stamp, built_in or key)
+        opened = read_or_make(folder, read, partial(_parse, source, section, stamp))
     except OSError as error:
         raise CollectionError(
-            f"The collection {section.path} can't be opened: {error.strerror or error}"
+            f"The collection {built_in or section.path} can't be opened: {error.strerror or error}"
             f"{f' ({error.filename})' if error.filename else ''}. Its Arrow files go to {cache}, which must be "
             "writable and have room for about the size of the texts; the environment variable STEPWELL_CACHE names "
             "another place."
         ) from error
+    if opened is None:
+        raise CollectionError(
+            f"The Arrow files of {source.home} can't be read back from {folder}: the disk may be failing or full."
+        )
+    return opened
 
 
 def check_directory(path: Place) -> list[Problem]:
@@ -72,8 +84,7 @@ def check_directory(path: Place) -> list[Problem]:
         ) from error
     for kind, end in sorted(full.items(), key=itemgetter(1), reverse=True):
         if (rest := counts[kind] - SHOWN) > 0:
-            more = replace(listed[end - 1], line=None, message=f"and {rest:,} more of this kind.")
-            listed.insert(end, more)
+            listed.insert(end, replace(listed[end - 1], line=None, message=f"and {rest:,} more of this kind."))
     return listed
 
 
@@ -90,20 +101,6 @@ def _built(section: CollectionSection, cache: Path) -> CollectionSection:
     if section.path not in demo.SIZES:
         return section
     return section.model_copy(update={"path": str(demo.build(section.path, cache))})
-
-
-def _open(section: CollectionSection, cache: Path, place: str | None) -> Collection:
-    source = find_source(section, refuse)
-    stamp = _stamp(section, source)
-    key = place_of(section, source)
-    hashed = hashlib.sha256(key.encode()).hexdigest()[:12]
-    folder = cache / "collections" / f"{source.name.replace('/', '-')}-{hashed}"
-    opened = read_or_make(folder, partial(_map, source, stamp, place or key), partial(_parse, source, section, stamp))
-    if opened is None:
-        raise CollectionError(
-            f"The Arrow files of {source.home} can't be read back from {folder}: the disk may be failing or full."
-        )
-    return opened
 
 
 def _stamp(section: CollectionSection, source: Source) -> Any:

@@ -5,32 +5,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from stepwell.collection import demo
 from stepwell.collection.collection import hash_text
-from stepwell.collection.readers import huggingface, irds
-from stepwell.collection.readers.folder import ENDINGS as TEXT_ENDINGS
-from stepwell.collection.readers.folder import Folder
+from stepwell.collection.readers import folder, huggingface, irds
 from stepwell.collection.readers.formats import find_source, section_of
-from stepwell.collection.readers.huggingface import TUPLES
 from stepwell.collection.readers.lines import named_files
 from stepwell.collection.readers.tables import COLUMNS, ENDINGS, STEMS, find_table, read_table
-from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore, stamp_files
+from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore, once
 from stepwell.display import Cell
 from stepwell.errors import CollectionError
 
-SAMPLE = 200
-"""Rows of a table that are looked at."""
+SAMPLE = 200  # rows of a table that are looked at
 
 Found = Literal["collection", "passages", "pairs"]
-
-
-class Guess(NamedTuple):
-    """The column that a role was given, and why; no column when None."""
-
-    column: str | None
-    reason: str
+Guess = tuple[str | None, str]  # the column that a role was given, None without one; and why
 
 
 @dataclass(frozen=True)
@@ -57,15 +47,20 @@ def look(directory: str | Path) -> Contents:
     tables = [file for name, file in named_files(home, ignore).items() if name.endswith(ENDINGS)]
     loose = [file for file in tables if file.name.partition(".")[0].lower() not in known]
     source = find_source(section_of(home), problems.append)
-    if isinstance(source, Folder) and loose:
-        return _only_table(loose, home)
     errors = [problem for problem in problems if problem.severity == "error"]
     lacking = [problem for problem in errors if problem.code == "file-missing"]
+    unknown = bool(errors) and errors[0].code == "format" and not source.splits
+    if loose and (unknown or isinstance(source, folder.Folder)):
+        if len(loose) > 1:
+            names = ", ".join(file.name for file in loose)
+            raise CollectionError(
+                f"{home} holds several tables ({names}), and which one holds the passages can't be seen: name it "
+                f"(stepwell init {loose[0]}), or call it passages.{loose[0].name.partition('.')[2]}."
+            )
+        return _table(loose[0])
     if not errors:
         return _directory(source, home)
     if len(lacking) < len(errors):  # the format can't be told
-        if loose and not source.splits and errors[0].code == "format":
-            return _only_table(loose, home)
         raise CollectionError(str(errors[0]))
     passages = find_table(home, "passage")
     if passages is None or source.splits or len(lacking) < 2:
@@ -74,7 +69,7 @@ def look(directory: str | Path) -> Contents:
 
 
 def _directory(source: Source, home: Path) -> Contents:
-    if not isinstance(source, Folder):
+    if not isinstance(source, folder.Folder):
         facts: list[list[Cell]] = [
             ["passages", source.label("passage"), f"read by {type(source).__name__}"],
             ["queries", source.label("query"), None],
@@ -85,20 +80,10 @@ def _directory(source: Source, home: Path) -> Contents:
     files = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
     facts = [
         ["passages", f"{files} files", "no table and no collection is there, and text files are"],
-        ["titles", "the path of headings", f"of {', '.join(TEXT_ENDINGS[:-1])}"],
+        ["titles", "the path of headings", f"of {', '.join(folder.ENDINGS[:-1])}"],
         ["queries", "none", "text files hold passages alone"],
     ]
     return Contents("passages", str(home), source, facts)
-
-
-def _only_table(loose: list[Path], home: Path) -> Contents:
-    if len(loose) > 1:
-        names = ", ".join(file.name for file in loose)
-        raise CollectionError(
-            f"{home} holds several tables ({names}), and which one holds the passages can't be seen: name it "
-            f"(stepwell init {loose[0]}), or call it passages.{loose[0].name.partition('.')[2]}."
-        )
-    return _table(loose[0])
 
 
 def _table(path: Path) -> Contents:
@@ -109,28 +94,28 @@ def _table(path: Path) -> Contents:
     sample = [record for _, record in islice(read_table(path, path.name, refuse_here), SAMPLE)]
     if not sample:
         raise CollectionError(f"{path} holds no row that could be a passage.")
-    columns = {role: _named(sample, TUPLES[role]) for role in ("query.text", "positive")}
-    query, positive = (guess.column for guess in columns.values())
+    columns = {role: _named(sample, huggingface.TUPLES[role]) for role in ("query.text", "positive")}
+    query, positive = (column for column, _ in columns.values())
     are_pairs = query is not None and positive is not None and query != positive
     if not are_pairs:
         columns = _passage_columns(sample, path)
     facts: list[list[Cell]] = [["table", path.name, None]]
-    facts += [[role, guess.column or "none", guess.reason] for role, guess in columns.items()]
+    facts += [[role, column or "none", reason] for role, (column, reason) in columns.items()]
     if not are_pairs:
         facts.append(["queries", "none", "no column and no file is named so"])
-    source = Loose(path, {role: guess.column for role, guess in columns.items()})
+    source = Loose(path, {role: column for role, (column, _) in columns.items()})
     return Contents("pairs" if are_pairs else "passages", str(path), source, facts)
 
 
 def _named(sample: list[dict[str, Any]], names: tuple[str, ...]) -> Guess:
     lower = {column.lower().replace("-", "_"): column for column in reversed(list(sample[0]))}
     column = next((lower[name] for name in names if name in lower), None)
-    return Guess(column, "by its name" if column else f"none is called {', '.join(names)}")
+    return (column, "by its name" if column else f"none is called {', '.join(names)}")
 
 
 def _passage_columns(sample: list[dict[str, Any]], path: Path) -> dict[str, Guess]:
     text = _named(sample, COLUMNS["passage.text"])
-    if text.column is None:
+    if text[0] is None:
         words = {
             column: sum(len(str(record.get(column)).split()) for record in sample) / len(sample)
             for column in sample[0]
@@ -142,57 +127,50 @@ def _passage_columns(sample: list[dict[str, Any]], path: Path) -> dict[str, Gues
                 "passage. Call the column `text`."
             )
         longest = max(words, key=words.__getitem__)
-        text = Guess(longest, f"it has the longest texts, {words[longest]:.0f} words in the mean")
-    id = _named(sample, COLUMNS["passage.id"])
-    if id.column is None:
-        id = Guess(None, "rows are counted")
-    elif len({str(record.get(id.column)) for record in sample}) < len(sample):
-        id = Guess(None, f"the values of {id.column} are not unique, so rows are counted")
-    return {"passage.id": id, "passage.title": _named(sample, COLUMNS["passage.title"]), "passage.text": text}
+        text = (longest, f"it has the longest texts, {words[longest]:.0f} words in the mean")
+    id, reason = _named(sample, COLUMNS["passage.id"])
+    if id is None:
+        reason = "rows are counted"
+    elif len({str(record.get(id)) for record in sample}) < len(sample):
+        id, reason = None, f"the values of {id} are not unique, so rows are counted"
+    return {"passage.id": (id, reason), "passage.title": _named(sample, COLUMNS["passage.title"]), "passage.text": text}
 
 
 class Loose(Source):
     """One table, of passages or of queries with a passage that answers each, whose columns were guessed."""
 
     def __init__(self, path: Path, columns: Mapping[str, str | None]) -> None:
-        self.path, self.columns = path, columns
         super().__init__(path)
+        self.columns = columns
 
     def find(self, report: Report) -> None:
         """Name the collection after the file."""
-        self.name = self.path.name.partition(".")[0]
-
-    def stamp(self) -> dict[str, Any]:
-        """Return size and time of the file."""
-        return stamp_files(self.path.parent, [self.path])
+        self.name, self.files["passage"] = self.home.name.partition(".")[0], [self.home]
 
     def read(self, kind: Kind, report: Report) -> Iterator[Text]:
         """Yield the passages; of pairs the distinct passages, or queries."""
-        pairs = "positive" in self.columns
-        if kind == "query" and not pairs:
-            return
-        seen: set[int] = set()
-        for number, record in read_table(self.path, self.path.name, report):
-            text = self._field(record, "query.text" if kind == "query" else "positive" if pairs else "passage.text")
-            if not pairs:
-                name = self._field(record, "passage.id") or str(number)
-                title = self._field(record, "passage.title")
-                yield Text(number, name, title, text, self.path.name)
-            elif text and hash_text(text) not in seen:
-                seen.add(hash_text(text))
-                yield Text(number, _id(text), "", text, self.path.name)
+        rows = read_table(self.home, self.home.name, report)
+        if "positive" in self.columns:
+            texts = (
+                (number, self._field(row, "query.text" if kind == "query" else "positive")) for number, row in rows
+            )
+            return once((Text(number, _id(text), "", text, self.home.name) for number, text in texts if text), "text")
+        if kind == "query":
+            return iter(())
+        passages = ((n, *(self._field(row, f"passage.{part}") for part in ("id", "title", "text"))) for n, row in rows)
+        return (Text(n, id or str(n), title, text, self.home.name) for n, id, title, text in passages)
 
     @property
     def splits(self) -> dict[str, str]:
         """Pairs train."""
-        return {"train": self.path.name} if "positive" in self.columns else {}
+        return {"train": self.home.name} if "positive" in self.columns else {}
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield a judgement for each pair."""
-        for number, record in read_table(self.path, self.path.name, report):
+        for number, record in read_table(self.home, self.home.name, report):
             query, passage = self._field(record, "query.text"), self._field(record, "positive")
             if query and passage:
-                yield Judgement(number, _id(query), _id(passage), 1, self.path.name)
+                yield Judgement(number, _id(query), _id(passage), 1, self.home.name)
 
     def _field(self, record: Mapping[str, Any], role: str) -> str:
         column = self.columns.get(role)

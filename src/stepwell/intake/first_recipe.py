@@ -13,12 +13,8 @@ from stepwell.errors import RecipeError, StepwellError
 from stepwell.recipe import CollectionSection
 from stepwell.recipe.yaml_file import BUNDLED
 
-SAMPLE = 2000
-"""Texts looked at to see how long they are."""
-
-FEW_QUERIES = 500
-"""Training queries below which cross-encoders are left out of the ladder."""
-
+SAMPLE = 2000  # texts looked at to see how long they are
+FEW_QUERIES = 500  # training queries below which cross-encoders are left out of the ladder
 _TOKENS_A_WORD = 1.5
 _EMBEDDED = 30_000  # texts that the embedding rung sees, over all its epochs, where it would see fewer in two
 _DEMO_LAYERS = 6
@@ -57,7 +53,8 @@ def write_recipe(
     is_own = isinstance(directory, Path) and directory.is_dir()  # also one that is called demo
     place = str(Path(directory).resolve()) if is_own else str(directory)
     collection = open_collection(place)
-    section = CollectionSection(path=place, train=_train_split(collection))
+    sizes = {name: len(collection.qrels(name).query_rows) for name in sorted(collection.splits)}
+    section = CollectionSection(path=place, train="train" if "train" in sizes else max(sizes, key=sizes.__getitem__))
     splits = resolve_splits(collection, section)
     base, path = (_quoted(_spelled(name, target.resolve().parent)) for name in (student, place))
     trained_on, synthetic = len(splits.train.query_rows), bool(splits.synthetic.get("train"))
@@ -85,13 +82,6 @@ def write_recipe(
     return target
 
 
-def _train_split(collection: Collection) -> str:
-    """Return ``train``, or else the split with the most queries."""
-    if "train" in collection.splits:
-        return "train"
-    return max(sorted(collection.splits), key=lambda name: len(collection.qrels(name).query_rows))
-
-
 def _describe(collection: Collection, splits: Splits) -> str:
     parts = (("train", splits.train), ("dev", splits.dev), ("test", splits.test if splits.tested else None))
     sizes = ", ".join(f"{len(part.query_rows):,} for {role}" for role, part in parts if part is not None)
@@ -101,16 +91,16 @@ def _describe(collection: Collection, splits: Splits) -> str:
 
 def _lengths(collection: Collection, splits: Splits) -> dict[str, int]:
     """Return where to cut texts so that 19 of 20 stay whole, in tokens, within what is affordable."""
+
+    def tokens(texts: list[str]) -> int:
+        words = np.percentile([len(text.split()) for text in texts], 95)
+        return 8 * int(np.ceil(_TOKENS_A_WORD * float(words) / 8) + 1)
+
     step = max(1, collection.n_passages // SAMPLE)
-    passage = _tokens(collection.passage_texts(np.arange(0, collection.n_passages, step)[:SAMPLE]))
-    query = _tokens(collection.query_texts(splits.train.query_rows[:SAMPLE]))
+    passage = tokens(collection.passage_texts(np.arange(0, collection.n_passages, step)[:SAMPLE]))
+    query = tokens(collection.query_texts(splits.train.query_rows[:SAMPLE]))
     query, passage = min(max(query, 16), 64), min(max(passage, 32), 256)
     return {"query": query, "passage": passage, "pair": query + passage}
-
-
-def _tokens(texts: list[str]) -> int:
-    words = np.percentile([len(text.split()) for text in texts], 95)
-    return 8 * int(np.ceil(_TOKENS_A_WORD * float(words) / 8) + 1)
 
 
 def _embedding(texts: int) -> dict[str, str]:

@@ -29,9 +29,7 @@ from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import Vectors, write_vectors
 
 BATCH = 16  # passages that a generator is given at once
-FEWEST = 4
-"""Queries without which there is nothing to train and steer with."""
-
+FEWEST = 4  # queries without which there is nothing to train and steer with
 DEV_SHARE, DEV_LEAST = 0.1, 20
 _GENERATED = "generated.jsonl"  # a line for each passage; what took time is never thrown away
 
@@ -74,8 +72,8 @@ def make_collection(
         report = SyntheticReport(headings.passages)
         share = options.asked / max(options.asked, headings.passages)
         if share < 1:
-            some = f"Of {headings.passages:,} passages about {options.asked:,} were asked, chosen by hash."
-            report.notes.append(some)
+            counts = f"{headings.passages:,} passages about {options.asked:,}"
+            report.notes.append(f"Of {counts} were asked, chosen by hash.")
         generator = model or (ModelGenerator(options.generator) if options.generator else None)
         made = _generate(generator, source, options, share, workplace / _GENERATED) if generator else None
         taken, trial = _Taken(real.texts.values() if real else (), report), workplace / "trial"

@@ -13,12 +13,8 @@ from stepwell.collection.readers.folder import BETWEEN
 from stepwell.collection.source import Text
 
 QUERY_WORDS = (3, 30)
-REST_WORDS = 12
-"""Words that a passage must keep when its first sentence is taken out."""
-
-SHARED = 5
-"""Passages with one heading from which on the heading says too little."""
-
+REST_WORDS = 12  # that a passage must keep when its first sentence is taken out
+SHARED = 5  # passages with one heading from which on the heading says too little
 HEADING, SENTENCE, GENERATED = "heading", "first sentence", "generated"
 
 
