@@ -9,7 +9,7 @@ from stepwell.ablations import vocabulary
 from stepwell.errors import RecipeError
 from stepwell.recipe import Recipe
 from stepwell.recipe.mistakes import nearest
-from stepwell.recipe.places import Document, Mistake, read_yaml
+from stepwell.recipe.places import Document, Mistake, read_yaml, refusal
 from stepwell.recipe.yaml_file import changed
 
 _TOP: dict[str, type] = {"reference": str, "force": bool, "match_updates": bool}  # keys beside the variants
@@ -63,7 +63,7 @@ def read_grid(text: str | None, name: str, recipe: Recipe, home: Path) -> Grid:
     if not (variants or mistakes):
         mistakes.append(Mistake(root.place(), "variants", "holds no variant; give at least one"))
     if mistakes:
-        raise _refusal(name, mistakes)
+        raise refusal(f"grid {name}", mistakes, "Nothing was run; docs/ablations.md lists what a grid may say.")
     return Grid(tuple(variants), reference, settings.get("match_updates", False))
 
 
@@ -87,12 +87,19 @@ def _variant(
     mistakes += [replace(mistake, path=f"{name}: {mistake.path}") for mistake in wrong]
     if made is None or len(mistakes) > before:
         return None
+    word, values = "", dict[str, Any]()  # the word that is followed is to blame when it can't be
     try:
-        values = {word: _read(word, made, value.content) for word, value in words.items()}
-        shaped = _shaped(made, values, any(key.startswith("refine") for key, _ in changes))
-    except _WordError as error:
-        word, reason = error.args
-        mistakes.append(Mistake(words[word].place(), f"{name}: {word}", str(reason)))
+        for word, value in words.items():
+            values[word] = _WORDS[word](made, value.content)
+        chosen, left_out = values.get("only", range(len(made.ladder))), values.get("without", [])
+        word = "without" if left_out else "only"
+        order = [rung for rung in range(len(made.ladder)) if rung in chosen and rung not in left_out]
+        if not order:
+            raise ValueError("leaves no rung to climb")
+        word = "together"
+        shaped = _shaped(made, values, order, any(key.startswith("refine") for key, _ in changes))
+    except ValueError as error:
+        mistakes.append(Mistake(words[word].place(), f"{name}: {word}", str(error)))
         return None
     shaped, forced = shaped.model_copy(update={"name": name, "proof": "none"}), values.get("force", force)
     return Variant(name, vocabulary.forced(shaped) if forced else shaped, forced)
@@ -110,39 +117,20 @@ def _leaves(key: str, given: Document) -> Iterator[tuple[str, Document]]:
 # -- words ------------------------------------------------------------------------------------------------
 
 
-class _WordError(Exception):
-    """A word of the grid that can't be followed, and why."""
-
-
-def _shaped(recipe: Recipe, words: dict[str, Any], refines: bool) -> Recipe:
-    """Return the recipe after all words; ``refines`` says that the variant speaks of refine itself."""
-    rungs, chosen, left_out = list(range(len(recipe.ladder))), words.get("only"), words.get("without", [])
-    order = [rung for rung in rungs if (chosen is None or rung in chosen) and rung not in left_out]
-    if not order:
-        raise _WordError("without" if left_out else "only", "leaves no rung to climb")
+def _shaped(recipe: Recipe, words: dict[str, Any], order: list[int], refines: bool) -> Recipe:
+    """Return the recipe of some rungs after all words; ``refines`` says that the variant speaks of refine itself."""
     if words.get("reversed"):
         order.reverse()
     kept = vocabulary.settled(recipe).refine
     if words.get("together"):
-        try:
-            recipe = vocabulary.together(recipe, order)
-        except ValueError as error:
-            raise _WordError("together", error) from None
-    elif chosen is not None:
+        recipe = vocabulary.together(recipe, order)
+    elif "only" in words:
         recipe = vocabulary.straight(recipe, order)
-    elif order != rungs:
+    elif order != list(range(len(recipe.ladder))):
         recipe = vocabulary.climbing(recipe, order)
-    if refines and (words.get("together") or chosen is not None):
+    if refines and (words.get("together") or "only" in words):
         recipe = recipe.model_copy(update={"refine": kept})
     return recipe if words.get("keep", True) else vocabulary.without_keep(recipe)
-
-
-def _read(word: str, recipe: Recipe, value: Any) -> Any:
-    """Return the value of a word, checked."""
-    try:
-        return _WORDS[word](recipe, value)
-    except ValueError as error:
-        raise _WordError(word, error) from None
 
 
 def _boolean(_: Recipe, value: Any) -> bool:
@@ -208,11 +196,3 @@ def _no_such(given: str, known: list[str], what: str) -> str:
     meant = nearest(given, known)
     hint = f"did you mean `{meant}`?" if meant else f"there are {', '.join(known) or 'none'}"
     return f"there is no such {what}{'; ' if meant else ': '}{hint}"
-
-
-def _refusal(name: str, mistakes: list[Mistake]) -> RecipeError:
-    ordered = sorted(mistakes, key=lambda mistake: mistake.place.line)
-    end = "Nothing was run; docs/ablations.md lists what a grid may say."
-    if len(ordered) == 1:
-        return RecipeError(f"{ordered[0]}{'' if ordered[0].text.endswith('?') else '.'} {end}")
-    return RecipeError("\n".join([f"The grid {name} has {len(ordered)} mistakes:", *(f"  {m}" for m in ordered), end]))

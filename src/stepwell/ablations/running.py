@@ -2,9 +2,8 @@
 
 import shutil
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -50,8 +49,7 @@ def get_ready(grid: Grid, out: Path) -> list[Ready]:
     home = contexts[grid.reference]
     updates = sum(ladder_steps(home.recipe, *_sizes(home)))
     ready = []
-    for number, variant in enumerate(grid.variants, start=1):
-        ctx = contexts[variant.name]
+    for number, (variant, ctx) in enumerate(zip(grid.variants, contexts.values(), strict=True), start=1):
         _same_test(variant, grid.reference, ctx, home)
         if grid.match_updates:
             ctx = replace(ctx, recipe=matched(ctx.recipe, updates, *_sizes(ctx)))
@@ -96,7 +94,8 @@ def _same_test(variant: Variant, reference: str, ctx: Context, home: Context) ->
 # -- the plan ---------------------------------------------------------------------------------------------
 
 
-class VariantPlan(NamedTuple):
+@dataclass(frozen=True)
+class VariantPlan:
     """What one variant will take."""
 
     name: str
@@ -138,7 +137,7 @@ class AblationPlan:
 
     def to_json(self) -> dict[str, object]:
         """Return the plan as plain values (seconds)."""
-        variants = [variant._asdict() for variant in self.variants]
+        variants = [asdict(variant) for variant in self.variants]
         return {"seconds": self.total, "done": self.done, "variants": variants, "notes": list(self.notes)}
 
 
@@ -180,10 +179,8 @@ def run_ablation(name: str, grid: Grid, out: Path) -> Ablation:
         with progress(round(plan.total), name) as bar:
             for number, one in enumerate(ready, start=1):
                 say(f"Variant {number} of {len(ready)}: {one.variant.name}")
-                workspace, estimate = (
-                    one.workspace(out, checked),
-                    make_plan(one.ctx, one.stages, one.workspace(out), speed),
-                )
+                estimate = make_plan(one.ctx, one.stages, one.workspace(out), speed)
+                workspace = one.workspace(out, checked)
                 done.append(_attempt(one, workspace, estimate, bar, said))
                 said |= set(workspace.keys.values())
                 result = Ablation.of(name, grid, done, ready[0].ctx, out)

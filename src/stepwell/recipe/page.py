@@ -22,8 +22,9 @@ ANY = "*"
 Place = tuple[str, ...]
 
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
-
-_INTRO = Path(__file__).with_name("page.md")
+_LIMITS = {Ge: "at least {.ge:g}", Gt: "above {.gt:g}", Le: "at most {.le:g}"}
+_LARGEST = Le(2**63 - 1)
+_DEFAULTS = {type(None): "empty", Section: "see below", dict: "none", list: "none"}
 
 
 def fields_of(section: type[Section]) -> dict[str, FieldInfo]:
@@ -75,7 +76,8 @@ def describe(annotation: Any, limits: list[Any] | None = None) -> str:
         words = describe(arguments[-1]).split(" or ")[0]
         return f"list of {words}s" if origin is list else f"names with {words}s"
     if annotation in _PLAIN:
-        return ", ".join([_PLAIN[annotation], *map(_limit, limits or [])])
+        bounds = ("at most 2^63 - 1" if one == _LARGEST else _LIMITS[type(one)].format(one) for one in limits or [])
+        return ", ".join([_PLAIN[annotation], *bounds])
     return "section"
 
 
@@ -84,31 +86,18 @@ def _limits(metadata: Any) -> list[Any]:
     found: list[Any] = []
     for item in metadata:
         found += _limits(item.metadata) if isinstance(item, FieldInfo) else [item]
-    return [item for item in found if isinstance(item, Ge | Gt | Le)]
-
-
-def _limit(bound: Any) -> str:
-    match bound:
-        case Ge():
-            return f"at least {bound.ge:g}"
-        case Gt():
-            return f"above {bound.gt:g}"
-    return "at most 2^63 - 1" if bound.le == 2**63 - 1 else f"at most {bound.le:g}"
+    return [item for item in found if type(item) in _LIMITS]
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is None:
-        return "empty"
-    if isinstance(value, Section):
-        return "see below"
-    if isinstance(value, dict | list):
-        return "none"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    for kind, words in _DEFAULTS.items():
+        if isinstance(value, kind):
+            return words
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"`{text.lower() if isinstance(value, bool) else text}`"
 
 
 def _meaning(key: str, field: FieldInfo) -> str:
@@ -127,30 +116,25 @@ def _meaning(key: str, field: FieldInfo) -> str:
 def _heading(place: Place, kind: type[Section]) -> str:
     if not place:
         return "## The file itself"
-    words = ["NAME" if part == ANY and place[0] == "teachers" else part for part in place]
-    tag = kind.model_fields.get("kind")
-    if tag is not None:
-        return f"## `{'.'.join(words[:-1])}` of kind `{words[-1]}`"
-    words = ["NUMBER" if part == ANY else part for part in words]
-    if len(place) > 2 and place[0] == "teachers":
-        return f"## `teachers.NAME.{'.'.join(place[3:])}` of a {place[2]}"
-    return f"## `{'.'.join(words)}`"
+    teacher, what = place[0] == "teachers", ""
+    words = [("NAME" if teacher else "NUMBER") if part == ANY else part for part in place]
+    if "kind" in kind.model_fields:
+        what = f" of kind `{words.pop()}`"
+    elif teacher:
+        what = f" of a {words.pop(2)}"
+    return f"## `{'.'.join(words)}`{what}"
 
 
 def render() -> str:
     """Return ``docs/recipe.md``."""
-    parts = [_INTRO.read_text(encoding="utf-8")]
+    parts = [Path(__file__).with_name("page.md").read_text(encoding="utf-8")]
     for place, kind in sections():
         story = " ".join((kind.__doc__ or "").split())
         rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
         own_first = sorted(fields_of(kind).items(), key=lambda item: item[0] in Optimiser.model_fields)
         for key, field in own_first:
-            cells = (
-                f"`{key}`",
-                describe(field.annotation, _limits(field.metadata)),
-                _default(field),
-                _meaning(key, field),
-            )
+            words = describe(field.annotation, _limits(field.metadata))
+            cells = (f"`{key}`", words, _default(field), _meaning(key, field))
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         parts += [f"{_heading(place, kind)}\n", f"{story}\n", "\n".join(rows) + "\n"]
     return "\n".join(parts)

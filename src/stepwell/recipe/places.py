@@ -18,6 +18,7 @@ LARGEST = 1_000_000
 Keys = tuple[int | str, ...]
 """The path of a value: keys, and in a list numbers from 0."""
 
+_SHOWN = 20  # mistakes that an error lists
 _MOST_PLACES = 10_000  # a bomb of aliases has more paths than a computer has memory
 _FLOAT = "tag:yaml.org,2002:float"
 _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
@@ -65,6 +66,16 @@ class Mistake:
     def __str__(self) -> str:
         named = not self.path or str(self.place) == f"--set {self.path}"
         return f"{self.place}: {self.text if named else f'{self.path}: {self.text}'}"
+
+
+def refusal(what: str, mistakes: list[Mistake], end: str) -> RecipeError:
+    """Return the error about the mistakes of a file, in the order of its lines; of a great many the first ones."""
+    ordered = sorted(mistakes, key=lambda mistake: mistake.place.line)
+    if len(ordered) == 1:
+        return RecipeError(f"{ordered[0]}{'' if ordered[0].text.endswith(('.', '?')) else '.'} {end}")
+    lines = [f"The {what} has {len(ordered)} mistakes:", *(f"  {mistake}" for mistake in ordered[:_SHOWN])]
+    more = [f"  (and {len(ordered) - _SHOWN} more)"] if len(ordered) > _SHOWN else []
+    return RecipeError("\n".join([*lines, *more, end]))
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from pydantic import ValidationError
 from stepwell.errors import RecipeError
 from stepwell.recipe.ladder import MORE
 from stepwell.recipe.mistakes import explain
-from stepwell.recipe.places import Document, Dumper, Loader, Mistake, Place, plain_words, read_yaml, reason_of
+from stepwell.recipe.places import Document, Dumper, Loader, Mistake, Place, plain_words, read_yaml, reason_of, refusal
 from stepwell.recipe.recipe import CollectionSection, Recipe
 from stepwell.recipe.training import Section
 
 BUNDLED = {"demo", "demo-full"}
 DEMO = Path(__file__).with_name("demo.yaml")
 EXTENDS = "extends"
-_SHOWN = 20
 
 S = TypeVar("S", bound=Section)
 
@@ -36,7 +35,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     known = {(mistake.place, mistake.path) for mistake in mistakes}  # a key that is given twice: one thing to mend
     mistakes += [other for other in others if (other.place, other.path) not in known]
     if recipe is None or mistakes:
-        raise _refusal(Path(path), sorted(mistakes, key=lambda mistake: mistake.place.line))
+        raise refusal(f"recipe {Path(path)}", mistakes, "Nothing was run; docs/recipe.md lists all keys.")
     return recipe
 
 
@@ -146,17 +145,6 @@ def _made(
         return _located(Recipe.model_validate(document.content, strict=True), homes), mistakes
     except ValidationError as error:
         return None, mistakes + explain(error, document)
-
-
-def _refusal(path: Path, mistakes: list[Mistake]) -> RecipeError:
-    end = "Nothing was run; docs/recipe.md lists all keys."
-    if len(mistakes) == 1:
-        stop = "" if mistakes[0].text.endswith((".", "?")) else "."
-        return RecipeError(f"{mistakes[0]}{stop} {end}")
-    lines = [f"  {mistake}" for mistake in mistakes[:_SHOWN]]
-    if len(mistakes) > _SHOWN:
-        lines.append(f"  (and {len(mistakes) - _SHOWN} more)")
-    return RecipeError("\n".join([f"The recipe {path} has {len(mistakes)} mistakes:", *lines, end]))
 
 
 def _located(recipe: Recipe, homes: list[Path]) -> Recipe:
