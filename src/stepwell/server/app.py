@@ -11,13 +11,15 @@ from typing import Any, get_type_hints
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from prometheus_client import generate_latest
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from stepwell.server.batching import BusyError, GoneError
 from stepwell.server.engine import Engine
-from stepwell.server.limits import App, Guard, Limits
+from stepwell.server.guard import Guard
+from stepwell.server.limits import Limits
 from stepwell.server.matching import Spans, matcher
 from stepwell.server.metrics import Metrics
 from stepwell.server.schema import EmbedAnswer, EmbedRequest, Offer, Problem, SearchAnswer, SearchRequest
@@ -47,7 +49,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(systems: Systems, limits: Limits | None = None, token: str | None = None) -> App:
+def make_app(systems: Systems, limits: Limits | None = None, token: str | None = None) -> Guard:
     """Return the ASGI application; without a ``token`` that clients must show it answers to loopback names alone."""
     limits, metrics = limits or Limits(), Metrics()
 
@@ -93,7 +95,7 @@ class Direct(APIRoute):
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
                 raise HTTPException(422, "Content-Type: application/json is wanted.")
             try:
-                asked = model.model_validate_json(await request.body())
+                asked = model.model_validate_json(request.scope["body"])
             except ValidationError as error:
                 raise RequestValidationError(error.errors(include_url=False)) from None
             answer: Response = await self.endpoint(asked, request)
@@ -152,7 +154,7 @@ async def healthz() -> dict[str, str]:
 
 async def read_metrics(request: Request) -> Response:
     """Give all counters as Prometheus reads them."""
-    return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
+    return Response(generate_latest(request.app.state.metrics.registry), media_type="text/plain; version=0.0.4")
 
 
 def _several(given: str | Sequence[str], what: str, limits: Limits) -> list[str]:
@@ -207,10 +209,6 @@ async def _refused(request: Request, error: Exception) -> Response:
     return _json({"error": str(error.detail)}, error.status_code, dict(error.headers or {}))
 
 
-async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
-
-
 def _fixed(status: int, text: str, headers: dict[str, str] | None = None) -> Answer:
     """Return what always gives one answer, without the traceback, which uvicorn logs."""
 
@@ -224,6 +222,6 @@ ERRORS: dict[Any, Answer] = {
     RequestValidationError: _invalid,
     AnyHTTPException: _refused,
     BusyError: _fixed(503, "too many queries wait; try again in a second.", {"Retry-After": "1"}),
-    GoneError: _gone,
+    GoneError: _fixed(499, "the client is gone."),  # nobody reads it
     500: _fixed(500, "something went wrong here; the server's own output says what."),
 }

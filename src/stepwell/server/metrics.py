@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from stepwell.server.engine import Embedding, Question
 
@@ -50,7 +50,3 @@ class Metrics:
             self.waited.observe(seconds)
             kind = item.system if isinstance(item, Question) else "embed" if isinstance(item, Embedding) else "rerank"
             self.texts.labels(kind).inc()
-
-    def text(self) -> bytes:
-        """Return all of it."""
-        return generate_latest(self.registry)
