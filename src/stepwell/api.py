@@ -31,17 +31,19 @@ if TYPE_CHECKING:
     from stepwell.ladder.plan import Plan
     from stepwell.models.encoder import Encoder
     from stepwell.recipe import Recipe
+    from stepwell.recipe.yaml_file import demo_recipe as demo_recipe
     from stepwell.server.server import read_token as read_token
     from stepwell.server.server import serve as serve
     from stepwell.systems.compare import compare as compare
     from stepwell.systems.compare import evaluate as evaluate
     from stepwell.systems.compare import evaluate_system as evaluate_system
     from stepwell.systems.records import Results as Results
-    from stepwell.systems.searcher import Hit, Mode, Searcher
+    from stepwell.systems.searcher import Hit, Mode
 
 _ROOMS = {
     "bench": "stepwell.exports.bench",
     "compare": "stepwell.systems.compare",
+    "demo_recipe": "stepwell.recipe.yaml_file",
     "encode": "stepwell.jobs.encoding",
     "evaluate": "stepwell.systems.compare",
     "evaluate_system": "stepwell.systems.compare",
@@ -154,12 +156,9 @@ def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> Results |
 
 def demo(out: str | Path = "runs/demo") -> Results | None:
     """Climb the demo's ladder, or go on with it; see :func:`run`."""
-    return run(_recipe(None), out)
+    from stepwell.recipe.yaml_file import demo_recipe
 
-
-def plan_demo(out: str | Path = "runs/demo") -> Plan:
-    """Estimate the demo's stages on this machine; see :func:`plan`."""
-    return plan(_recipe(None), out)
+    return run(demo_recipe(), out)
 
 
 def ablate(
@@ -221,18 +220,13 @@ def report_facts(runs: Sequence[str | Path]) -> dict[str, Any]:
     return page.to_json([facts.facts_of(run) for run in runs])
 
 
-def open_searcher(system: str | Path, mode: Mode = "student", collection: str | None = None) -> Searcher:
-    """Open a finished run, an index or a model to search with; see :meth:`stepwell.Searcher.open`."""
-    from stepwell.systems.searcher import Searcher
-
-    return Searcher.open(Path(system), mode, collection)
-
-
 def search(
     run: str | Path, query: str, k: int = 10, mode: Mode = "student", collection: str | None = None
 ) -> list[Hit]:
-    """Return the ``k`` best passages for a query, best first; see :func:`open_searcher`."""
-    return open_searcher(run, mode, collection).search(query, k)
+    """Return the ``k`` best passages for a query, best first; see :class:`stepwell.Searcher`."""
+    from stepwell.systems.searcher import Searcher
+
+    return Searcher.open(Path(run), mode, collection).search(query, k)
 
 
 def index(
@@ -279,23 +273,19 @@ def _vectors_of(
     from stepwell.indexes.build import fitting
     from stepwell.models.encoder import Encoder
     from stepwell.systems.opening import open_system
+    from stepwell.systems.searcher import Searcher
 
     strings = [one for one in settings if one.faiss is not None]
     if strings and collection is not None and open_system(source, "search").kind == "model":
         width = Encoder.open(str(source)).dimension
         strings = [fitting(one, width) for one in strings]
-    opened = open_searcher(source, collection=collection)
+    opened = Searcher.open(Path(source), "student", collection)
     if opened.encoder is None or opened.vectors is None:
         raise RunError(f"{source} is an index already, and what it lost can't come back: build from the run or model.")
     return opened.collection, opened.encoder, opened.vectors.passages
 
 
-def _recipe(recipe: Recipe | str | Path | None) -> Recipe:
-    """Return a recipe, read where a path was given; the demo's where nothing was."""
-    if recipe is None:
-        from stepwell.recipe.yaml_file import demo_recipe
-
-        return demo_recipe()
+def _recipe(recipe: Recipe | str | Path) -> Recipe:
     return load_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
 
 

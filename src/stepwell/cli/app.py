@@ -21,30 +21,24 @@ app = typer.Typer(
 )
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
-OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/NAME when left out.")]
+OutOption = Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME when left out.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a value of the recipe: student.layers=4 (may be repeated).")
 ]
 ScaleOption = Annotated[
     str | None,
-    typer.Option(
-        "--scale", help="Make the recipe small, after --set: tiny, or a factor of all trainings such as 0.01."
-    ),
+    typer.Option(help="Make the recipe small, after --set: tiny, or a factor of all trainings such as 0.01."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print plain JSON for scripts.")]
-CollectionOption = Annotated[str | None, typer.Option("--collection", help="A directory, demo, irds:ID or hf:NAME.")]
+CollectionOption = Annotated[str | None, typer.Option(help="A directory, demo, irds:ID or hf:NAME.")]
 EngineOption = Annotated[
     Literal["processes", "ray"],
-    typer.Option("--engine", help="processes: this one, or those of accelerate launch. ray: a Ray cluster."),
+    typer.Option(help="processes: this one, or those of accelerate launch. ray: a Ray cluster."),
 ]
-RayAddress = Annotated[
-    str, typer.Option("--ray-address", help="auto (the cluster of this machine), local (none but it), or HOST:PORT.")
-]
-RayWorkers = Annotated[int | None, typer.Option("--ray-workers", min=1, help="At most; as many as fit, else.")]
-RayCpus = Annotated[float, typer.Option("--ray-cpus", min=0.01, help="CPUs that a worker takes.")]
-RayGpus = Annotated[
-    float | None, typer.Option("--ray-gpus", min=0, help="GPUs that a worker takes; 1 where there are any, else.")
-]
+RayAddress = Annotated[str, typer.Option(help="auto (the cluster of this machine), local (none but it), or HOST:PORT.")]
+RayWorkers = Annotated[int | None, typer.Option(min=1, help="At most; as many as fit, else.")]
+RayCpus = Annotated[float, typer.Option(min=0.01, help="CPUs that a worker takes.")]
+RayGpus = Annotated[float | None, typer.Option(min=0, help="GPUs that a worker takes; 1 where there are any, else.")]
 
 
 @app.callback(invoke_without_command=True)

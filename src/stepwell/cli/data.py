@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import stepwell
 from stepwell import api
 from stepwell.cli.app import (
     EngineOption,
@@ -49,24 +50,22 @@ def mine(
         str, typer.Option("--by", help="bm25, an encoder (directory or hub name), a finished run or a TREC run file.")
     ] = "bm25",
     k: Annotated[int, typer.Option("-k", min=2, help="Candidates a query.")] = 8,
-    split: Annotated[str, typer.Option("--split", help="The qrels split.")] = "train",
-    margin: Annotated[
-        float | None, typer.Option("--margin", help="Drop what scores within this of the positive.")
-    ] = None,
+    split: Annotated[str, typer.Option(help="The qrels split.")] = "train",
+    margin: Annotated[float | None, typer.Option(help="Drop what scores within this of the positive.")] = None,
     teacher: Annotated[
-        str | None, typer.Option("--teacher", help="A cross-encoder that says what is no negative: see --denoise.")
+        str | None, typer.Option(help="A cross-encoder that says what is no negative: see --denoise.")
     ] = None,
     denoise: Annotated[
         float | None,
-        typer.Option("--denoise", help="Drop what the teacher scores above the positive minus this (logits); 0, else."),
+        typer.Option(help="Drop what the teacher scores above the positive minus this (logits); 0, else."),
     ] = None,
-    sampling: Annotated[str, typer.Option("--sampling", help="random, hardest or simans.")] = "random",
-    first: Annotated[int, typer.Option("--first", min=1, help="Best rank of a negative.")] = 1,
-    last: Annotated[int, typer.Option("--last", min=1, help="Worst rank of a negative.")] = 50,
-    seed: Annotated[int, typer.Option("--seed", help="Decides the draws.")] = 13,
+    sampling: Annotated[str, typer.Option(help="random, hardest or simans.")] = "random",
+    first: Annotated[int, typer.Option(min=1, help="Best rank of a negative.")] = 1,
+    last: Annotated[int, typer.Option(min=1, help="Worst rank of a negative.")] = 50,
+    seed: Annotated[int, typer.Option(help="Decides the draws.")] = 13,
     pairs: Annotated[
         Path | None,
-        typer.Option("--pairs", help="JSONL to write: the ids of each line's pairs, as `score` reads them."),
+        typer.Option(help="JSONL to write: the ids of each line's pairs, as `score` reads them."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,7 +90,7 @@ def mine(
 def encode(
     collection: Annotated[str, typer.Argument(help="A directory, demo, irds:ID or hf:NAME.")],
     out: Annotated[Path, typer.Argument(help="The folder for the vectors; its own alone.")],
-    model: Annotated[str, typer.Option("--model", help="An encoder: directory or hub name.")],
+    model: Annotated[str, typer.Option(help="An encoder: directory or hub name.")],
     engine: EngineOption = "processes",
     ray_address: RayAddress = "auto",
     ray_workers: RayWorkers = None,
@@ -100,9 +99,7 @@ def encode(
     as_json: JsonOption = False,
 ) -> None:
     """Encode all passages and queries; started again after a stop or a crash it goes on where it was."""
-    from stepwell import Cluster
-
-    cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
+    cluster = stepwell.Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
     show_facts(api.encode(collection, out, model, cluster).facts, as_json)
 
 
@@ -111,12 +108,10 @@ def score(
     collection: Annotated[str, typer.Argument(help="A directory, demo, irds:ID or hf:NAME.")],
     pairs: Annotated[Path, typer.Argument(help="Pairs: a TREC run file, or JSONL with query-id and corpus-id.")],
     target: Annotated[Path, typer.Argument(help="Parquet to write: query-id, corpus-id, score.")],
-    teacher: Annotated[
-        str, typer.Option("--teacher", help="A model of any kind: directory or hub name; or a name in --recipe.")
-    ],
-    recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe that describes the teacher.")] = None,
+    teacher: Annotated[str, typer.Option(help="A model of any kind: directory or hub name; or a name in --recipe.")],
+    recipe: Annotated[Path | None, typer.Option(help="A recipe that describes the teacher.")] = None,
     tokens: Annotated[
-        int, typer.Option("--tokens", min=8, help="Longest pair (late interaction: text); a recipe says it itself.")
+        int, typer.Option(min=8, help="Longest pair (late interaction: text); a recipe says it itself.")
     ] = 176,
     engine: EngineOption = "processes",
     ray_address: RayAddress = "auto",
@@ -126,9 +121,7 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score pairs with a teacher of any kind, as raw logits; what its store has is not scored again."""
-    from stepwell import Cluster
-
-    cluster = Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
+    cluster = stepwell.Cluster(ray_address, ray_workers, ray_cpus, ray_gpus) if engine == "ray" else None
     show_facts(api.score(collection, pairs, target, teacher, tokens, cluster, recipe), as_json)
 
 

@@ -20,14 +20,14 @@ def init(
     ],
     target: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
     student: Annotated[str, typer.Option("--from", help="The encoder to cut the student from.")] = "demo",
-    layers: Annotated[int, typer.Option("--layers", help="Layers of the student.")] = 2,
+    layers: Annotated[int, typer.Option(help="Layers of the student.")] = 2,
     test: Annotated[
         Path | None,
-        typer.Option("--test", help="Passages without queries: a table of real queries and the passages they want."),
+        typer.Option(help="Passages without queries: a table of real queries and the passages they want."),
     ] = None,
     generator: Annotated[
         str | None,
-        typer.Option("--generator", help="Passages without queries: a model that asks (directory or hub name)."),
+        typer.Option(help="Passages without queries: a model that asks (directory or hub name)."),
     ] = None,
     per_passage: Annotated[
         int, typer.Option("--queries-per-passage", min=1, help="Queries that the generator makes of each passage.")
@@ -49,13 +49,13 @@ def init(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="The run's folder.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
     plan_only: PlanOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Climb a small ladder on docstrings of Python and of installed packages, in minutes on a CPU."""
     if plan_only:
-        show_result(api.plan_demo(out), as_json)
+        show_result(api.plan(api.demo_recipe(), out), as_json)
         return
     _show_results(api.demo(out), as_json)
     query = '"how do I open a compressed file"'
@@ -91,11 +91,9 @@ def run(
 def ablate(
     recipe: RecipeFile,
     grid: Annotated[
-        str, typer.Option("--grid", help="A YAML file of variants, or `paper`: those that the paper compares.")
+        str, typer.Option(help="A YAML file of variants, or `paper`: those that the paper compares.")
     ] = "paper",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The ablation's folder; runs/NAME-ablation when left out.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The ablation's folder; runs/NAME-ablation when left out.")] = None,
     changes: SetOption = None,
     scale: ScaleOption = None,
     plan_only: PlanOption = False,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+import stepwell
 from stepwell import api
 from stepwell.cli.app import CollectionOption, JsonOption, app, print_json, show_result
 from stepwell.display import say, show
@@ -18,7 +19,7 @@ Kind = Literal["exact", "usearch", "milvus", "milvus-hnsw"]
 Precision = Literal["fp32", "fp16", "int8", "binary"]
 SplitOption = Annotated[
     str | None,
-    typer.Option("--split", help="A qrels split. Left out: the queries of the run's final table; without a run, test."),
+    typer.Option(help="A qrels split. Left out: the queries of the run's final table; without a run, test."),
 ]
 System = Annotated[str, typer.Argument(help="A finished run, or a model (directory or hub name).")]
 
@@ -28,12 +29,12 @@ def search(
     system: Annotated[Path, typer.Argument(help="A finished run, an index, or a model directory.")],
     query: Annotated[str | None, typer.Argument(help="The query; left out, queries are read one a line.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 5,
-    mode: Annotated[Mode, typer.Option("--mode", help="student, asymmetric, bm25 or fused.")] = "student",
+    mode: Annotated[Mode, typer.Option(help="student, asymmetric, bm25 or fused.")] = "student",
     collection: CollectionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search with a finished run or an index; interactive without a query."""
-    searcher = api.open_searcher(system, mode, collection)
+    searcher = stepwell.Searcher.open(system, mode, collection)
     for line in _typed() if query is None else [_readable(query)]:
         hits = searcher.search(line, k)
         if as_json and query is None:  # one line an answer
@@ -82,7 +83,7 @@ def compare(
     systems: Annotated[list[str], typer.Argument(help="Two or more systems, as in eval; the first is the reference.")],
     collection: CollectionOption = None,
     split: SplitOption = None,
-    queries: Annotated[int, typer.Option("--queries", min=0, help="Queries won and lost to show.")] = 5,
+    queries: Annotated[int, typer.Option(min=0, help="Queries won and lost to show.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Compare systems: table, tests, the queries won and lost."""
@@ -100,31 +101,29 @@ def compare(
 def serve(
     system: Annotated[Path, typer.Argument(help="A finished run, an index, or a model directory.")],
     collection: CollectionOption = None,
-    host: Annotated[str, typer.Option("--host", help="Any but this machine's own needs a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 8765,
-    token_env: Annotated[str, typer.Option("--token-env", help="The variable with the token.")] = "STEPWELL_TOKEN",
-    token_file: Annotated[Path | None, typer.Option("--token-file", help="A file with the token.")] = None,
+    host: Annotated[str, typer.Option(help="Any but this machine's own needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8765,
+    token_env: Annotated[str, typer.Option(help="The variable with the token.")] = "STEPWELL_TOKEN",
+    token_file: Annotated[Path | None, typer.Option(help="A file with the token.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Offer this system beside the student (may be repeated).")
+        list[str] | None, typer.Option(help="Offer this system beside the student (may be repeated).")
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of a forward.")] = None,
-    text: Annotated[int, typer.Option("--text", min=1, help="Longest text, in characters.")] = 2_000,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Texts of a request, at most.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of a forward.")] = None,
+    text: Annotated[int, typer.Option(min=1, help="Longest text, in characters.")] = 2_000,
+    batch: Annotated[int, typer.Option(min=1, help="Texts of a request, at most.")] = 64,
     k: Annotated[int, typer.Option("-k", min=1, help="Passages a query, at most.")] = 100,
-    queue: Annotated[int, typer.Option("--queue", min=1, help="Texts that may wait; beyond it, 503.")] = 256,
-    at_once: Annotated[int, typer.Option("--at-once", min=1, help="Texts of a forward, at most.")] = 32,
+    queue: Annotated[int, typer.Option(min=1, help="Texts that may wait; beyond it, 503.")] = 256,
+    at_once: Annotated[int, typer.Option(min=1, help="Texts of a forward, at most.")] = 32,
     browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Serve search over HTTP, with a page that compares the run's systems."""
-    from stepwell import Limits
-
     api.serve(
         system,
         collection=collection,
         host=host,
         port=port,
         token=api.read_token(token_env, token_file),
-        limits=Limits(text=text, batch=batch, k=k, queue=max(queue, batch), at_once=at_once),
+        limits=stepwell.Limits(text=text, batch=batch, k=k, queue=max(queue, batch), at_once=at_once),
         systems=only or (),
         threads=threads,
         browse=browse,
@@ -134,33 +133,29 @@ def serve(
 @app.command()
 def index(
     source: Annotated[Path, typer.Argument(help="A finished run, or a model directory (with --collection).")],
-    out: Annotated[Path | None, typer.Option("--out", help="The folder of the index.")] = None,
-    kind: Annotated[Kind, typer.Option("--kind", help="How passages are found.")] = "exact",
+    out: Annotated[Path | None, typer.Option(help="The folder of the index.")] = None,
+    kind: Annotated[Kind, typer.Option(help="How passages are found.")] = "exact",
     faiss: Annotated[
-        str | None, typer.Option("--faiss", help="FAISS's factory string, as IVF1024,PQ48: FAISS finds them.")
+        str | None, typer.Option(help="FAISS's factory string, as IVF1024,PQ48: FAISS finds them.")
     ] = None,
-    precision: Annotated[
-        Precision | None, typer.Option("--precision", help="Number type of the vectors; fp32 when left out.")
-    ] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Number type of the vectors; fp32 when left out.")] = None,
     dimension: Annotated[
-        int | None, typer.Option("--dimension", min=1, help="Leading numbers of a vector to keep; all, else.")
+        int | None, typer.Option(min=1, help="Leading numbers of a vector to keep; all, else.")
     ] = None,
     rescore: Annotated[
         int | None,
-        typer.Option("--rescore", min=0, help="So many times the passages asked for are scored again; 0: none."),
+        typer.Option(min=0, help="So many times the passages asked for are scored again; 0: none."),
     ] = None,
     rescore_with: Annotated[
-        Precision | None, typer.Option("--rescore-with", help="Number type of the vectors for that; int8, else.")
+        Precision | None, typer.Option(help="Number type of the vectors for that; int8, else.")
     ] = None,
     effort: Annotated[
-        int, typer.Option("--effort", min=1, help="Candidates that a graph looks at, or lists read (efSearch, nprobe).")
+        int, typer.Option(min=1, help="Candidates that a graph looks at, or lists read (efSearch, nprobe).")
     ] = 64,
     uri: Annotated[
-        str | None, typer.Option("--uri", help="A Milvus cluster, http://HOST:PORT; a file in the folder, else.")
+        str | None, typer.Option(help="A Milvus cluster, http://HOST:PORT; a file in the folder, else.")
     ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Whose queries measure it; dev when there is one, else.")
-    ] = None,
+    split: Annotated[str | None, typer.Option(help="Whose queries measure it; dev when there is one, else.")] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Measure what there is to choose from; keep nothing.")
     ] = False,
@@ -170,12 +165,10 @@ def index(
     """Build an index of a run or a model, and say what it costs and loses against exact search in fp32."""
     if compare == (out is not None):
         raise StepwellError("say where the index goes with --out, or ask with --compare what there is to choose from.")
-    from stepwell import IndexSettings
-
     if out is None:
         reports = api.compare_indexes(source, None, collection, split)
     else:
-        settings = IndexSettings(kind, precision, dimension, rescore, rescore_with, effort, uri, faiss)
+        settings = stepwell.IndexSettings(kind, precision, dimension, rescore, rescore_with, effort, uri, faiss)
         reports = [api.index(source, out, settings, collection, split)]
     if as_json:
         print_json([report.to_json() for report in reports])
@@ -188,15 +181,13 @@ def index(
 @app.command()
 def export(
     system: System,
-    to: Annotated[list[str], typer.Option("--to", help="onnx, openvino or safetensors (may be repeated).")],
-    out: Annotated[Path | None, typer.Option("--out", help="The new folder; exports/NAME when left out.")] = None,
+    to: Annotated[list[str], typer.Option(help="onnx, openvino or safetensors (may be repeated).")],
+    out: Annotated[Path | None, typer.Option(help="The new folder; exports/NAME when left out.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Also write int8 graphs, and measure what they lose.")] = False,
     collection: CollectionOption = None,
-    max_loss: Annotated[
-        float, typer.Option("--max-loss", min=0, help="Points of nDCG@10 on dev that int8 may lose.")
-    ] = 0.5,
+    max_loss: Annotated[float, typer.Option(min=0, help="Points of nDCG@10 on dev that int8 may lose.")] = 0.5,
     force: Annotated[bool, typer.Option("--force", help="Write int8 even when it loses more.")] = False,
-    push: Annotated[str | None, typer.Option("--push", help="Upload to the Hub as OWNER/NAME.")] = None,
+    push: Annotated[str | None, typer.Option(help="Upload to the Hub as OWNER/NAME.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a folder that other programs load: one graph from token ids to the vector, and a model card."""
@@ -217,7 +208,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The page, .html; RUN/report.html, or report.html here for several runs."),
+        typer.Option(help="The page, .html; RUN/report.html, or report.html here for several runs."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
