@@ -250,10 +250,24 @@ def progress(total: int | None, description: str, done: int = 0) -> Iterator[Pro
             finally:
                 bars.remove_task(task)
     else:
-        lines = _Lines(description, done / total if total else 0.0)
-        bar = Progress(lines.show).start(total, done=done)
+        began = spoke = time.monotonic()
+        start = done / total if total else 0.0  # the share that was done before
+
+        def write(share: float, note: str) -> None:
+            nonlocal spoke
+            now = time.monotonic()
+            if now - spoke < PLAIN_SECONDS:
+                return
+            spoke, left = now, ""
+            if share > start:
+                rest = (now - began) * (1 - share) / (share - start)
+                left = f" ({share:.0%}), about {duration(rest)} left"
+            say(f"{description}: {note}{left}")
+
+        bar = Progress(write).start(total, done=done)
         yield bar
-        lines.close(bar.done)
+        if spoke > began:
+            say(f"{description}: {round(bar.done):,} done in {duration(time.monotonic() - began)}")
 
 
 @contextmanager
@@ -278,28 +292,3 @@ def _bars() -> Iterator[rich.progress.Progress]:
             yield bars
         finally:
             _live = None
-
-
-class _Lines:
-    """Progress as sparse plain lines."""
-
-    def __init__(self, description: str, start: float) -> None:
-        self.description, self.start = description, start  # the share that was done before
-        self.began = self.spoke = time.monotonic()
-
-    def show(self, share: float, note: str) -> None:
-        """Write a line, unless the last one is not long ago."""
-        now = time.monotonic()
-        if now - self.spoke < PLAIN_SECONDS:
-            return
-        self.spoke = now
-        line = f"{self.description}: {note}"
-        if share > self.start:
-            left = (now - self.began) * (1 - share) / (share - self.start)
-            line += f" ({share:.0%}), about {duration(left)} left"
-        say(line)
-
-    def close(self, done: float) -> None:
-        """Write a last line where there was one before."""
-        if self.spoke > self.began:
-            say(f"{self.description}: {round(done):,} done in {duration(time.monotonic() - self.began)}")
