@@ -158,10 +158,8 @@ def test_concurrent_searches_share_a_forward(systems, limits, monkeypatch):
 
     async def ask():
         engine = Engine(systems, limits)
-        engine.start()
-        answers = await asyncio.gather(*(engine.search("student", [text], 5) for text in ["river", "comet", "sail"]))
-        await engine.stop()
-        return answers
+        async with engine.quick, engine.slow:
+            return await asyncio.gather(*(engine.search("student", [text], 5) for text in ["river", "comet", "sail"]))
 
     answers = asyncio.run(ask())
     assert calls == [3]

@@ -51,12 +51,11 @@ def run(scenario, most=4, queue=10, **options):
     async def main():
         recorder = Recorder()
         batcher = Batcher(recorder, most, queue, **{"linger": 0.001, **options})
-        batcher.start()
-        try:
-            return await asyncio.wait_for(scenario(batcher, recorder), 10), recorder
-        finally:
-            recorder.go.set()
-            await batcher.stop()
+        async with batcher:
+            try:
+                return await asyncio.wait_for(scenario(batcher, recorder), 10), recorder
+            finally:
+                recorder.go.set()
 
     return asyncio.run(main())
 

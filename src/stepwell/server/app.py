@@ -8,13 +8,13 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any, get_type_hints
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client import generate_latest
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
-from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.exceptions import HTTPException
 
 from stepwell.server.batching import BusyError, GoneError
 from stepwell.server.engine import Engine
@@ -56,10 +56,9 @@ def make_app(systems: Systems, limits: Limits | None = None, token: str | None =
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         engine = app.state.engine = Engine(systems, limits, metrics.batch)
-        metrics.queue.set_function(lambda: engine.waiting)  # whenever they are read
-        engine.start()
-        yield
-        await engine.stop()
+        metrics.queue.set_function(lambda: len(engine.quick) + len(engine.slow))  # whenever they are read
+        async with engine.quick, engine.slow:
+            yield
 
     app = FastAPI(
         title="stepwell",
@@ -205,7 +204,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, AnyHTTPException)
+    assert isinstance(error, HTTPException)
     return _json({"error": str(error.detail)}, error.status_code, dict(error.headers or {}))
 
 
@@ -220,7 +219,7 @@ def _fixed(status: int, text: str, headers: dict[str, str] | None = None) -> Ans
 
 ERRORS: dict[Any, Answer] = {
     RequestValidationError: _invalid,
-    AnyHTTPException: _refused,
+    HTTPException: _refused,
     BusyError: _fixed(503, "too many queries wait; try again in a second.", {"Retry-After": "1"}),
     GoneError: _fixed(499, "the client is gone."),  # nobody reads it
     500: _fixed(500, "something went wrong here; the server's own output says what."),

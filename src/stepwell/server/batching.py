@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,24 +51,23 @@ class Batcher(Generic[T, R]):
     ) -> None:
         self.work, self.most, self.queue = work, most, queue
         self.linger, self.count, self.patience, self.pause = linger, count, patience, pause
-        self._waiting: deque[_Waiting[T, R]] = deque()
+        self._waiting = deque[_Waiting[T, R]]()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stepwell-search")
-        self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         """Return how many items wait."""
         return len(self._waiting)
 
-    def start(self) -> None:
-        """Begin to answer; call it inside the event loop."""
+    async def __aenter__(self) -> Self:
+        """Begin to answer."""
         self._task = asyncio.create_task(self._serve())
+        return self
 
-    async def stop(self) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Answer nothing more, once the batch at work is done."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
         self._thread.shutdown(wait=True)
 
     async def ask(self, items: Sequence[T], gone: Gone | None = None) -> list[R]:

@@ -43,7 +43,7 @@ class Engine:
     """Answers for all clients.
 
     Tokenisers and models are touched by one thread each: that of the encoders, and that of the cross-encoder, which is
-    a hundred times slower and must hold up nobody else.
+    a hundred times slower and must hold up nobody else. Both are entered to begin, and left to end.
     """
 
     def __init__(
@@ -56,21 +56,6 @@ class Engine:
         most, queue = limits.at_once, limits.queue
         self.quick: Batcher[Question | Embedding, Any] = Batcher(self._answer, most, queue, count=count)
         self.slow: Batcher[Reranking, list[Hit]] = Batcher(_rerank, 1, queue, count=count)
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self.quick.start()
-        self.slow.start()
-
-    async def stop(self) -> None:
-        """Finish the batches at work and answer no more."""
-        await self.quick.stop()
-        await self.slow.stop()
-
-    @property
-    def waiting(self) -> int:
-        """Queries that wait."""
-        return len(self.quick) + len(self.slow)
 
     async def search(self, name: str, queries: Sequence[str], k: int, gone: Gone | None = None) -> list[list[Hit]]:
         """Return the ``k`` best passages of each query by a system."""
