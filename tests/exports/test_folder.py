@@ -289,7 +289,7 @@ def test_a_run_whose_collection_changed_is_not_measured_on_it(tiny_run, tiny_pat
 
 def test_a_model_is_measured_on_dev_as_eval_measures_it(tiny_run, tiny_path):
     from stepwell.evaluation import evaluate
-    from stepwell.exports.quality import DevSet
+    from stepwell.exports.quality import DevSet, sample_texts
     from stepwell.models.engines.backends import open_way
 
     dev = DevSet.find(open_system(tiny_run, "export"), None)
@@ -300,6 +300,6 @@ def test_a_model_is_measured_on_dev_as_eval_measures_it(tiny_run, tiny_path):
     )
     torch_fp32 = open_way(encoder.inference.net, "torch-fp32")
     assert yardstick.measure(torch_fp32) == pytest.approx(expected.mean("nDCG@10"), abs=1e-9)
-    queries, _ = dev.sample()
+    queries, _ = sample_texts(dev)
     held_out = set(open_collection(tiny_path).query_texts(dev.qrels.query_rows))
     assert queries and not held_out & set(queries)

@@ -65,7 +65,7 @@ class Comparison:
         """
         row, main = self.row(name), self.measures[0]
         p = "< 0.001" if row.p[main] < 0.001 else f"= {row.p[main]:.3f}"
-        gap = _bounded(row.difference[main], row.difference_interval[main], "+")
+        gap = bounded(row.difference[main], row.difference_interval[main], "+")
         return f"{name} against {self.reference}: {main} {gap}, p {p}."
 
     def table(self, title: str | None = None) -> Table:
@@ -91,14 +91,14 @@ class Comparison:
     def cells(self, row: Row, intervals: bool = False) -> list[Cell]:
         """Return the figures of a row, the first measure with its interval; the others with ``intervals`` too."""
         main, *others = self.measures
-        cells: list[Cell] = [_bounded(row.values[main], row.interval[main]), None, None]
+        cells: list[Cell] = [bounded(row.values[main], row.interval[main]), None, None]
         if row.difference:
             p = "<0.001" if row.p[main] < 0.001 else f"{row.p[main]:.3f}"
-            gap = _bounded(row.difference[main], row.difference_interval[main], "+")
+            gap = bounded(row.difference[main], row.difference_interval[main], "+")
             cells[1:] = [gap, p + self._mark(row, main)]
         for measure in others:
             value = row.values[measure]
-            shown = _bounded(value, row.interval[measure]) if intervals else f"{value:.3f}"
+            shown = bounded(value, row.interval[measure]) if intervals else f"{value:.3f}"
             cells.append(shown + self._mark(row, measure))
         return cells
 
@@ -109,7 +109,8 @@ class Comparison:
         return "*" if row.p.get(measure, 1.0) < 1 - self.level else " "
 
 
-def _bounded(value: float, interval: Interval, sign: str = "") -> str:
+def bounded(value: float, interval: Interval, sign: str = "") -> str:
+    """Return a value with its interval, as tables have it."""
     low, high = interval
     return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 

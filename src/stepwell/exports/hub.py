@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, validate_repo_id
 
 from stepwell.errors import StepwellError
-from stepwell.evaluation import Comparison, bootstrap_interval
+from stepwell.evaluation.comparison import Comparison, bounded
+from stepwell.evaluation.significance import bootstrap_interval
 from stepwell.models.encoder import Encoder
 from stepwell.models.files import locate
 from stepwell.models.opening import transformer_of
@@ -26,6 +26,15 @@ METRICS = {"nDCG": "ndcg_at_", "RR": "mrr_at_", "R": "recall_at_", "AP": "map_at
 
 DEMO = "sentence-transformers/all-MiniLM-L6-v2"
 """The base model ``demo``."""
+
+USE = """\
+```python
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer("{}")  # or the folder
+queries = model.encode_query(["what is asked"])
+passages = model.encode_document(["what is found"])
+print(model.similarity(queries, passages))
+```"""
 
 
 def licence_of(base: str) -> str | None:
@@ -113,19 +122,10 @@ def _what(encoder: Encoder) -> str:
 
 
 def _use(encoder: Encoder, name: str) -> str:
-    lines = [
-        "```python",
-        "from sentence_transformers import SentenceTransformer",
-        f'model = SentenceTransformer("{name}")  # or the folder',
-        'queries = model.encode_query(["what is asked"])',
-        'passages = model.encode_document(["what is found"])',
-        "print(model.similarity(queries, passages))",
-        "```",
-    ]
     sides = (("query", encoder.prompt("query")), ("passage", encoder.prompt("document")))
     prompts = [f"in front of each {side} goes `{prompt}`" for side, prompt in sides if prompt]
     after = f"sentence-transformers does it; elsewhere do it yourself: {', '.join(prompts)}." if prompts else ""
-    return "\n".join(lines) + (f"\n\nThe model was trained with prompts. {after}" if prompts else "")
+    return USE.format(name) + (f"\n\nThe model was trained with prompts. {after}" if prompts else "")
 
 
 def _ladder(run: RunFolder, comparison: Comparison) -> list[str]:
@@ -161,8 +161,7 @@ def _dev(folder: Path, measure: str, level: float) -> str:
     if not path.is_file():
         return "unknown"
     values = pq.read_table(path, columns=[measure])[measure].to_numpy()
-    low, high = bootstrap_interval(values, 0, level)
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+    return bounded(values.mean(), bootstrap_interval(values, 0, level))
 
 
 def _table(comparison: Comparison) -> str:
@@ -170,10 +169,12 @@ def _table(comparison: Comparison) -> str:
     main, *others = comparison.measures
     rows = []
     for row in comparison.rows:
-        low, high = row.interval[main]
         name = f"**{row.name}**" if row.name == comparison.reference else row.name
-        first = f"{row.values[main]:.3f} [{low:.3f}, {high:.3f}]"
-        rows.append([name, first, *(f"{row.values[measure]:.3f}" for measure in others)])
+        first, rest = (
+            bounded(row.values[main], row.interval[main]),
+            [f"{row.values[measure]:.3f}" for measure in others],
+        )
+        rows.append([name, first, *rest])
     note = f"Means over {comparison.queries:,} queries; in brackets {comparison.level:.0%} bootstrap intervals."
     return "\n\n".join([_markdown(["system", main, *others], rows), " ".join([note, *comparison.notes])])
 

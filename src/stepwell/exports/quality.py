@@ -69,17 +69,15 @@ class DevSet:
         qrels = splits.dev.restrict(hash_order(opened, splits.dev.query_rows)[:QUERIES])
         return cls(opened, qrels, splits.train.query_rows, run.student_vectors() if run else None)
 
-    def sample(self) -> tuple[list[str], list[str]]:
-        """Return training queries and passages, drawn at random: never a dev or a test query."""
-        rng, half = np.random.default_rng(0), TEXTS // 2
-        queries = rng.permutation(self.train_rows)[:half]
-        passages = rng.choice(self.collection.n_passages, min(half, self.collection.n_passages), replace=False)
-        return self.collection.query_texts(queries), self.collection.passage_texts(passages)
-
 
 def sample_texts(dev: DevSet | None) -> tuple[list[str], list[str]]:
-    """Return queries and passages of a collection, or texts that stepwell has where none is known."""
-    return dev.sample() if dev is not None else (list(SHORT), list(LONG))
+    """Return training queries and passages, never a dev or test query; stepwell's own texts without a collection."""
+    if dev is None:
+        return list(SHORT), list(LONG)
+    rng, half, collection = np.random.default_rng(0), TEXTS // 2, dev.collection
+    queries = rng.permutation(dev.train_rows)[:half]
+    passages = rng.choice(collection.n_passages, min(half, collection.n_passages), replace=False)
+    return collection.query_texts(queries), collection.passage_texts(passages)
 
 
 class Yardstick:
