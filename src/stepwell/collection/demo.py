@@ -93,8 +93,7 @@ def distinct(pairs: Iterable[Pair]) -> list[Pair]:
     kept = []
     for pair in pairs:
         keys = {("name", pair.name), ("text", normal(pair.query)), ("text", normal(pair.passage))}
-        if not keys & seen:
-            kept.append(pair)
+        kept += [] if keys & seen else [pair]
         seen |= keys
     return kept
 

@@ -6,7 +6,6 @@ import tempfile
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ def check_directory(path: Place) -> list[Problem]:
             f"{section.path} can't be checked: {error.strerror or error}. Checking takes room for about the "
             f"size of the texts in {tempfile.gettempdir()}; the environment variable TMPDIR names another place."
         ) from error
-    for kind, end in sorted(full.items(), key=itemgetter(1), reverse=True):
+    for end, kind in sorted(((end, kind) for kind, end in full.items()), reverse=True):
         if (rest := counts[kind] - SHOWN) > 0:
             listed.insert(end, replace(listed[end - 1], line=None, message=f"and {rest:,} more of this kind."))
     return listed

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import partial
+from itertools import compress
 from typing import Any, NamedTuple
 
 from stepwell.collection.collection import hash_text
@@ -50,8 +51,7 @@ class Dpr(Source):
     def find(self, report: Report) -> None:
         """Find the files."""
         files = named_files(self.home, report)
-        self._answers = self.split_files(files, _ANSWERS, report)
-        self._contexts = self.split_files(files, _CONTEXTS, report)
+        self._answers, self._contexts = (self.split_files(files, names, report) for names in (_ANSWERS, _CONTEXTS))
         questions = [*self._answers.values(), *self._contexts.values()]
         self.files = {"passage": [files[_PASSAGES]] if _PASSAGES in files else [], "query": questions}
         self.labels = {"passage": _PASSAGES, "query": ", ".join(file.name for file in questions)}
@@ -66,19 +66,18 @@ class Dpr(Source):
 
     def read(self, kind: Kind, report: Report) -> Iterator[Text]:
         """Yield the passages, or each question once, with the answers of the file that has it first."""
-        return self._read_passages(report) if kind == "passage" else self._read_questions(report)
-
-    def _read_passages(self, report: Report) -> Iterator[Text]:
-        for file in self.files["passage"]:
+        for file in self.files[kind] if kind == "passage" else ():
             rows = ((n, row) for n, row in read_quoted(file, file.name, "\t", report) if n > 1 or row[0] != "id")
             yield from parsed(rows, file.name, report, partial(_passage, file.name))
-
-    def _read_questions(self, report: Report) -> Iterator[Text]:
-        """Yield the questions of all files; those to be judged by come first, so that their answers count."""
-        reads = [(read, split) for split in ("test", "dev", "train") for read in (self._with_answers, self._training)]
+        splits = ("test", "dev", "train") if kind == "query" else ()  # those to be judged by first: their answers count
+        reads = [(read, split) for split in splits for read in (self._with_answers, self._training)]
         for question in once((question for read, split in reads for question in read(split, report)), "id"):
-            answers = tuple(_findable(question, report))
-            yield Text(question.line, question.id, "", question.text, question.file, answers=answers)
+            seen = (any(unicodedata.category(sign)[0] not in "ZC" for sign in answer) for answer in question.answers)
+            findable = tuple(compress(question.answers, seen))
+            if len(findable) < len(question.answers):
+                message = f"an answer to {question.text[:60]!r} is empty and would be found everywhere; it is left out."
+                report(Problem("warning", question.file, question.line, "answer-empty", message))
+            yield Text(question.line, question.id, "", question.text, question.file, answers=findable)
 
     def _with_answers(self, split: str, report: Report) -> Iterator[_Question]:
         """Yield the questions of a split with answers."""
@@ -93,11 +92,8 @@ class Dpr(Source):
 
     def judgements(self, split: str, report: Report) -> Iterator[Judgement]:
         """Yield what is positive; outside of training, every question with answers belongs, positives or not."""
-        positives = (
-            question.judged(passage, grade)
-            for question in self._training(split, report)
-            for passage, grade in question.positives
-        )
+        asked = self._training(split, report)
+        positives = (question.judged(passage, grade) for question in asked for passage, grade in question.positives)
         yield from once(positives, "query", "passage")  # a question may stand there twice
         if split != "train":
             yield from (question.judged("", 0) for question in self._with_answers(split, report))
@@ -122,27 +118,13 @@ def _answered(file: str, number: int, fields: list[str]) -> _Question:
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
         message = f"the answers {fields[1][:60]!r} are no Python list of strings ({error})."
         raise BadLineError("answers", message) from None
-    return _Question(number, file, _plain(fields[0]), _strings(answers))
+    return _checked(number, file, fields[0], answers)
 
 
-def _plain(question: str) -> str:
-    """Return a question as DPR normalises it: with the apostrophe of a keyboard."""
-    return question.replace("’", "'")
-
-
-def _strings(answers: object) -> tuple[str, ...]:
+def _checked(line: int, file: str, question: str, answers: object) -> _Question:
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise BadLineError("answers", f"the answers {str(answers)[:60]!r} are no list of strings.")
-    return tuple(answers)
-
-
-def _findable(question: _Question, report: Report) -> Iterator[str]:
-    for answer in question.answers:
-        if any(unicodedata.category(character)[0] not in "ZC" for character in answer):
-            yield answer
-        else:
-            message = f"an answer to {question.text[:60]!r} is empty and would be found everywhere; it is left out."
-            report(Problem("warning", question.file, question.line, "answer-empty", message))
+    return _Question(line, file, question.replace("’", "'"), tuple(answers))  # as DPR normalises it
 
 
 def _question(file: str, line: int, record: Any) -> _Question:
@@ -152,9 +134,9 @@ def _question(file: str, line: int, record: Any) -> _Question:
     for passage, score in _contexts(record, "positive_ctxs"):
         positives[passage] = max(2 if score == GOLD else 1, positives.get(passage, 0))
     negatives = dict.fromkeys(passage for passage, _ in _contexts(record, "hard_negative_ctxs"))
-    text, answers = _plain(record["question"]), _strings(record.get("answers", []))
     against = tuple(passage for passage in negatives if passage not in positives)
-    return _Question(line, file, text, answers, tuple(positives.items()), against)
+    question = _checked(line, file, record["question"], record.get("answers", []))
+    return question._replace(positives=tuple(positives.items()), negatives=against)
 
 
 def _contexts(record: dict[str, Any], key: str) -> Iterator[tuple[str, Any]]:

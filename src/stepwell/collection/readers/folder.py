@@ -39,11 +39,6 @@ def text_files(directory: Path) -> Iterator[Path]:
                 yield path
 
 
-def is_there(directory: Path) -> bool:
-    """Say whether there is a text file below a directory."""
-    return next(text_files(directory), None) is not None
-
-
 class Folder(Source):
     """A folder of text files; what can't be read is reported."""
 

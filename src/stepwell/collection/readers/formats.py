@@ -21,11 +21,7 @@ class Format(NamedTuple):
 
     sign: str  # in words; the name of a file where nothing else says what it is known by
     reader: Reader
-    known: Callable[[Path], object] | None = None
-
-    def fits(self, directory: Path) -> bool:
-        """Say whether a directory is of this format, by its files."""
-        return bool(self.known(directory) if self.known else find_file(directory, [self.sign]))
+    known: Callable[[Path], object] | None = None  # true of a directory of this format
 
 
 # All formats of directories; a recipe's ``format`` names one.
@@ -36,7 +32,7 @@ FORMATS: dict[str, Format] = {
     "dpr": Format("psgs_w100.tsv", dpr.Dpr),
     "huggingface": Format(huggingface.SIGN, huggingface.HuggingFace, huggingface.is_saved),
     "tables": Format(tables.SIGN, tables.Tables, partial(tables.find_table, kind="passage")),
-    "folder": Format(folder.SIGN, folder.Folder, folder.is_there),
+    "folder": Format(folder.SIGN, folder.Folder, lambda home: next(folder.text_files(home), None)),
 }
 LAST = ("tables", "folder")  # what is left, in this order, when a directory is of no other format
 # Collections that a library knows by a name: the prefix of the name, and what reads it.
@@ -81,7 +77,12 @@ def find_source(section: CollectionSection, report: Report) -> Source:
 
 def _format_of(home: Path, report: Report) -> str:
     """Return the format of a directory by its files; none, and a report, when these say nothing."""
-    found = [name for name, format in FORMATS.items() if name not in LAST and format.fits(home)]
+
+    def fits(name: str) -> bool:
+        sign, _, known = FORMATS[name]
+        return bool(known(home) if known else find_file(home, [sign]))
+
+    found = [name for name in FORMATS if name not in LAST and fits(name)]
     if len(found) > 1:
         signs = ", ".join(f"{FORMATS[name].sign} ({name})" for name in found)
         message = f"holds {signs}, so the format can't be told: name one as `format` in the recipe's `collection`."
@@ -90,7 +91,7 @@ def _format_of(home: Path, report: Report) -> str:
         return found[0]
     begun = (home / "qrels").is_dir() or find_file(home, ["queries.jsonl"]) is not None
     for name in LAST:
-        if FORMATS[name].fits(home) and not (begun and name == "folder"):
+        if fits(name) and not (begun and name == "folder"):
             return name
     if begun:
         return "beir"

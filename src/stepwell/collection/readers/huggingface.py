@@ -52,19 +52,18 @@ class HuggingFace(Source):
 
     def find(self, report: Report) -> None:
         """Take the place, and configuration and revision out of a name."""
-        self.name = self.home.as_posix().removeprefix(PREFIX)
+        self.name = self._where = self.home.as_posix().removeprefix(PREFIX)
         self._local = Path(self.name).resolve() if Path(self.name).is_dir() else None
         self._saved = self._local if self._local is not None and is_saved(self._local) else None
         self._config = self._revision = None
         if self._local is not None:
             self.name, self._where = self._local.name, str(self._local)
-            self.home = self._saved or Path(f"{PREFIX}{self._local}")
         else:
-            self.home = Path(f"{PREFIX}{self.name}")
             whole, _, revision = self.name.partition("@")
             parts = whole.split("/")
             self._where = "/".join(parts[:2])
             self._config, self._revision = "/".join(parts[2:]) or None, revision or None
+        self.home = self._saved or Path(f"{PREFIX}{self._local or self.name}")
 
     def stamp(self) -> dict[str, Any]:
         """Return sizes and times of local files; of the hub, the name: another revision is another collection."""
@@ -174,7 +173,7 @@ class HuggingFace(Source):
 
     def _tuple_columns(self, there: list[str], file: str) -> tuple[str, str, list[str]]:
         """Return the columns of the query, of the positives, and those of the negatives."""
-        names = {role: (self.column_names[role],) if role in self.column_names else TUPLES[role] for role in TUPLES}
+        names = TUPLES | {role: (name,) for role, name in self.column_names.items()}
         found = []
         for role in ("query.text", "positive"):
             column = next((name for name in names[role] if name in there), None)

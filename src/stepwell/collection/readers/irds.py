@@ -6,7 +6,7 @@ identifiers over the same passages as ``train``, ``dev`` and ``test``.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -32,10 +32,10 @@ class IrDatasets(Source):
 
     def stamp(self) -> dict[str, Any]:
         """Return the identifiers and the version of the library: what it downloads is checked by its own hashes."""
-        try:
-            return {"ir-datasets": version("ir-datasets"), "name": self.name, "splits": self._own}
-        except PackageNotFoundError:
-            return {"name": self.name, "splits": self._own}
+        stamp: dict[str, Any] = {"name": self.name, "splits": self._own}
+        with suppress(PackageNotFoundError):
+            stamp["ir-datasets"] = version("ir-datasets")
+        return stamp
 
     def label(self, kind: Kind) -> str:
         """Return the identifier."""

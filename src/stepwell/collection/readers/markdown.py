@@ -55,7 +55,7 @@ def _blocks(text: str, offset: int) -> Iterator[tuple[int, Block]]:
             else:
                 lines += code
         elif token.type == "html_block":
-            lines += [part for part in map(_squeezed, _words_of(token.content).splitlines()) if part]
+            lines += [" ".join(part.split()) for part in _words_of(token.content).splitlines()]
         elif token.type == "tr_open":
             row = []
         elif token.type == "tr_close":
@@ -75,11 +75,8 @@ def _blocks(text: str, offset: int) -> Iterator[tuple[int, Block]]:
 def _seen(children: Sequence[Token]) -> str:
     """Return the words of inline Markdown, without markup."""
     shown = [child for child in children if child.type != "html_inline"]
-    return _squeezed("".join(" " if child.type in ("softbreak", "hardbreak") else child.content for child in shown))
-
-
-def _squeezed(text: str) -> str:
-    return " ".join(text.split())
+    words = "".join(" " if child.type in ("softbreak", "hardbreak") else child.content for child in shown)
+    return " ".join(words.split())
 
 
 class _Words(HTMLParser):

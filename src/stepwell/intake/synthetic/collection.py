@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stepwell.collection import Collection
-from stepwell.collection.collection import hash_text, normal
+from stepwell.collection.collection import Collection, hash_text, normal
 from stepwell.collection.readers.beir import write_split, write_texts
 from stepwell.collection.source import Source, Text
 from stepwell.collection.store import open_collection, refuse
