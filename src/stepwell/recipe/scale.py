@@ -24,8 +24,6 @@ TINY: Mapping[str, Any] = {
 }
 """The most that each key may be at ``tiny``."""
 
-TINY_TEACHER: Mapping[str, Any] = {"layers": 2}
-"""The same for the teachers that are trained; those that are taken stay as they are."""
 
 TINY_TRAINING: Mapping[str, Any] = {
     "steps": 3,
@@ -104,8 +102,8 @@ def _tiny(content: Content) -> Content:
     sections = {name: _at_most(content[name], limits) for name, limits in TINY.items()}
     if isinstance(content["student"]["pick"], list):
         sections["student"]["pick"] = content["student"]["pick"][:1]
-    teachers = {
-        name: _at_most(teacher, TINY_TEACHER) if teacher.get("train") else teacher
+    teachers = {  # those that are taken as they are stay so
+        name: _at_most(teacher, {"layers": 2}) if teacher.get("train") else teacher
         for name, teacher in content["teachers"].items()
     }
     return content | sections | {"teachers": teachers}

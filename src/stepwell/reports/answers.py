@@ -102,31 +102,25 @@ def won_and_lost(
         shown: list[Shown] = [(None, None, None, None)] * len(chosen)
         if texts and chosen:
             with suppress(OSError, ValueError):  # a damaged run: without the texts
-                shown = _shown(np.array(chosen, np.int32), (places[reference], places[label]), texts)
+                found = [_found(places[name], np.array(chosen, np.int32), texts) for name in (reference, label)]
+                relevant = [_relevant(row, texts) for row in chosen]
+                shown = list(zip(texts.collection.query_texts(chosen), *found, relevant, strict=True))
         for at, (text, first, second, right) in zip(np.searchsorted(own.queries, chosen), shown, strict=True):
             answers.append(Answer(label, ids[at], text, float(ours[at]), float(theirs[at]), first, second, right))
     return scores, answers
-
-
-def _shown(rows: NDArray[np.int32], folders: tuple[Path, Path], texts: Texts) -> list[Shown]:
-    """Return the texts of queries, what both systems found, and what is relevant."""
-    found = [_found(folder, rows, texts) for folder in folders]
-    relevant = [_relevant(row, texts) for row in rows.tolist()]
-    return list(zip(texts.collection.query_texts(rows), *found, relevant, strict=True))
 
 
 def _found(folder: Path, rows: NDArray[np.int32], texts: Texts) -> list[Found | None]:
     run = Run.load(folder / "run.parquet", texts.collection).select(rows)
     test = texts.test.restrict(rows)
     ranks = first_positive_ranks(run, judge(run, test) if test.answers is not None else test).tolist()
-    found: list[Found | None] = []
-    for row, rank in zip(run.passages[:, 0].tolist(), ranks, strict=True):
-        if row < 0:
-            found.append(None)
-            continue
+
+    def first(row: int, rank: int) -> Found:
         text = shortened(texts.collection.passage_texts([row])[0])
-        found.append(Found(texts.collection.passage_ids[row], text, rank == 1, None if rank >= MISSING else rank))
-    return found
+        return Found(texts.collection.passage_ids[row], text, rank == 1, None if rank >= MISSING else rank)
+
+    firsts = zip(run.passages[:, 0].tolist(), ranks, strict=True)
+    return [first(row, rank) if row >= 0 else None for row, rank in firsts]
 
 
 def _relevant(query: int, texts: Texts) -> str | None:

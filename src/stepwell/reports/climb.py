@@ -12,7 +12,6 @@ from stepwell.evaluation import Evaluation
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems import records
 from stepwell.systems.folder import RunFolder, StageFolder
-from stepwell.systems.records import Headroom, Mining, Outcome, Promotion, Selection, TeacherScores
 from stepwell.teachers.spread import Histogram, histogram
 
 POINTS = 120
@@ -117,11 +116,11 @@ def steps(run: RunFolder) -> list[Step]:
     found = []
     for number, words in enumerate(planned, start=1):
         step = Step(*words, "not there yet")
-        if head := run.read(f"headroom-{number}", Headroom):
+        if head := run.read(f"headroom-{number}", records.Headroom):
             step = replace(
                 step, teacher_dev=head.teacher, headroom=head.headroom, queries=head.queries, forced=head.forced
             )
-        if decision := run.read(f"promote-{number}", Promotion):
+        if decision := run.read(f"promote-{number}", records.Promotion):
             before, after, on = decision.before, decision.after, decision.student == f"rung-{number}"
             state, level = "left out" if after is None else "climbed" if on else "taken back", after if on else before
             step = replace(step, state=state, before=before, after=after, p=decision.p, level=level)
@@ -172,7 +171,7 @@ def scores(run: RunFolder, collection: Collection | None) -> list[Scores]:
             continue
         inputs, teacher = run.inputs(stage), str(settings["teacher"])
         mined = next((s for s in inputs.values() if (s.folder / "candidates.parquet").is_file()), None)
-        kept = stage.read(TeacherScores)
+        kept = stage.read(records.TeacherScores)
         theirs = kept.histogram if kept else None
         theirs = theirs or _histogram(run.named(f"teacher.{teacher}.vectors"), mined, collection)
         own = _histogram(run.named(f"{stage.name}.vectors"), mined, collection)
@@ -197,11 +196,11 @@ def refined(run: RunFolder) -> list[Refined]:
     """Return the rounds of refine that were begun."""
     first, found = len(rungs_of(run)), []
     for stage in run.stages:
-        chosen = stage.read(Selection) if stage.kind == "select" else None
+        chosen = stage.read(records.Selection) if stage.kind == "select" else None
         if chosen is None or run.named(stage.name) is not stage:
             continue
         number = int(stage.name.partition("-")[2])
-        outcome = run.read(f"outcome-{number}", Outcome)
+        outcome = run.read(f"outcome-{number}", records.Outcome)
         figures = (chosen.rule, chosen.queries, chosen.asked, chosen.selected, chosen.funnel)
         teacher = str(stage.manifest.settings.get("teacher", ""))
         found.append(Refined(f"refine {number - first}", teacher, *figures, asdict(outcome) if outcome else {}))
@@ -210,7 +209,7 @@ def refined(run: RunFolder) -> list[Refined]:
 
 def mined(run: RunFolder) -> list[Mined]:
     """Return the accounts of all minings."""
-    reports = [(stage, stage.read(Mining)) for stage in run.stages if stage.kind in ("mine", "select")]
+    reports = [(stage, stage.read(records.Mining)) for stage in run.stages if stage.kind in ("mine", "select")]
     return [Mined(stage.name, stage.title, report.to_json()) for stage, report in reports if report]
 
 
@@ -219,32 +218,24 @@ def spent(run: RunFolder) -> list[Spent]:
     found, rungs = [], len(rungs_of(run))
     for stage in run.stages:
         kept, made = stage.read(records.Training), stage.manifest
-        done, tokens = (kept.log.steps, kept.log.tokens or None) if kept else (None, None)
-        part, seconds = part_of(stage, rungs), made.seconds or 0.0
-        found.append(Spent(stage.name, stage.title, part, seconds, done, tokens, made.finished, made.key))
+        work = (kept.log.steps, kept.log.tokens or None) if kept else (None, None)
+        of = (stage.name, stage.title, part_of(stage, rungs), made.seconds or 0.0)
+        found.append(Spent(*of, *work, made.finished, made.key))
     return found
 
 
-_PROOF = {
-    "straight",
-    "contrast",
-    "contrastive",
-    "base",
-    "updates",
-    "table",
-    "candidates.proof",
-    "candidates.contrastive",
-}
+_PROOF = {"straight", "contrast", "contrastive", "base", "updates", "table"}
+_PROOF |= {"candidates.proof", "candidates.contrastive"}
 """Names, first words of names, and kinds of the stages that compare."""
 
 
 def part_of(stage: StageFolder, rungs: int) -> str:
     """Return which part of a run a stage belongs to: teachers, ladder, refine or proof."""
-    name, kind = stage.name, stage.kind
+    name = stage.name
     word, _, number = name.partition(".")[0].replace("@", "-").partition("-")
-    if kind in ("select", "outcome"):
+    if stage.kind in ("select", "outcome"):
         return "refine"
-    if name.endswith(".test") or kind in _PROOF or word in _PROOF or name in _PROOF:
+    if name.endswith(".test") or _PROOF & {stage.kind, word, name}:
         return "proof"
     if word == "teacher" or name.startswith("candidates."):
         return "teachers"

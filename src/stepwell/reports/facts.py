@@ -8,19 +8,9 @@ from stepwell.collection import open_collection, resolve_splits
 from stepwell.errors import RunError, StepwellError
 from stepwell.reports import climb
 from stepwell.reports.answers import Answer, Score, Texts, won_and_lost
-from stepwell.reports.climb import Mined, Refined, Scores, Spent, Step, Training
 from stepwell.reports.costs import Cost, costs
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.records import SystemTable
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The checksum of a model's weights, by the stage that made it."""
-
-    stage: str
-    file: str
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -39,16 +29,16 @@ class RunFacts:
     machine: dict[str, str]
     comparison: dict[str, Any] | None  # the test table as in ``results.json``, None before it is made
     start: float | None  # the dev quality of the student at the start
-    steps: list[Step]
+    steps: list[climb.Step]
     costs: list[Cost]
     record: list[Score]
     answers: list[Answer]
-    trainings: list[Training]
-    scores: list[Scores]
-    refined: list[Refined]
-    mined: list[Mined]
-    stages: list[Spent]
-    fingerprints: list[Fingerprint]
+    trainings: list[climb.Training]
+    scores: list[climb.Scores]
+    refined: list[climb.Refined]
+    mined: list[climb.Mined]
+    stages: list[climb.Spent]
+    fingerprints: list[dict[str, str]]  # checksums of models' weights: stage, file, sha256
     recipe: str
     notes: list[str]  # sentences about the data
     missing: list[str]  # sentences about what is not there, and why
@@ -104,7 +94,7 @@ def facts_of(place: str | Path) -> RunFacts:
         mined=climb.mined(run),
         stages=climb.spent(run),
         fingerprints=[
-            Fingerprint(stage.name, name, checksum)
+            {"stage": stage.name, "file": name, "sha256": checksum}
             for stage in run.stages
             for name, checksum in sorted(stage.manifest.files.items())
             if name.startswith("model/") and name.endswith(".safetensors")

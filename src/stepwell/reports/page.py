@@ -13,7 +13,6 @@ from stepwell.files import write_text
 from stepwell.reports import plots
 from stepwell.reports.drawing import need_matplotlib
 from stepwell.reports.facts import RunFacts
-from stepwell.reports.plots import NARROW, WIDE, Line
 from stepwell.systems.records import funnel_grid
 
 FORMAT = "stepwell report 1"
@@ -103,10 +102,10 @@ def figures(run: RunFacts, prefix: str) -> dict[str, Any]:
 
 
 def _both(name: str, draw: Callable[..., str], *facts: Any) -> Figure:
-    return Figure(draw(*facts, f"{name}-wide", WIDE), draw(*facts, f"{name}-narrow", NARROW))
+    return Figure(draw(*facts, f"{name}-wide", plots.WIDE), draw(*facts, f"{name}-narrow", plots.NARROW))
 
 
-def _lines(run: RunFacts, differences: bool, prefix: str = "") -> list[Line]:
+def _lines(run: RunFacts, differences: bool, prefix: str = "") -> list[plots.Line]:
     assert run.comparison is not None
     kinds = {cost.system: cost.kind for cost in run.costs}
     found = []
@@ -115,7 +114,7 @@ def _lines(run: RunFacts, differences: bool, prefix: str = "") -> list[Line]:
         kind = kinds.get(row["name"], "combined")
         colour = plots.STUDENT if final else plots.SOFT if kind == "student" else plots.KIND_COLOURS[kind]
         shown = [row[part].get(run.measure) for part in ("values", "interval", "difference", "difference_interval")]
-        found.append(Line(prefix + row["name"], colour, *(shown if differences else shown[:2])))
+        found.append(plots.Line(prefix + row["name"], colour, *(shown if differences else shown[:2])))
     return found
 
 

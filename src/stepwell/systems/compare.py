@@ -12,15 +12,23 @@ from stepwell.collection.readers.formats import Place
 from stepwell.collection.splits import NO_TEST
 from stepwell.display import Cell, Table, say, warn
 from stepwell.errors import RunError, StepwellError
-from stepwell.evaluation import Comparison, Evaluation, bootstrap_interval, reached, wins_and_losses
-from stepwell.evaluation import compare as compare_evaluations
-from stepwell.evaluation import evaluate as evaluate_run
+from stepwell.evaluation import (
+    Comparison,
+    Evaluation,
+    bootstrap_interval,
+    comparison,
+    measures,
+    reached,
+    wins_and_losses,
+)
 from stepwell.recipe import Recipe
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.opening import open_system, retrieve_with
 
 DEPTH = 100
 """Passages retrieved a query where no run says how many."""
+
+_JUDGED = ("queries", "passages", "grades", "asked", "relevant_from")  # what judgements that are the same agree in
 
 
 class Figure(NamedTuple):
@@ -163,7 +171,7 @@ def compare(
         When a system is named twice, or the runs' tables are not over the same queries of one collection.
     """
     on, evaluations = judge_systems([str(system) for system in systems], collection, split, depth)
-    return Compared(compare_evaluations(evaluations, str(systems[0])), on.collection, on.name, evaluations)
+    return Compared(comparison.compare(evaluations, str(systems[0])), on.collection, on.name, evaluations)
 
 
 # -- which queries ------------------------------------------------------------------------------------------
@@ -192,9 +200,9 @@ def judge_systems(
         raise StepwellError(f"{twice} is named twice: give each system once.")
     on = judged_on(systems, collection, split)
     depth = depth or on.depth
-    measures = reached(max(depth, 10))  # nDCG@10 always: queries are won and lost by it
+    wanted = reached(max(depth, 10))  # nDCG@10 always: queries are won and lost by it
     runs = {system: retrieve_with(system, on.collection, on.qrels, depth) for system in systems}
-    return on, {system: evaluate_run(run, on.qrels, measures) for system, run in runs.items()}
+    return on, {system: measures.evaluate(run, on.qrels, wanted) for system, run in runs.items()}
 
 
 def judged_on(systems: Sequence[str], collection: Place | None = None, split: str | None = None) -> Judged:
@@ -233,7 +241,7 @@ def _of_tables(runs: Mapping[str, RunFolder], collection: Collection) -> Judged:
     for run, its in zip(runs.values(), splits, strict=True):
         _check_table(run, its.test, collection)
     for name, its in zip(runs, splits, strict=True):
-        if not _same(test, its.test):
+        if not all(np.array_equal(getattr(test, part), getattr(its.test, part)) for part in _JUDGED):
             sizes = (f"{len(qrels.query_rows):,}" for qrels in (test, its.test))
             raise RunError(
                 f"the final tables of {first} and {name} are over different queries or judgements "
@@ -272,11 +280,6 @@ def _check_table(run: RunFolder, test: Qrels, collection: Collection) -> None:
             f" than the recipe names now ({len(now):,}): its student may have been trained on these. Run it to its end "
             "again, or name a split to judge on with --split."
         )
-
-
-def _same(a: Qrels, b: Qrels) -> bool:
-    names = ("queries", "passages", "grades", "asked", "relevant_from")
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
 def _of_another(runs: Mapping[str, RunFolder], collection: Collection) -> StepwellError:

@@ -1,11 +1,9 @@
 """Searching with a finished run, with an index, or with any encoder over a collection."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +67,7 @@ class Searcher:
         self.bm25, self.index = bm25, index
 
     @classmethod
-    def open(cls, run: Path, mode: Mode = "student", collection: str | None = None) -> Searcher:
+    def open(cls, run: Path, mode: Mode = "student", collection: str | None = None) -> Self:
         """Open a finished run's folder, an index, or a model directory (give its ``collection``).
 
         Raises
@@ -102,7 +100,7 @@ class Searcher:
         return cls(searched, encoder, vectors_of(encoder, searched), bm25)
 
     @classmethod
-    def _open_index(cls, folder: Path, mode: Mode, collection: str | None) -> Searcher:
+    def _open_index(cls, folder: Path, mode: Mode, collection: str | None) -> Self:
         if mode == "asymmetric" or collection is not None:
             raise RunError(
                 f"{folder} is an index, which has its model and its passages: it can't be searched with "
