@@ -156,12 +156,8 @@ def _rungs(recipe: Recipe, value: Any) -> list[int]:
 
 
 _WORDS: dict[str, Callable[[Recipe, Any], Any]] = {
-    "without": _rungs,
-    "only": _rungs,
-    "reversed": _boolean,
-    "together": _boolean,
-    "keep": _boolean,
-    "force": _boolean,
+    **dict.fromkeys(("without", "only"), _rungs),
+    **dict.fromkeys(("reversed", "together", "keep", "force"), _boolean),
 }
 
 

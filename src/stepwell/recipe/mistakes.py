@@ -14,15 +14,12 @@ from stepwell.recipe.places import Document, Keys, Mistake, Place, spell
 
 _WORDS = {
     "string_type": "must be text",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
+    **dict.fromkeys(("int_type", "int_from_float"), "must be a whole number"),
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
-    "dict_type": "must hold keys with values",
-    "model_type": "must hold keys with values",
-    "model_attributes_type": "must hold keys with values",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must hold keys with values"),
     "invalid_key": "must be named by text; put the key in quotes",
     "greater_than": "must be above {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
@@ -99,8 +96,9 @@ def _unknown(detail: ErrorDetails) -> str:
     """Say of an unknown key which one was meant: the same key in another section, or one like it in this."""
     home = next((place[0] for place, kind in sections() if place and str(detail["loc"][-1]) in fields_of(kind)), None)
     if home is not None:
-        named = "a rung of the ladder" if home == "ladder" else f"`{home}`"
-        return f"there is no such key here; it belongs to {named}."
+        return (
+            f"there is no such key here; it belongs to {'a rung of the ladder' if home == 'ladder' else f'`{home}`'}."
+        )
     meant, keys = _nearest_here(detail), ", ".join(_fields_at(detail["loc"][:-1]))
     return f"there is no such key; {f'did you mean `{meant}`?' if meant else f'there are {keys}.'}"
 

@@ -7,7 +7,6 @@ they are. A result of a scaled recipe says nothing about the whole one.
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from stepwell.errors import RecipeError
@@ -62,7 +61,7 @@ def scaled(recipe: Recipe, scale: str | float) -> Recipe:
             factor = math.nan
         if not 0 < factor <= 1:
             raise RecipeError(f"--scale takes `tiny` or a number above 0 and at most 1, and was given {scale!r}.")
-        content, name = _each_training(content, partial(_shorter, factor)), f"{factor:g}"
+        content, name = _each_training(content, lambda training: _shorter(factor, training)), f"{factor:g}"
     return Recipe.model_validate(content | {"name": f"{recipe.name}-{name}"})
 
 

@@ -73,10 +73,6 @@ class Texts(NamedTuple):
     test: Qrels
 
 
-Shown = tuple[str | None, Found | None, Found | None, str | None]
-"""Of an answer: the query, what both systems found, what is relevant; None without the collection."""
-
-
 def won_and_lost(
     run: RunFolder, systems: dict[str, str], reference: str, measure: str, texts: Texts | None
 ) -> tuple[list[Score], list[Answer]]:
@@ -99,7 +95,7 @@ def won_and_lost(
         ours, theirs = own.of(measure), other.of(measure)
         scores.append(Score(label, *(int(part.sum()) for part in (ours > theirs, ours == theirs, ours < theirs))))
         chosen = [row for part in wins_and_losses(own, other, measure, SHOWN) for row, _ in part]
-        shown: list[Shown] = [(None, None, None, None)] * len(chosen)
+        shown: list[tuple[str | None, Found | None, Found | None, str | None]] = [(None,) * 4] * len(chosen)
         if texts and chosen:
             with suppress(OSError, ValueError):  # a damaged run: without the texts
                 found = [_found(places[name], np.array(chosen, np.int32), texts) for name in (reference, label)]

@@ -8,7 +8,6 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -49,7 +48,7 @@ def _cost(run: RunFolder, label: str, stage: StageFolder, speeds: dict[int, list
     hosted = any(source.kind == "name-teacher" and not models_of(run, source) for source in inputs)  # weights elsewhere
     layers, width = _shape(next(iter(models.values()), None))
     own = speeds.get(weights[0][0], []) if weights else []  # the first model embeds the queries
-    encode = median(own) if own else None
+    encode = float(np.median(own)) if own else None
     # this stage and those that it takes its lists from, but BM25's
     tests = [stage, *(source for source in inputs if source.kind == "search-test")]
     seconds = sum(test.manifest.seconds or 0.0 for test in tests)

@@ -12,7 +12,7 @@ from stepwell.reports.climb import Refined, Scores, Step, Training
 from stepwell.reports.costs import Cost
 from stepwell.reports.drawing import COLOURS, figure, style, svg
 
-INK, SOFT, LINE = COLOURS["ink"], COLOURS["soft"], COLOURS["line"]
+INK, SOFT = COLOURS["ink"], COLOURS["soft"]
 STUDENT, TEACHER, BM25, THIRD = COLOURS["student"], COLOURS["teacher"], COLOURS["bm25"], COLOURS["third"]
 WIDE, NARROW, SMALL = 1000, 340, 320
 PART_COLOURS = {"hard": BM25, "soft": TEACHER, "keep": THIRD}
@@ -185,7 +185,7 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
     >>> apart([0.0, 1.0, 9.0], 3.0)
     [-1.0, 2.0, 9.0]
     """
-    if len(places) == 0:
+    if not places:
         return []
     order = np.argsort(places, kind="stable")
     gaps = gap * np.arange(len(places))

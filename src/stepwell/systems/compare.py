@@ -12,15 +12,7 @@ from stepwell.collection.readers.formats import Place
 from stepwell.collection.splits import NO_TEST
 from stepwell.display import Cell, Table, say, warn
 from stepwell.errors import RunError, StepwellError
-from stepwell.evaluation import (
-    Comparison,
-    Evaluation,
-    bootstrap_interval,
-    comparison,
-    measures,
-    reached,
-    wins_and_losses,
-)
+from stepwell.evaluation import Comparison, Evaluation, bootstrap_interval, comparison, measures, reached
 from stepwell.recipe import Recipe
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.opening import open_system, retrieve_with
@@ -94,12 +86,9 @@ class Compared:
 
     def contests(self, most: int = 5, measure: str = "nDCG@10") -> list[Contest]:
         """Return the queries that the first system wins and loses most against each other one."""
-        first, *others = self.evaluations
-        return [
-            Contest(other, measure, *map(self._differences, wins_and_losses(*pair, measure, most)))
-            for other in others
-            for pair in [(self.evaluations[first], self.evaluations[other])]
-        ]
+        (_, first), *others = self.evaluations.items()
+        pairs = {name: comparison.wins_and_losses(first, other, measure, most) for name, other in others}
+        return [Contest(name, measure, *map(self._differences, pair)) for name, pair in pairs.items()]
 
     def _differences(self, found: Sequence[tuple[int, float]]) -> tuple[Difference, ...]:
         rows = [row for row, _ in found]
