@@ -237,7 +237,7 @@ def index(
     split: str | None = None,
 ) -> Report:
     """Build an index of a finished run, or of a model and a collection, and measure it."""
-    from stepwell.indexes.build import build
+    from stepwell.indexes.folder import build
     from stepwell.indexes.settings import IndexSettings
 
     wanted = settings or IndexSettings()
@@ -251,11 +251,11 @@ def compare_indexes(
     split: str | None = None,
 ) -> list[Report]:
     """Measure several kinds of indexes without keeping them; what is worth comparing when ``settings`` is None."""
-    from stepwell.indexes import build
+    from stepwell.indexes import folder
 
     opened, encoder, passages = _vectors_of(source, collection, settings or ())
-    wanted = build.choices(*passages.shape) if settings is None else settings
-    return build.compare(opened, encoder, passages, wanted, split)
+    wanted = folder.choices(*passages.shape) if settings is None else settings
+    return folder.compare(opened, encoder, passages, wanted, split)
 
 
 def _report_at_the_end(folder: Path) -> None:
@@ -270,7 +270,7 @@ def _vectors_of(
     source: str | Path, collection: str | None, settings: Sequence[IndexSettings]
 ) -> tuple[Collection, Encoder, NDArray[np.float32]]:
     """Return what indexes with these settings are made from; a string of FAISS is tried before a model encodes."""
-    from stepwell.indexes.build import fitting
+    from stepwell.indexes.folder import fitting
     from stepwell.models.encoder import Encoder
     from stepwell.systems.opening import open_system
     from stepwell.systems.searcher import Searcher

@@ -10,8 +10,7 @@ from stepwell import api
 from stepwell.display import Table
 from stepwell.errors import StepwellError
 from stepwell.files import cache
-from stepwell.indexes.build import choices
-from stepwell.indexes.folder import open_index
+from stepwell.indexes.folder import choices, open_index
 from stepwell.indexes.measure import report_table
 from stepwell.indexes.settings import IndexSettings
 from stepwell.systems.searcher import Searcher

@@ -53,13 +53,10 @@ class Report:
 
 
 class Sample:
-    """Queries to measure with, and what exact search in fp32 finds for them among all passages' vectors (N, D).
-
-    They are those of ``split``; without one, of dev where there is such a split, and of the whole collection else.
-    """
+    """Queries to measure with, and what exact search in fp32 finds for them among all passages' vectors (N, D)."""
 
     def __init__(self, collection: Collection, encoder: Encoder, passages: Floats, split: str | None = None) -> None:
-        self.split = split or ("dev" if "dev" in collection.splits else None)
+        self.split = split or ("dev" if "dev" in collection.splits else None)  # None: all queries
         qrels = collection.qrels(self.split) if self.split else None
         every = np.arange(collection.n_queries) if qrels is None else qrels.query_rows
         chosen = np.unique(np.linspace(0, max(0, len(every) - 1), min(len(every), SAMPLE)).astype(np.int64))

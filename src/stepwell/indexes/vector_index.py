@@ -26,10 +26,7 @@ class VectorIndex:
         self.first, self.again = first, again
 
     def search(self, queries: Floats, k: int) -> Found:
-        """Return rows and scores (Q, k) of the ``k`` best passages of queries (Q, width), best first.
-
-        -1 and -inf where fewer were found; fewer columns than k where there are fewer passages.
-        """
+        """Return rows and scores (Q, min(k, N)) of the best passages of queries (Q, width); -1 and -inf pad."""
         queries = np.ascontiguousarray(narrow(queries, self.settings.dimension or queries.shape[1], self.normalise))
         rows, scores = self.first.search(queries, k * max(1, self.settings.rescore or 0))
         if self.again is None:
