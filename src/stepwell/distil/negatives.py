@@ -8,19 +8,21 @@ positive, can be dropped.
 """
 
 import hashlib
+import re
 import textwrap
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from stepwell.collection import Collection, Qrels
 from stepwell.collection.qrels import pair_keys
 from stepwell.display import Table
 from stepwell.distil.candidates import Candidates
-from stepwell.distil.overlap import near_duplicates
 from stepwell.distributed import in_shares
 from stepwell.recipe import Mining
 from stepwell.retrieval.run import Run
@@ -38,6 +40,8 @@ REASONS = {
 EXAMPLES = 2  # of each reason, in the report
 SHOWN = 160  # characters of a text in an example
 SIMANS_A, SIMANS_B = 1.0, 0.0
+AT_ONCE = 1 << 19  # passages compared at once: bounds the texts in memory
+WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,8 @@ class MiningReport:
         if self.without_positives:
             notes.append(f"{self.without_positives:,} queries without a positive were left out.")
         for example in self.examples:
-            query, positive, dropped = (
-                textwrap.shorten(text, SHOWN, placeholder=" ...")
-                for text in (example.query, example.positive, example.dropped)
-            )
-            notes.append(f"{example.reason}: query: {query} | positive: {positive} | dropped: {dropped}")
+            short = {name: textwrap.shorten(text, SHOWN, placeholder=" ...") for name, text in asdict(example).items()}
+            notes.append("{reason}: query: {query} | positive: {positive} | dropped: {dropped}".format(**short))
         return Table(title="Mining", columns=["", "count", "share"], rows=rows, notes=notes)
 
 
@@ -124,9 +125,7 @@ def mine(
         if denoise_scores is not None:
             miner.denoise(settings.denoise, denoise_scores)
             notes = ("The teacher was asked only about passages that were about to be chosen.",)
-    negatives = miner.fill()
-
-    window = miner.flags[:, miner.window]
+    negatives, window = miner.fill(), miner.flags[:, miner.window]
     report = MiningReport(
         queries=len(miner.queries),
         without_positives=len(run.queries) - len(miner.queries),
@@ -295,3 +294,63 @@ class _Miner:
 def _generator(seed: int, query_id: str) -> np.random.Generator:
     digest = hashlib.blake2b(f"{seed}\0{query_id}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+# -- near-duplicate texts: how much two passages' sets of words overlap
+
+
+def near_duplicates(
+    passages: NDArray[np.int32],
+    rows: NDArray[np.intp],
+    positives: list[NDArray[np.int32]],
+    collection: Collection,
+    threshold: float,
+) -> NDArray[np.bool_]:
+    """Return which passages (B,) are nearly the text of a positive of their query.
+
+    ``rows`` (B,), not falling, says to which entry of ``positives`` each belongs; ``threshold`` is the smallest share
+    of common words among all words (Jaccard) of a near-duplicate.
+    """
+    counts = np.array([len(of_query) for of_query in positives], dtype=np.int64)
+    found = np.zeros(len(passages), dtype=np.bool_)
+    for begin in range(0, len(passages), AT_ONCE):
+        row = rows[begin : begin + AT_ONCE]
+        which = np.repeat(np.arange(len(row)), counts[row])  # (pairs,)
+        left, right = passages[begin + which], np.concatenate([positives[at] for at in row])
+        there, at = np.unique(np.concatenate([left, right]), return_inverse=True)
+        words = word_sets(collection.passage_texts(there))
+        alike = overlap_at_least(words, at[: len(left)], at[len(left) :], threshold)
+        found[begin + which[alike]] = True
+    return found
+
+
+def word_sets(texts: Iterable[str]) -> sparse.csr_array:
+    """Return which words (lower case) each text has, as ones in an array (texts, words).
+
+    Examples
+    --------
+    >>> word_sets(["To be or not to be.", "be"]).sum(axis=1)
+    array([4, 1])
+    """
+    number: defaultdict[str, int] = defaultdict()
+    number.default_factory = number.__len__  # a new word gets the next number
+    columns: list[int] = []
+    ends = [0]
+    for text in texts:
+        columns.extend(map(number.__getitem__, dict.fromkeys(WORD.findall(text.lower()))))
+        ends.append(len(columns))
+    shape = (len(ends) - 1, max(len(number), 1))
+    return sparse.csr_array((np.ones(len(columns), np.int64), columns, ends), shape=shape)
+
+
+def overlap_at_least(
+    words: sparse.csr_array, left: NDArray[np.intp], right: NDArray[np.intp], threshold: float
+) -> NDArray[np.bool_]:
+    """Return which pairs of rows (B,), (B,) overlap (Jaccard) by the threshold; two empty sets overlap by 1."""
+    sizes = np.diff(words.indptr)
+    small, large = np.minimum(sizes[left], sizes[right]), np.maximum(sizes[left], sizes[right])
+    alike: NDArray[np.bool_] = small >= threshold * large  # else no overlap can be enough: most pairs end here
+    for part in np.array_split(np.flatnonzero(alike), 1 + alike.sum() // 50_000):
+        common = words[left[part]].multiply(words[right[part]]).sum(axis=1)
+        alike[part] = common >= threshold * (small[part] + large[part] - common)
+    return alike

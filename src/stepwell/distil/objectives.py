@@ -26,28 +26,20 @@ from stepwell.retrieval.vectors import Vectors
 
 @dataclass(frozen=True)
 class Terms:
-    """Weights of a student's loss; ``*_over`` says which passages a softmax runs over.
-
-    ``candidates`` are the query's own K, ``batch`` all passages of the batch, over all processes.
-    """
+    """Weights of a student's loss."""
 
     alpha: float = 1.0  # hard: the labels
     beta: float = 0.0  # soft: the teacher
     gamma: float = 0.0  # keep: the student at the start of the rung, so that nothing is forgotten
     tau: float = 1.0
-    over: str = "batch"
-    keep_over: str = "candidates"
+    over: str = "batch"  # what its softmax runs over: all passages of the batch, over all processes
+    keep_over: str = "candidates"  # or the query's own K
     beside: float = 0.0  # the in-batch scores of another teacher
     hold: float = 0.0  # vectors that the student's stay near
     soft: Soft = "kl"
     teacher_tau: float | None = None
     target: float = 1.0
     rest: float = 1.0
-
-    @property
-    def needs_positives(self) -> bool:
-        """Whether any term asks which passages of the batch are positives; large batches pay for the answer."""
-        return bool(self.alpha) or bool(self.beta and self.soft in ("margin-mse", "decoupled"))
 
     def soft_loss(self, student: Tensor, teacher: Tensor, positives: Tensor, mask: Tensor | None) -> Tensor:
         """Return how far the student's scores (Q, K) are from the teacher's, by the loss that ``soft`` names."""
@@ -123,7 +115,7 @@ class StudentObjective:
         valid = {"batch": None, "candidates": mask}
         scores = over(terms.over, in_batch)
         positives = torch.zeros_like(scores, dtype=torch.bool)
-        if terms.needs_positives:
+        if terms.alpha or (terms.beta and terms.soft in ("margin-mse", "decoupled")):  # large batches pay for it
             known = self.qrels.is_positive(queries[:, None], passages[None, :])  # (B, U)
             positives = over(terms.over, torch.from_numpy(known).to(device))
         parts: dict[str, Tensor] = {}

@@ -52,12 +52,8 @@ def can_be_selected(student: Ranks, rule: str, worst: int, depth: int) -> NDArra
 
 def funnel(student: Ranks, teacher: Ranks) -> list[dict[str, Any]]:
     """Count the queries at each pair of rank groups; teacher ``-`` where its rank is negative: it was not asked."""
-    groups = [[_group(rank) for rank in ranks] for ranks in (student, teacher)]
-    pairs, counts = np.unique(np.array(groups), axis=1, return_counts=True)
+    groups = np.array(["-", *RANK_GROUPS])[np.searchsorted(EDGES, [student, teacher], side="right")]
+    pairs, counts = np.unique(groups, axis=1, return_counts=True)
     return [
         {"student": str(s), "teacher": str(t), "queries": int(n)} for (s, t), n in zip(pairs.T, counts, strict=True)
     ]
-
-
-def _group(rank: int) -> str:
-    return "-" if rank < 0 else RANK_GROUPS[int(np.searchsorted(EDGES, rank, side="right")) - 1]

@@ -85,8 +85,8 @@ class DistillLoss(_OfEmbeddings):
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
         """Return the loss of a query column and K candidate columns, each of shape (B, D)."""
-        query, candidates = embeddings[0], torch.stack(embeddings[1:], dim=1)  # (B, D), (B, K, D)
-        k = candidates.shape[1]
+        columns = _ready(torch.stack(embeddings, dim=1), self.similarity)  # (B, K + 1, D)
+        k = len(embeddings) - 1
         if k < 2:
             raise ValueError(
                 "DistillLoss needs at least two candidate columns: a softmax over one candidate teaches nothing."
@@ -97,10 +97,8 @@ class DistillLoss(_OfEmbeddings):
                 f"DistillLoss got labels of shape {tuple(labels.shape)} for {k} candidate columns; it needs "
                 f"(B, {k}) teacher scores, and as many scores of the student at the start beside them for gamma > 0."
             )
-        query, candidates = _ready(query, self.similarity), _ready(candidates, self.similarity)
-        scores = self.scale * torch.einsum("bd,bkd->bk", query, candidates)  # (B, K)
-        positives = torch.zeros_like(scores, dtype=torch.bool)
-        positives[:, 0] = True
+        scores = self.scale * torch.einsum("bd,bkd->bk", columns[:, 0], columns[:, 1:])  # (B, K)
+        positives = (torch.arange(k, device=scores.device) == 0).expand_as(scores)
         loss = self.beta * soft_loss(scores, labels[:, :k], self.tau)
         if self.alpha:
             loss = loss + self.alpha * hard_loss(scores, positives)

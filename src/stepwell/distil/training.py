@@ -127,10 +127,7 @@ def learning_rate(step: int, total: int, warmup: float) -> float:
 def train(
     objective: Objective, settings: Optimiser, folder: Path, seed: int, progress: Progress = SILENT
 ) -> TrainingLog:
-    """Train ``objective.module`` in place; ``checkpoint.safetensors`` in ``folder`` is taken up and kept up to date.
-
-    The seed decides everything random. A loss that is not a number any more is a StepwellError.
-    """
+    """Train ``objective.module`` in place; ``checkpoint.safetensors`` in ``folder`` is taken up and kept up to date."""
     total = total_steps(settings, objective.size)
     module = objective.module
     if not settings.dropout:
