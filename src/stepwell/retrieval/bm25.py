@@ -72,10 +72,7 @@ class BM25Index:
             ) from error
 
     def search(self, texts: Sequence[str], depth: int) -> Found:
-        """Return rows and scores (Q, k) of the best passages for each text, equal scores by row; k = min(depth, N).
-
-        Passages without a word of the query are left out: -1 and -inf fill the list.
-        """
+        """Return rows and scores (Q, min(depth, N)) of the best passages with a word of a text, equal ones by row."""
         k = min(depth, int(self._engine.scores["num_docs"]))
         rows = np.full((len(texts), k), -1, dtype=np.int32)
         scores = np.full((len(texts), k), -np.inf, dtype=np.float32)

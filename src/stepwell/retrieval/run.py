@@ -55,12 +55,9 @@ class Run:
         return Run(self.queries[rows], self.passages[rows], self.scores[rows])
 
     def save(self, path: Path, collection: Collection) -> None:
-        """Write the run as Parquet: columns query, passage (rows of the collection), score; best first.
-
-        A query with an empty list is one row with passage -1.
-        """
+        """Write the run as Parquet: columns query, passage (rows of the collection), score; best first."""
         filled = self.passages >= 0
-        filled[:, 0] = True
+        filled[:, 0] = True  # an empty list is one row with passage -1
         query = np.repeat(self.queries, filled.sum(axis=1))
         columns = {"query": query, "passage": self.passages[filled], "score": self.scores[filled]}
         write_rows(path, columns, collection, depth=self.depth)

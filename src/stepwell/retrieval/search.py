@@ -26,9 +26,7 @@ HALF_BLOCK = 16_384  # passages that are turned into bf16 at a time: few enough 
 SCORES = 1 << 20  # scores of a block on a CPU: few enough for its cache; a GPU gets 64 times as many
 CHUNK = 64  # columns that are looked into together
 PAIRS = 4_096  # pairs that are scored again at a time
-HALF_FROM = (
-    192  # queries from which on bf16 pays: for fewer, turning the passages takes longer than multiplying in fp32
-)
+HALF_FROM = 192  # queries from which on bf16 pays: for fewer, turning the passages takes longer than fp32 products
 FEW = 32  # queries up to which the passages stand on the left of the product
 SAMPLE = 4_096  # passages whose mean stands for that of all
 HALF = 2.0**-8  # largest relative error of a number rounded to bf16 (8 significant bits)
@@ -57,13 +55,7 @@ def top_k(queries: Floats, passages: NDArray[Any], k: int, progress: Progress = 
     return rows, scores
 
 
-def retrieve(
-    vectors: Vectors,
-    query_rows: NDArray[np.int32],
-    depth: int,
-    passages: Vectors | None = None,
-    progress: Progress = SILENT,
-) -> Run:
+def retrieve(vectors: Vectors, query_rows: NDArray[np.int32], depth: int, passages: Vectors | None = None) -> Run:
     """Retrieve ``depth`` passages for each of the queries; scores are similarities times the scale.
 
     Processes take a share of the queries each, and all get the whole run: it is that of one process but for the last
@@ -78,7 +70,7 @@ def retrieve(
         for start in range(0, len(share), QUERY_BLOCK):  # their vectors may be mapped from a file: not all at once
             block = slice(start, start + QUERY_BLOCK)
             queries = vectors.of_queries(query_rows[share[block]])
-            rows[block], scores[block] = top_k(queries, side.passages, depth, progress)
+            rows[block], scores[block] = top_k(queries, side.passages, depth)
             engine.trim(engine.TRIM)
         return rows, scores
 
@@ -199,10 +191,7 @@ def _tensor(vectors: NDArray[Any]) -> Tensor:
 
 
 def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the ``k`` largest scores and their columns, both (q, k) or with all columns, in order of columns.
-
-    Where the choice is among equals, all of them are returned; -inf and -1 pad.
-    """
+    """Return the ``k`` largest scores (all equals of the last) and their columns, in order of columns; -inf, -1 pad."""
     if scores.shape[1] <= k:
         return _reaching(scores, scores.new_full((len(scores), 1), torch.finfo(torch.float32).min))
     values, columns = torch.topk(scores, k + 1, dim=1)

@@ -1,7 +1,7 @@
 """The vectors of a collection under one encoder: written shard by shard, resumed, memory-mapped."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -92,11 +92,9 @@ class Draft:
             "query": Shards(folder / "queries.npy", len(self.query_rows), encoder.dimension, BLOCK),
         }
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield all blocks, in order."""
-        for side, shards in self.shards.items():
-            for number in range(len(shards)):
-                yield Block(side, *shards.bounds(number))
+    def blocks(self) -> list[Block]:
+        """Return all blocks, in order."""
+        return [Block(side, *shards.bounds(at)) for side, shards in self.shards.items() for at in range(len(shards))]
 
     def has(self, block: Block) -> bool:
         """Return whether the vectors of a block are there."""
@@ -124,9 +122,9 @@ def write_vectors(
     before, however many they were, is not made again. After an error of the disk what is whole stays.
     """
     draft = Draft(encoder, collection, query_rows, folder)
-    passages, queries = (side_tokens(collection, encoder, side) for side in draft.shards)  # made once, for all models
-    _encode_missing(encoder, passages, range(collection.n_passages), draft.shards["document"], "document", progress)
-    _encode_missing(encoder, queries, draft.query_rows, draft.shards["query"], "query", progress)
+    rows: dict[Side, Rows] = {"document": range(collection.n_passages), "query": draft.query_rows}
+    for side, shards in draft.shards.items():  # tokens are made once, for all models
+        _encode_missing(encoder, side_tokens(collection, encoder, side), rows[side], shards, side, progress)
     _finish(draft.finish, folder)
 
 
