@@ -19,7 +19,7 @@ from stepwell.jobs.cluster import Cluster, score_on
 from stepwell.models.reranker import Reranker
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.teachers.opening import Texts, kind_of
-from stepwell.teachers.protocol import LogOdds, Teacher
+from stepwell.teachers.protocol import Teacher
 from stepwell.teachers.scoring import Stored, missing, open_model
 
 Rows = NDArray[np.int32]
@@ -44,7 +44,7 @@ def score(
     check_free(target)
     opened = open_collection(collection)
     queries, passages = read_pairs(Path(pairs), opened)
-    kind, stored, probabilities = _opened(teacher, tokens, recipe, opened)
+    kind, stored, known = _opened(teacher, tokens, recipe, opened)
     on_cluster = stored.model if isinstance(stored.model, Reranker) and recipe is None else None
     if cluster is not None and on_cluster is None:
         raise StepwellError(
@@ -57,7 +57,6 @@ def score(
             score_on(cluster, teacher, on_cluster, opened, stored.store(), *todo, bar)
         else:
             stored.fill(*todo, bar)
-    known: Teacher = LogOdds(stored, teacher) if probabilities else stored
     scores = known.score(queries, passages[:, None])[:, 0]
     if not distributed.is_main():
         return None
@@ -77,17 +76,21 @@ def score(
     return Table(f"Raw logits of {teacher} ({kind})", ["", "value"], rows, [f"Written to {target}."])
 
 
-def _opened(teacher: str, tokens: int, recipe: str | Path | None, collection: Collection) -> tuple[str, Stored, bool]:
-    """Open what scores pairs: its kind, it itself, and whether it gives probabilities, of which logits are wanted."""
+def _opened(
+    teacher: str, tokens: int, recipe: str | Path | None, collection: Collection
+) -> tuple[str, Stored, Teacher]:
+    """Open what scores pairs: its kind, its kept scores, and the teacher that gives their logits."""
     root = cache() / "scores"
     if recipe is None:
         model = open_model(teacher, tokens)
-        return model.kind, Stored.of(root, model, collection), False
+        stored = Stored.of(root, model, collection)
+        return model.kind, stored, stored
     described = load_recipe(recipe)
     if teacher not in described.teachers:
         raise RecipeError(f"{recipe} has no teacher {teacher!r}: it has {', '.join(described.teachers)}.")
     kind = kind_of(teacher, described.teachers)
-    return kind.section.kind, kind.stored(Texts(collection, described.tokens, root)), kind.probabilities
+    stored = kind.stored(Texts(collection, described.tokens, root))
+    return kind.section.kind, stored, kind.logits_of(stored)
 
 
 def _ids(rows: Rows, ids: Sequence[str]) -> pa.Array:

@@ -24,10 +24,7 @@ from stepwell.systems.records import Training
 
 
 def stages_of(ctx: Context, to_search: bool = False) -> list[Stage]:
-    """Return all stages of a run in order, each after its inputs.
-
-    ``to_search``: also what nothing but a search in the finished run needs.
-    """
+    """Return all stages of a run, each after its inputs; ``to_search``: also what only a search in it needs."""
     b = _climbed(ctx)
     proof(b)
     if to_search:
@@ -71,7 +68,7 @@ def _climb(b: Builder, number: int, rung: Rung) -> None:
         else:
             found = b.candidates(f"candidates-{number}", lists, rung.candidates, rung.teacher)
             start_of_rung = {"start": f"{before}.vectors"} if rung.gamma else {}
-            inputs |= {**lessons(b, f"scores-{number}", rung, found), **start_of_rung, **beside}
+            inputs |= {**lessons(b, f"scores-{number}", rung.teacher, rung, found), **start_of_rung, **beside}
         settings = {**rung.model_dump(exclude={"force", "negatives", *MORE.values()}), **b.student}
         title = f"rung {number}: {rung.teacher} teaches ({rung.loss})"
         cost = partial(Prices.distil, model=b.recipe.student, rung=rung, more=b.more(rung))

@@ -115,11 +115,8 @@ class Builder:
         return self.add(Stage(f"{model}.train", "search-train", f"{title} retrieves", settings, inputs, search_train))
 
     def candidates(self, name: str, source: str, k: int, teacher: str | None = None, limit: int | None = None) -> str:
-        """Add K candidates a query from the lists of the stage ``source``; of ``limit`` queries only, where given.
-
-        A ``teacher`` that does not embed says what is no negative, where the recipe asks for that.
-        """
-        mining: Mining = self.recipe.mining
+        """Add K candidates a query from the lists of the stage ``source``; of ``limit`` queries only, where given."""
+        mining: Mining = self.recipe.mining  # a teacher that does not embed says what is no negative: `denoise`
         denoises = mining.denoise is not None and teacher is not None and not self.embeds(teacher)
         without = "" if denoises or mining.denoise is None else ", not denoised: no teacher is there to score yet"
         title = f"mine {k} candidates a query from {source.removesuffix('.train')}{without}"
@@ -171,12 +168,9 @@ def mine_candidates(job: Job) -> None:
 
 
 def mine_from(job: Job, run: Run, settings: Mining, k: int) -> None:
-    """Mine K candidates of each query of a run; write them and the report of what was dropped.
-
-    With ``settings.denoise``, the job's teacher says what is no negative.
-    """
+    """Mine K candidates of each query of a run; write them and the report of what was dropped."""
     denoiser = None
-    if settings.denoise is not None:
+    if settings.denoise is not None:  # the job's teacher says what is no negative
         judge = job.teacher()
 
         def denoiser(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:

@@ -175,10 +175,7 @@ def promotion(b: Builder, number: int) -> Stage:
 
 
 def decide_promotion(job: Job) -> None:
-    """Take the rung's student, unless dev got significantly worse or the rung was left out.
-
-    ``decision.json`` names the stage of the student to go on with, and says by ``go`` whether dev got better.
-    """
+    """Take the rung's student, unless dev got significantly worse or the rung was left out; ``go``: it got better."""
     judging = job.settings.read(Judging)
     measure, old = judging.measure, job.evaluation("before")
     keeper, before = job.names["before"].removesuffix(".dev"), old.mean(measure)

@@ -135,15 +135,12 @@ class Plan:
 
 
 def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Speed | None = None) -> Plan:
-    """Estimate every stage; what the workspace has finished costs nothing. Without a ``speed`` it is probed.
-
-    A stage is left out when a decision that it waits for is taken, and says no, or is left out itself.
-    """
+    """Estimate every stage; what the workspace has finished costs nothing. Without a ``speed`` it is probed."""
     speed = speed or probe(ctx.recipe.student.base)
     done, left_out = [], set[str]()
     for stage in stages:
         finished = any(gate in left_out or workspace.go(gate) is False for gate in stage.only_if or ())
-        if finished:
+        if finished:  # a decision that it waits for is taken, and says no, or is left out itself
             left_out.add(stage.name)
         elif all(workspace.resolve(name) in workspace.keys for name in stage.inputs.values()):
             place, name = workspace.place(stage), workspace.resolve(stage.name)

@@ -137,7 +137,7 @@ def _straight(b: Builder, rung: Rung, lists: str, found: str) -> str:
         inputs |= {**b.opens(rung.teacher), **more_vectors(b, name, rung)}
     else:
         known = rung.teacher == b.recipe.ladder[-1].teacher  # whose rung has learned from the same candidates
-        inputs |= lessons(b, f"scores.proof-{rung.teacher}", rung, found, known)
+        inputs |= lessons(b, f"scores.proof-{rung.teacher}", rung.teacher, rung, found, known)
 
     def cost(prices: Prices) -> Work:
         return prices.distil(section, rung, more, _steps_of(b, prices))

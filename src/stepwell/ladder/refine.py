@@ -11,7 +11,7 @@ from stepwell.distil.refine import can_be_selected, first_positive_ranks, funnel
 from stepwell.ladder.builder import Builder, mine_from, say_mining
 from stepwell.ladder.judging import judged, promotion, reranked
 from stepwell.ladder.prices import Prices, Work, refine_steps
-from stepwell.ladder.scoring import learns_from_scores, scored
+from stepwell.ladder.scoring import lessons
 from stepwell.ladder.stage import Job, Stage, Surroundings, recorded
 from stepwell.ladder.teacher import last_miner, teacher
 from stepwell.ladder.trainings import distil
@@ -56,11 +56,7 @@ def selection(b: Builder, round_: int, before: str) -> Stage:
 def _distillation(b: Builder, round_: int, before: str, gate: str) -> None:
     """Add the training of a round, on the candidates of the stage ``gate``."""
     settings, name, section, number = b.recipe.refine, b.refine_teacher, b.recipe.student, b.rungs + round_
-    inputs = {"student": before}
-    if learns_from_scores(b, name, settings):
-        inputs["scores"] = scored(b, f"scores-{number}", name, settings, gate, known=True)
-    else:
-        inputs["candidates"] = gate
+    inputs = {"student": before, **lessons(b, f"scores-{number}", name, settings, gate, known=True)}
 
     def cost(prices: Prices) -> Work:
         return prices.dense(section, settings, settings.candidates, refine_steps(settings, prices.train))
@@ -93,17 +89,9 @@ def select(job: Job) -> None:
     mining = job.settings.part("mining").read(Mining)
     how = mining.model_copy(update={"sampling": "hardest", "first": 1, "pool": None})
     mine_from(job, run.select(run.queries[chosen]), how, settings.candidates)
-    job.leave(
-        Selection(
-            go=bool(chosen.any()),
-            rule=settings.rule,
-            queries=len(chosen),
-            asked=int(open_.sum()),
-            selected=int(chosen.sum()),
-            selected_queries=run.queries[chosen].tolist(),
-            funnel=funnel(student_ranks, teacher_ranks),
-        )
-    )
+    counts = {"queries": len(chosen), "asked": int(open_.sum()), "selected": int(chosen.sum())}
+    rows, groups = run.queries[chosen].tolist(), funnel(student_ranks, teacher_ranks)
+    job.leave(Selection(go=bool(rows), rule=settings.rule, **counts, selected_queries=rows, funnel=groups))
 
 
 def say_selection(folder: Path, surroundings: Surroundings) -> Iterable[str | Table]:
@@ -119,14 +107,7 @@ def count_outcome(job: Job) -> None:
     was, now = first_positive_ranks(old, qrels), first_positive_ranks(new, qrels)
     rows = Selection.load(job.inputs["selection"]).selected_queries
     chosen = np.isin(old.queries, np.array(rows, dtype=np.int32))
-    job.leave(
-        Outcome(
-            selected=int(chosen.sum()),
-            fixed=int((chosen & (now == 1)).sum()),
-            nearer=int((chosen & (now < was)).sum()),
-            farther=int((chosen & (now > was)).sum()),
-            broken=int(((was == 1) & (now > 1)).sum()),
-            right_before=int((was == 1).sum()),
-            right_after=int((now == 1).sum()),
-        )
-    )
+    what = {"selected": chosen, "fixed": chosen & (now == 1), "nearer": chosen & (now < was)}
+    what |= {"farther": chosen & (now > was), "broken": (was == 1) & (now > 1)}
+    what |= {"right_before": was == 1, "right_after": now == 1}
+    job.leave(Outcome(**{name: int(queries.sum()) for name, queries in what.items()}))

@@ -36,12 +36,9 @@ def prepare(recipe: Recipe) -> Context:
 
 def shared_facts(ctx: Context) -> dict[str, Any]:
     """Return what every stage of a run depends on."""
-    facts: dict[str, Any] = {
-        "collection": ctx.collection.fingerprint,
-        "splits": ctx.recipe.collection.choice(),
-        "seed": ctx.recipe.seed,
-    }
-    return facts | ({"synthetic": dict(ctx.splits.synthetic)} if ctx.splits.synthetic else {})
+    facts: dict[str, Any] = {"collection": ctx.collection.fingerprint, "splits": ctx.recipe.collection.choice()}
+    synthetic = {"synthetic": dict(ctx.splits.synthetic)} if ctx.splits.synthetic else {}
+    return facts | {"seed": ctx.recipe.seed, **synthetic}
 
 
 def plan(recipe: Recipe, out: Path) -> Plan:
@@ -92,10 +89,7 @@ def _look_for_keys(recipe: Recipe) -> None:
 
 
 def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, said: Container[str] = ()) -> None:
-    """Do all stages of a plan that are wanted, and say what they found; ``bar`` counts the estimated seconds.
-
-    Nothing is said about stages whose keys are in ``said``, because another run said it.
-    """
+    """Do the wanted stages of a plan, and say what they found, unless another run ``said`` it (keys of stages)."""
     for number, (stage, _, seconds, state) in enumerate(estimate.lines(), start=1):
         seconds = 0.0 if state else seconds
         if workspace.wanted(stage):
@@ -143,8 +137,7 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
         shutil.copyfile(workspace.folders["table"] / "table.txt", draft)
     results.save(out)
     say(f"The student is {out / 'model'} (sentence-transformers); runs, results.json and results.txt lie beside it.")
-    facts: dict[str, Any] = results.to_json()
-    return facts
+    return dict(results.to_json())
 
 
 def file_name(label: str) -> str:

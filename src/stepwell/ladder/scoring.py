@@ -21,43 +21,32 @@ MISSING = "missing.jsonl"
 """The file in an unfinished stage's folder that lists the pairs without a score."""
 
 
-def learns_from_scores(b: Builder, teacher: str, settings: Rung | Refine) -> bool:
-    """Return whether a training reads a teacher's logits of its candidates, which a stage of its own asks for."""
-    return not b.embeds(teacher) and bool(settings.beta)
+def lessons(
+    b: Builder, name: str, teacher: str, settings: Rung | Refine, found: str, known: bool = False
+) -> dict[str, str]:
+    """Return what a training reads of its teacher on the candidates of the stage ``found``: scores of them, if any.
 
-
-def scored(b: Builder, name: str, teacher: str, settings: Rung | Refine, candidates: str, known: bool = False) -> str:
-    """Add a teacher's logits of mined candidates, for a training with these settings; return the stage.
-
-    ``known``: the store has nearly all of them by then, so that they cost nothing.
+    The scores are a stage of their own, ``name``. ``known``: the store has nearly all of them by then.
     """
+    if b.embeds(teacher) or not settings.beta:
+        return {"candidates": found, **(b.opens(teacher) if isinstance(settings, Rung) else {})}
     k = max(b.recipe.mining.pool or 0, settings.candidates)
 
     def cost(prices: Prices) -> Work:
         return Work() if known else b.scoring(teacher, prices, prices.train, k)
 
     title, tau = f"{teacher} scores the candidates", {"tau": teacher_temperature(settings)}
-    inputs = {"candidates": candidates, **b.opens(teacher)}
-    return b.add(Stage(name, "score", title, tau, inputs, score, recorded(ScoreFacts), cost))
-
-
-def lessons(b: Builder, name: str, rung: Rung, found: str, known: bool = False) -> dict[str, str]:
-    """Add the scores that a rung learns from, if any; return what it reads of its teacher on the stage ``found``."""
-    if learns_from_scores(b, rung.teacher, rung):
-        return {"scores": scored(b, name, rung.teacher, rung, found, known)}
-    return {"candidates": found, **b.opens(rung.teacher)}
+    inputs = {"candidates": found, **b.opens(teacher)}
+    return {"scores": b.add(Stage(name, "score", title, tau, inputs, score, recorded(ScoreFacts), cost))}
 
 
 class Scores(NamedTuple):
-    """What a training learns from a teacher: candidates, their scores, and how many of both had to go.
-
-    ``scores`` has the shape (Q, M), or (T, Q, M) of several teachers of which one counts for each query.
-    """
+    """What a training learns from a teacher: candidates and their scores."""
 
     candidates: Candidates
-    scores: NDArray[np.float32]
-    missing: int = 0
-    left_out: int = 0
+    scores: NDArray[np.float32]  # (Q, M), or (T, Q, M) of several teachers of which one counts for each query
+    missing: int = 0  # candidates that had to go
+    left_out: int = 0  # queries that had to go
 
     @property
     def tables(self) -> NDArray[np.float32]:
@@ -72,11 +61,8 @@ class Scores(NamedTuple):
 
 
 def score(job: Job) -> None:
-    """Have a teacher score all candidates, each pair once, ever; write those with scores, and look at the spread.
-
-    ``tau`` is what the loss divides the scores by, None for a loss without temperature.
-    """
-    tau = job.settings["tau"]
+    """Have a teacher score all candidates, each pair once, ever; write those with scores, and look at the spread."""
+    tau = job.settings["tau"]  # what the loss divides the scores by; None for a loss without temperature
     found = scores_of(job, job.candidates())
     if not distributed.is_main():
         return

@@ -94,10 +94,7 @@ class Settings(dict[str, Any]):
         return Settings(f"{self._stage} ({name})", self[name])
 
     def read(self, section: type[S], **changes: Any) -> S:
-        """Return the settings as a section of the recipe; a field of it that they have not can't be read.
-
-        ``changes`` are values that are known only while the stage runs.
-        """
+        """Return settings, and what only the running stage knows, as a section; a field that they lack is not read."""
         own = {name: value for name, value in {**self, **changes}.items() if name in section.model_fields}
         found = section.model_validate(own)
         for name in section.model_fields.keys() - own.keys():
@@ -107,18 +104,14 @@ class Settings(dict[str, Any]):
 
 @dataclass
 class Job:
-    """What a running stage is given.
-
-    ``inputs`` has the folder of each input by its role, ``names`` the stage behind it (the student may be that of
-    ``start`` or of ``rung-1``).
-    """
+    """What a running stage is given."""
 
     stage: str  # its name
     settings: Settings
-    inputs: dict[str, Path]
+    inputs: dict[str, Path]  # the folder of each input, by its role
     folder: Path  # where it writes, and nowhere else
     surroundings: Surroundings
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # the stage behind each input, such as `start` or `rung-1`
     progress: Progress = SILENT
 
     def encoder(self, role: str, scale: float | None = None) -> Encoder:
@@ -153,8 +146,7 @@ class Job:
     def teacher(self, role: str = "teacher") -> Teacher:
         """Open the teacher behind a role."""
         around, folders = self.surroundings, {self.names[role]: folder for role, folder in self.inputs.items()}
-        texts = Texts(around.collection, around.tokens, around.store_root)
-        return self.kind(role).open(texts, folders)
+        return self.kind(role).open(Texts(around.collection, around.tokens, around.store_root), folders)
 
     def leave(self, record: Record) -> None:
         """Write a record into the folder, on the main process."""

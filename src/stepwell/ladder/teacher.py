@@ -30,8 +30,8 @@ def teacher(b: Builder, name: str, miner: str = "bm25") -> str:
         teacher(b, part.name, miner)
     if kind.model is None:
         inputs, says = {other: other for other in kind.inputs()[1:]}, recorded(TakenScores)
-        settings, run = kind.settings(), make_without_model
-        b.add(Stage(stage, kind.stage, kind.title, settings, inputs, run, says, collective=False))
+        title = kind.titled.format(name, ", ".join(part.name for part in kind.parts))
+        b.add(Stage(stage, kind.stage, title, kind.settings(), inputs, make_without_model, says, collective=False))
     elif kind.section.embeds:
         _dense(b, kind)
     else:

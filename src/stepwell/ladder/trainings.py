@@ -212,10 +212,14 @@ def _imitate(job: Job, rung: Rung) -> None:
     """Pull the student's vectors to its teacher's."""
     around, encoder, teacher = job.surroundings, open_student(job), job.vectors("teacher")
     assert teacher is not None
-    rows = around.splits.train.query_rows.astype(np.int64)
-    more = [_imitated(job, role, encoder) for role in job.inputs if role.startswith("more-")]
-    texts = both_tokens(around.collection, encoder)
-    learn(job, EmbeddingObjective(encoder, *texts, teacher, rows, around.seed, more), rung, encoder)
+    rows, more = around.splits.train.query_rows.astype(np.int64), []
+    for folder in (folder for role, folder in job.inputs.items() if role.startswith("more-")):
+        made = Manifest.load(folder).settings
+        side, texts, vectors = made["side"], around.texts[made["texts"]], np.load(folder / MORE, mmap_mode="r")
+        own = unlabelled_tokens(texts, encoder, side)
+        more.append(Imitated(side, own, np.arange(len(texts)), vectors.__getitem__))
+    tokens = both_tokens(around.collection, encoder)
+    learn(job, EmbeddingObjective(encoder, *tokens, teacher, rows, around.seed, more), rung, encoder)
 
 
 def more_vectors(b: Builder, stage: str, rung: Rung) -> dict[str, str]:
@@ -236,11 +240,3 @@ def encode_more(job: Job) -> None:
     job.progress.start(len(texts), "texts")
     tokens, rows = unlabelled_tokens(texts, encoder, side), range(len(texts))
     write_texts(encoder, tokens, rows, side, job.folder / MORE, job.progress)
-
-
-def _imitated(job: Job, role: str, encoder: Encoder) -> Imitated:
-    """Return texts from elsewhere with the vectors that the stage of a role made of them."""
-    made = Manifest.load(job.inputs[role]).settings
-    texts, vectors = job.surroundings.texts[made["texts"]], np.load(job.inputs[role] / MORE, mmap_mode="r")
-    own = unlabelled_tokens(texts, encoder, made["side"])
-    return Imitated(made["side"], own, np.arange(len(texts)), vectors.__getitem__)

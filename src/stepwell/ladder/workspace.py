@@ -35,15 +35,11 @@ WRITTEN = ("recipe.yaml", "model", "runs", "results.json", "results.txt", "varia
 
 
 class Workspace:
-    """The folder of a run, locked while it is open; ``shared`` are the facts that every stage's key includes.
-
-    ``checked`` are folders whose files are known to be whole: several recipes in one folder hand it on, and files are
-    read once.
-    """
+    """The folder of a run, locked while it is open; ``shared`` are the facts that every stage's key includes."""
 
     def __init__(self, folder: Path, shared: dict[str, Any], checked: set[Path] | None = None) -> None:
         self.folder, self.shared = folder, shared
-        self.checked = set() if checked is None else checked
+        self.checked = set() if checked is None else checked  # known to be whole; handed on from recipe to recipe
         self.keys: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
         self.lock = FileLock(folder / ".lock")
@@ -92,12 +88,9 @@ class Workspace:
         self.lock.release()
 
     def resolve(self, name: str) -> str:
-        """Return the stage behind ``name``: ``student@3.dev`` is the dev stage of whatever was promoted at rung 3.
+        """Return the stage behind ``name``: ``student@3.dev`` is the dev stage of whatever was promoted at rung 3."""
 
-        Before the decision is taken (in a plan) every rung counts as promoted.
-        """
-
-        def student_after(promotion: str) -> str:
+        def student_after(promotion: str) -> str:  # before it is decided (in a plan), every rung counts as promoted
             folder = self.folders.get(promotion)
             return Promotion.load(folder).student if folder else promotion.replace("promote", "rung")
 
@@ -146,10 +139,7 @@ class Workspace:
         return self.folder / "stages" / f"{stage.kind}-{self.key(stage)[:16]}"
 
     def finished(self, stage: Stage) -> bool:
-        """Return whether the stage's folder is there and every file in it has its checksum.
-
-        A damaged folder is moved out of the way, and that is said.
-        """
+        """Return whether the stage's folder is there and whole, by checksums; a damaged one is moved out of the way."""
         place = self.place(stage)
         if not place.is_dir():
             return False

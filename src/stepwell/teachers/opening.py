@@ -71,16 +71,6 @@ class Kind(Generic[Section]):
     titled: ClassVar[str] = "{}"  # what that stage is called, of its name and those of its parts
 
     @property
-    def title(self) -> str:
-        """What the stage that makes it is called on the screen, where there is no model."""
-        return self.titled.format(self.name, ", ".join(part.name for part in self.parts))
-
-    @property
-    def probabilities(self) -> bool:
-        """Whether it gives probabilities, of which logits are wanted."""
-        return bool(getattr(self.section, "logit", False))
-
-    @property
     def parts(self) -> "tuple[Kind[Any], ...]":
         """The teachers that it is made of."""
         return tuple(kind_of(name, self.teachers) for name in getattr(self.section, "of", ()))
@@ -128,8 +118,11 @@ class Kind(Generic[Section]):
 
     def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
         """Open it: as the ladder left it in ``folders``, or outside of a ladder when None."""
-        stored = self.stored(texts, folders)
-        return LogOdds(stored, self.name) if self.probabilities else stored
+        return self.logits_of(self.stored(texts, folders))
+
+    def logits_of(self, teacher: Teacher) -> Teacher:
+        """Return a teacher's logits where the recipe says that it gives probabilities, and the teacher itself else."""
+        return LogOdds(teacher, self.name) if getattr(self.section, "logit", False) else teacher
 
     def targets(self, teacher: Teacher, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return what a student learns from the open teacher: (Q, K), or (T, Q, K) where one of T counts a query."""
@@ -170,10 +163,6 @@ class ListModel(Kind[ListSection]):
     def opened(self, place: str | Path, tokens: TokensSection) -> Reranker | LateInteraction:
         """Open its model from a directory or hub name."""
         return self.form.open(place, *(getattr(tokens, key) for key in self.cut_by))
-
-    def built(self, tokens: TokensSection, seed: int) -> Reranker | LateInteraction:
-        """Build its model to be trained."""
-        raise NotImplementedError
 
     def cost(self, queries: float, k: int) -> Cost:
         """Return one model that reads all."""
@@ -241,8 +230,7 @@ class ScoresFile(Kind[sections.ScoresTeacher]):
         content = read_json(folder / "scores.json")["sha256"]
         store = ScoreStore.open(folder / "scores", content, texts.collection.texts_fingerprint)
         floors = np.load(folder / "floors.npy", allow_pickle=False) if self.section.missing == "floor" else None
-        teacher = FileTeacher(store, floors)
-        return LogOdds(teacher, self.name) if self.probabilities else teacher
+        return self.logits_of(FileTeacher(store, floors))
 
 
 class Hosted(Kind[sections.HostedTeacher]):
@@ -284,8 +272,7 @@ class SeveralKind(Kind[sections.MeanTeacher | sections.BestTeacher]):
         """Open all of them; outside of a ladder each is asked alone."""
         if folders is None:
             return super().open(texts)
-        standardise = getattr(self.section, "standardise", True)
-        return Several([part.open(texts, folders) for part in self.parts], standardise)
+        return Several([part.open(texts, folders) for part in self.parts], getattr(self.section, "standardise", True))
 
 
 class Best(SeveralKind):

@@ -56,10 +56,9 @@ def blocks(queries: Rows, passages: Rows, size: int = 0) -> Iterator[tuple[Rows,
 
 
 def block_scorer(model: Model, collection: Collection, mapped: bool = False) -> Scorer:
-    """Return a model as what scores blocks of pairs.
+    """Return a model as what scores blocks of pairs; ``mapped``: by the tokens of the whole collection, which are kept.
 
-    It tokenises the texts of a block and no others, for a few pairs of a large collection; or, when ``mapped``, reads
-    the tokens of the whole collection, which are made once and kept.
+    Else just the texts of a block are tokenised, for a few pairs of a large collection.
     """
     kept = both_tokens(collection, model) if mapped else None
 
@@ -100,13 +99,10 @@ def counting(folder: Path) -> Iterator[None]:
 
 
 def count(asked: int, scored: int) -> None:
-    """Count a request of ``asked`` pairs of which ``scored`` had no score; nothing is counted outside of a stage.
-
-    A stage that goes on after a kill asks the same again and finds what it scored before; the first counts stay.
-    """
+    """Count a request of ``asked`` pairs of which ``scored`` had no score; nothing is counted outside of a stage."""
     if requests := _requests.get():
         place, number = requests
-        counts = read_counts(place)
+        counts = read_counts(place)  # after a kill, the same is asked again and found: the first counts stay
         if next(number) == len(counts) and distributed.is_main():
             write_text(place, json.dumps([*counts, (asked, scored)]))
 
@@ -117,10 +113,7 @@ def read_counts(place: Path) -> list[tuple[int, int]]:
 
 
 def missing(store: ScoreStore, queries: Rows, passages: Rows) -> tuple[Rows, Rows]:
-    """Return the pairs without a score, each once: the same on every process, whoever adds to the store meanwhile.
-
-    How many were asked for and how many are missing is counted (:func:`counting`).
-    """
+    """Return, and count, the pairs without a score, each once: the same on every process, whoever adds meanwhile."""
     while True:
         todo = store.missing(queries, passages)
         mark = torch.tensor([zlib.crc32(np.concatenate(todo).tobytes())], device=distributed.state().device)

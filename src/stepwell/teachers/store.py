@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -84,10 +84,7 @@ class ScoreStore:
         return found
 
     def missing(self, queries: ArrayLike, passages: ArrayLike) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return the pairs that have no score, each once, by query and then passage; rows -1 are left out.
-
-        Pairs that another process has added meanwhile are seen.
-        """
+        """Return the pairs that have no score by now, each once, by query and then passage; rows -1 are left out."""
         with self._disk("read"):
             self._refresh()
         keys = np.unique(_real(queries, passages)[0])
@@ -149,18 +146,13 @@ class ScoreStore:
     def _refresh(self) -> None:
         """See the segments that are there now."""
         for _ in range(100):
-            try:
+            with suppress(FileNotFoundError):  # merged by another process between the listing and the opening
                 paths = [path for path in sorted(self.directory.glob("*.arrow")) if not path.name.startswith("draft-")]
-                segments = [segment for path in paths if (segment := self._open(path)) is not None]
-                break
-            except FileNotFoundError:
-                continue  # merged by another process between the listing and the opening: list again
-        else:
-            raise StepwellError(
-                f"The files of {self.directory} vanish while they are opened: is something deleting them?"
-            )
-        replaced = {name for segment in segments for name in segment.replaces}
-        self._segments = {segment.path.name: segment for segment in segments if segment.path.name not in replaced}
+                found = {path.name: segment for path in paths if (segment := self._open(path)) is not None}
+                replaced = {name for segment in found.values() for name in segment.replaces}
+                self._segments = {name: segment for name, segment in found.items() if name not in replaced}
+                return
+        raise StepwellError(f"The files of {self.directory} vanish while they are opened: is something deleting them?")
 
     def _open(self, path: Path) -> Segment | None:
         try:
