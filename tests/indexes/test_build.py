@@ -95,14 +95,14 @@ def test_nothing_is_overwritten(exact, tiny_run, tmp_path):
         api.index(tiny_run, tmp_path / "file")
 
 
-@pytest.mark.parametrize("step", ["folder.write_passages", "build.make", "folder.files_of"])
+@pytest.mark.parametrize("step", ["write_passages", "make", "files_of"])
 @pytest.mark.parametrize("change", [False, True], ids=["same settings", "other settings"])
 def test_a_build_that_died_is_done_again(step, change, exact, tiny_run, tmp_path, monkeypatch):
     def die(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(f"stepwell.indexes.{step}", die)
+        patch.setattr(f"stepwell.indexes.folder.{step}", die)
         api.index(tiny_run, tmp_path / "i", IndexSettings(precision="fp16") if change else None)
     assert not (tmp_path / "i").exists() and (tmp_path / "i.part").is_dir()
     (tmp_path / "i").mkdir()  # empty: fine
