@@ -129,16 +129,11 @@ def show(table: Table) -> None:
         _out.file.write(table.text() + "\n\n")
 
 
-def show_aside(table: Table) -> None:
-    """Print a table on standard error, as a remark; nothing when quiet."""
-    if not _quiet:
-        _err.print(table if _err.is_terminal else table.text(), soft_wrap=not _err.is_terminal, crop=False)
-
-
-def say(text: str) -> None:
+def say(remark: str | Table) -> None:
     """Print a remark on standard error; nothing when quiet."""
     if not _quiet:
-        _err.print(text, soft_wrap=not _err.is_terminal)
+        plain = not _err.is_terminal
+        _err.print(remark.text() if plain and isinstance(remark, Table) else remark, soft_wrap=plain, crop=False)
 
 
 def warn(text: str) -> None:

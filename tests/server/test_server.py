@@ -16,7 +16,8 @@ from stepwell import api
 from stepwell.cli import app
 from stepwell.errors import StepwellError
 from stepwell.indexes.settings import IndexSettings
-from stepwell.server.server import is_loopback, listen, read_token, serve
+from stepwell.server.limits import is_loopback
+from stepwell.server.server import listen, read_token, serve
 from stepwell.server.systems import open_systems
 from stepwell.systems.searcher import Searcher
 

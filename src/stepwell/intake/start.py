@@ -8,7 +8,7 @@ from stepwell.collection.readers.beir import write_split, write_texts
 from stepwell.collection.readers.folder import Folder
 from stepwell.collection.source import Source
 from stepwell.collection.store import refuse
-from stepwell.display import Table, say, show_aside
+from stepwell.display import Table, say
 from stepwell.errors import CollectionError, StepwellError
 from stepwell.files import whole, writing
 from stepwell.intake.contents import Contents, look
@@ -56,7 +56,7 @@ def start(
     """
     check_layers(student, layers)
     contents = look(directory)
-    show_aside(Table(f"What is in {contents.place}", ["", "is", "because"], contents.facts))
+    say(Table(f"What is in {contents.place}", ["", "is", "because"], contents.facts))
     target = free_place(target)
     made = _beside(contents, target)
     if test is not None and contents.found != "passages":
@@ -105,7 +105,7 @@ def _synthesise(source: Source, made: Path, test: Path | None, synthetic: dict[s
 
     with writing(made):
         report = make_collection(source, made, SyntheticOptions(**synthetic), RealQueries(test) if test else None)
-    show_aside(report.table())
+    say(report.table())
     say(f"{made} is the collection, a BEIR directory: look at its queries.jsonl, and change what you like.")
     return report
 

@@ -42,9 +42,8 @@ def mine(
     pairs: Path | None = None,
 ) -> Mined:
     """Mine K candidates of each query of a split."""
-    for file in (target, pairs):
-        if file is not None:
-            check_free(file)
+    for file in filter(None, (target, pairs)):
+        check_free(file)
     if target is not None and pairs is not None and pairs.resolve() == target.resolve():
         raise StepwellError(f"{target} can't hold both the texts and the ids of --pairs: name another file for these.")
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from stepwell import distributed
 from stepwell.collection import open_collection, resolve_splits
-from stepwell.display import Progress, duration, progress, say, show_aside, warn
+from stepwell.display import Progress, duration, progress, say, warn
 from stepwell.distil.training import checkpoint_seconds
 from stepwell.errors import RunError, StepwellError
 from stepwell.files import cache, whole, write_text
@@ -101,7 +101,7 @@ def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, sai
             name = workspace.resolve(stage.name)
             if not silent and workspace.keys[name] not in known:  # the same work under another name is said once
                 for line in stage.says(workspace.folders[name], ctx.surroundings):
-                    say(f"    {line}") if isinstance(line, str) else show_aside(line)
+                    say(f"    {line}" if isinstance(line, str) else line)
                 if took > 5:
                     say(f"    took {duration(took)}")
         bar.advance(seconds, stage.title)

@@ -8,12 +8,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stepwell.server.limits import Limits
+from stepwell.server.limits import Limits, is_loopback
 
 OPEN = frozenset({"/", "/page.css", "/page.js", "/healthz"})
 """What needs no token: the page, which holds no data, and the word that the server lives."""
-
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 SAFETY = (
     (
@@ -73,7 +71,7 @@ class Guard:
         else:
             host = headers.get(b"host", b"").decode("latin-1").lower()
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.startswith("::") else host
-            if name not in LOOPBACK:
+            if not is_loopback(name):
                 raise HTTPException(421, "without a token this server answers to localhost alone.")
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:

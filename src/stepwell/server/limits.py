@@ -1,5 +1,6 @@
-"""What a server refuses."""
+"""What a server refuses, and what it takes for its own machine."""
 
+import ipaddress
 from dataclasses import dataclass
 
 
@@ -16,3 +17,11 @@ class Limits:
     head: int = 16_384  # bytes of a request's line and headers
     seconds: float = 10.0  # that a head may take to arrive, and a body
     connections: int = 512  # that are open; beyond it the answer is 503
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

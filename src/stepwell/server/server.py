@@ -1,7 +1,6 @@
 """From a folder to a listening server, and its graceful end."""
 
 import gc
-import ipaddress
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ from typing import Any
 
 from stepwell.display import say
 from stepwell.errors import MissingPackage, StepwellError
-from stepwell.server.limits import Limits
+from stepwell.server.limits import Limits, is_loopback
 
 TOKEN = "STEPWELL_TOKEN"
 """The environment variable that holds the token."""
@@ -35,14 +34,6 @@ def read_token(variable: str = TOKEN, file: Path | None = None) -> str | None:
             "blanks, or it is guessed. Make one: python -c 'import secrets; print(secrets.token_urlsafe())'."
         )
     return token
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine alone."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(host: str, port: int) -> socket.socket:

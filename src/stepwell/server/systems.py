@@ -100,10 +100,9 @@ def open_systems(place: Path, collection: str | None = None, only: Sequence[str]
         "bm25": lambda: Searcher(searched, None, None, bm25()),
         "fused": lambda: Searcher(searched, student.encoder, student.vectors, bm25(), student.index),
     }
-    labels = ("student", "BM25", "BM25 and student, fused")
-    found = [System(name, label, None, shared[name]) for name, label in zip(shared, labels, strict=True)]
-    if run is not None:
-        found = _of_run(run, student, shared)
+    labels = zip(shared, ("student", "BM25", "BM25 and student, fused"), strict=True)
+    plain = [System(name, label, None, shared[name]) for name, label in labels]
+    found = _of_run(run, student, shared) if run is not None else plain
     names = [system.name for system in found]
     if unknown := sorted(set(only) - set(names)):
         raise RunError(f"{place} has no system {', '.join(unknown)}. It has {', '.join(names)}: choose among these.")
