@@ -124,7 +124,7 @@ def _what(encoder: Encoder) -> str:
 def _use(encoder: Encoder, name: str) -> str:
     sides = (("query", encoder.prompt("query")), ("passage", encoder.prompt("document")))
     prompts = [f"in front of each {side} goes `{prompt}`" for side, prompt in sides if prompt]
-    after = f"sentence-transformers does it; elsewhere do it yourself: {', '.join(prompts)}." if prompts else ""
+    after = f"sentence-transformers does it; elsewhere do it yourself: {', '.join(prompts)}."
     return USE.format(name) + (f"\n\nThe model was trained with prompts. {after}" if prompts else "")
 
 
@@ -170,11 +170,8 @@ def _table(comparison: Comparison) -> str:
     rows = []
     for row in comparison.rows:
         name = f"**{row.name}**" if row.name == comparison.reference else row.name
-        first, rest = (
-            bounded(row.values[main], row.interval[main]),
-            [f"{row.values[measure]:.3f}" for measure in others],
-        )
-        rows.append([name, first, *rest])
+        means = [f"{row.values[measure]:.3f}" for measure in others]
+        rows.append([name, bounded(row.values[main], row.interval[main]), *means])
     note = f"Means over {comparison.queries:,} queries; in brackets {comparison.level:.0%} bootstrap intervals."
     return "\n\n".join([_markdown(["system", main, *others], rows), " ".join([note, *comparison.notes])])
 

@@ -15,6 +15,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from stepwell.server.batching import BusyError, GoneError
 from stepwell.server.engine import Engine
@@ -77,7 +78,8 @@ def make_app(systems: Systems, limits: Limits | None = None, token: str | None =
     app.get("/healthz")(healthz)
     app.get("/metrics", response_class=Response)(read_metrics)
     for path, (name, kind) in PAGE.items():
-        app.get(path, include_in_schema=False)(_asset(name, kind))
+        page = Response((files("stepwell.server") / "page" / name).read_bytes(), media_type=kind)
+        app.routes.append(Route(path, page, methods=["GET"]))
     for error, answer in ERRORS.items():
         app.exception_handler(error)(answer)
     return Guard(app, limits, token, metrics.answered)
@@ -182,15 +184,6 @@ def _passage(hit: Hit, find: Callable[[str], Spans], characters: int) -> dict[st
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(to_json(content), status, headers, media_type="application/json")
-
-
-def _asset(name: str, kind: str) -> Any:
-    content = (files("stepwell.server") / "page" / name).read_bytes()
-
-    async def asset() -> Response:
-        return Response(content, media_type=kind)
-
-    return asset
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
