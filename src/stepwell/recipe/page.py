@@ -24,7 +24,7 @@ Place = tuple[str, ...]
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _LIMITS = {Ge: "at least {.ge:g}", Gt: "above {.gt:g}", Le: "at most {.le:g}"}
 _LARGEST = Le(2**63 - 1)
-_DEFAULTS = {type(None): "empty", Section: "see below", dict: "none", list: "none"}
+_DEFAULTS: dict[type, str] = {type(None): "empty", Section: "see below", dict: "none", list: "none"}
 
 
 def fields_of(section: type[Section]) -> dict[str, FieldInfo]:
