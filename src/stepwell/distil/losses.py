@@ -11,6 +11,7 @@ Source: PROD (arXiv 2209.13335), equations 3 to 8 of its method section; the emb
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -206,3 +207,18 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     difference = functional.normalize(student, dim=1) - functional.normalize(teacher.detach(), dim=1)
     return difference.square().sum(dim=1).mean()
+
+
+SOFT: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, Any], Tensor]] = {
+    "kl": lambda ours, theirs, _, mask, by: soft_loss(ours, theirs, by.tau, mask, by.teacher_tau),
+    "cross-entropy": lambda ours, theirs, _, mask, by: soft_cross_entropy(ours, theirs, by.tau, mask, by.teacher_tau),
+    "mse": lambda ours, theirs, _, mask, by: logit_loss(ours, theirs, mask),
+    "margin-mse": lambda ours, theirs, positives, mask, by: margin_loss(ours, theirs, positives, mask),
+    "decoupled": lambda ours, theirs, positives, mask, by: decoupled_loss(
+        ours, theirs, positives, by.tau, mask, by.target, by.rest
+    ),
+}
+"""The soft losses by the word of the recipe: of student, teacher, positives, mask (Q, K), and a rung's settings."""
+
+TELLS_SIDES = ("margin-mse", "decoupled")
+"""Those that tell positives from negatives."""

@@ -43,17 +43,7 @@ class Terms:
 
     def soft_loss(self, student: Tensor, teacher: Tensor, positives: Tensor, mask: Tensor | None) -> Tensor:
         """Return how far the student's scores (Q, K) are from the teacher's, by the loss that ``soft`` names."""
-        match self.soft:
-            case "kl":
-                return losses.soft_loss(student, teacher, self.tau, mask, self.teacher_tau)
-            case "cross-entropy":
-                return losses.soft_cross_entropy(student, teacher, self.tau, mask, self.teacher_tau)
-            case "mse":
-                return losses.logit_loss(student, teacher, mask)
-            case "margin-mse":
-                return losses.margin_loss(student, teacher, positives, mask)
-            case "decoupled":
-                return losses.decoupled_loss(student, teacher, positives, self.tau, mask, self.target, self.rest)
+        return losses.SOFT[self.soft](student, teacher, positives, mask, self)
 
 
 @dataclass
@@ -115,7 +105,7 @@ class StudentObjective:
         valid = {"batch": None, "candidates": mask}
         scores = over(terms.over, in_batch)
         positives = torch.zeros_like(scores, dtype=torch.bool)
-        if terms.alpha or (terms.beta and terms.soft in ("margin-mse", "decoupled")):  # large batches pay for it
+        if terms.alpha or (terms.beta and terms.soft in losses.TELLS_SIDES):  # large batches pay for it
             known = self.qrels.is_positive(queries[:, None], passages[None, :])  # (B, U)
             positives = over(terms.over, torch.from_numpy(known).to(device))
         parts: dict[str, Tensor] = {}
