@@ -82,7 +82,7 @@ def init(
 ) -> Start:
     """Look at what is there, make synthetic queries for passages that have none, and write a recipe.
 
-    ``synthetic`` are fields of :class:`stepwell.intake.synthetic.SyntheticOptions`.
+    ``synthetic`` are fields of :class:`stepwell.intake.synthetic.collection.SyntheticOptions`.
     """
     from stepwell.intake.start import start
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stepwell.collection.readers.beir import write_split, write_texts
 from stepwell.collection.readers.folder import Folder
@@ -13,9 +13,8 @@ from stepwell.errors import CollectionError, StepwellError
 from stepwell.files import whole, writing
 from stepwell.intake.contents import Contents, look
 from stepwell.intake.first_recipe import check_layers, free_place, write_recipe
-
-if TYPE_CHECKING:
-    from stepwell.intake.synthetic.report import SyntheticReport
+from stepwell.intake.synthetic.real_queries import RealQueries
+from stepwell.intake.synthetic.report import SyntheticReport
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Start:
     recipe: Path
     collection: Path | None  # the one that was made beside the recipe; None where there was one
     contents: Contents
-    synthetic: "SyntheticReport | None" = None
+    synthetic: SyntheticReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -100,8 +99,8 @@ def _beside(contents: Contents, target: Path) -> Path | None:
     return made
 
 
-def _synthesise(source: Source, made: Path, test: Path | None, synthetic: dict[str, Any]) -> "SyntheticReport":
-    from stepwell.intake.synthetic import RealQueries, SyntheticOptions, make_collection
+def _synthesise(source: Source, made: Path, test: Path | None, synthetic: dict[str, Any]) -> SyntheticReport:
+    from stepwell.intake.synthetic.collection import SyntheticOptions, make_collection  # loads torch
 
     with writing(made):
         report = make_collection(source, made, SyntheticOptions(**synthetic), RealQueries(test) if test else None)

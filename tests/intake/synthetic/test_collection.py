@@ -7,7 +7,7 @@ import pytest
 from stepwell.collection import check_directory, open_collection, resolve_splits
 from stepwell.collection.readers.folder import Folder
 from stepwell.errors import StepwellError
-from stepwell.intake.synthetic import RealQueries, SyntheticOptions, make_collection
+from stepwell.intake.synthetic.collection import RealQueries, SyntheticOptions, make_collection
 from stepwell.recipe import CollectionSection
 
 THINGS = ("violin", "glacier", "engine", "harvest", "comet", "castle", "enzyme", "market", "sail", "river")

@@ -13,7 +13,6 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import partial
-from itertools import compress
 from typing import Any, NamedTuple
 
 from stepwell.collection.collection import hash_text
@@ -72,8 +71,9 @@ class Dpr(Source):
         splits = ("test", "dev", "train") if kind == "query" else ()  # those to be judged by first: their answers count
         reads = [(read, split) for split in splits for read in (self._with_answers, self._training)]
         for question in once((question for read, split in reads for question in read(split, report)), "id"):
-            seen = (any(unicodedata.category(sign)[0] not in "ZC" for sign in answer) for answer in question.answers)
-            findable = tuple(compress(question.answers, seen))
+            findable = tuple(
+                answer for answer in question.answers if any(unicodedata.category(c)[0] not in "ZC" for c in answer)
+            )
             if len(findable) < len(question.answers):
                 message = f"an answer to {question.text[:60]!r} is empty and would be found everywhere; it is left out."
                 report(Problem("warning", question.file, question.line, "answer-empty", message))

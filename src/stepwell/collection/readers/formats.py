@@ -1,7 +1,6 @@
 """Which reader a place needs: known by a prefix or by the names of files, or named in the recipe."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ FORMATS: dict[str, Format] = {
     "msmarco-document": Format("msmarco-docs.tsv", msmarco.MsMarco),
     "dpr": Format("psgs_w100.tsv", dpr.Dpr),
     "huggingface": Format(huggingface.SIGN, huggingface.HuggingFace, huggingface.is_saved),
-    "tables": Format(tables.SIGN, tables.Tables, partial(tables.find_table, kind="passage")),
+    "tables": Format(tables.SIGN, tables.Tables, lambda home: tables.find_table(home, "passage")),
     "folder": Format(folder.SIGN, folder.Folder, lambda home: next(folder.text_files(home), None)),
 }
 LAST = ("tables", "folder")  # what is left, in this order, when a directory is of no other format
