@@ -157,8 +157,12 @@ class Loose(Source):
             return once((Text(number, _id(text), "", text, self.home.name) for number, text in texts if text), "text")
         if kind == "query":
             return iter(())
-        passages = ((n, *(self._field(row, f"passage.{part}") for part in ("id", "title", "text"))) for n, row in rows)
-        return (Text(n, id or str(n), title, text, self.home.name) for n, id, title, text in passages)
+
+        def field(row: Any, part: str) -> str:
+            return self._field(row, f"passage.{part}")
+
+        passages = ((n, field(row, "id") or str(n), field(row, "title"), field(row, "text")) for n, row in rows)
+        return (Text(*passage, self.home.name) for passage in passages)
 
     @property
     def splits(self) -> dict[str, str]:

@@ -113,7 +113,8 @@ def write_pairs(source: Source, folder: Path) -> None:
     """Write a source of queries and passages as a BEIR directory, whole or not at all."""
     texts = {text.id: text.text for text in source.texts("query", refuse)}
     pairs = dict.fromkeys((judged.query, judged.passage) for judged in source.judgements("train", refuse))
-    queries = ((query, texts[query], {}) for query in dict.fromkeys(query for query, _ in pairs))
+    none: dict[str, str] = {}
+    queries = ((query, texts[query], none) for query in dict.fromkeys(query for query, _ in pairs))
     with whole(folder) as draft:
         write_texts(draft, source.texts("passage", refuse), queries)
         write_split(draft, "train", pairs)

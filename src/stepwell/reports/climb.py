@@ -218,9 +218,9 @@ def spent(run: RunFolder) -> list[Spent]:
     found, rungs = [], len(rungs_of(run))
     for stage in run.stages:
         kept, made = stage.read(records.Training), stage.manifest
-        work = (kept.log.steps, kept.log.tokens or None) if kept else (None, None)
-        of = (stage.name, stage.title, part_of(stage, rungs), made.seconds or 0.0)
-        found.append(Spent(*of, *work, made.finished, made.key))
+        steps, tokens = (kept.log.steps, kept.log.tokens or None) if kept else (None, None)
+        part, seconds = part_of(stage, rungs), made.seconds or 0.0
+        found.append(Spent(stage.name, stage.title, part, seconds, steps, tokens, made.finished, made.key))
     return found
 
 
