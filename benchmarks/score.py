@@ -15,18 +15,7 @@ import machine
 import numpy as np
 from peers import Setting, backends, best_setting, open_scorer
 from samples import TRAINING, part
-from side_by_side import (
-    OURS,
-    Contender,
-    add_memory,
-    alone,
-    count_pair_tokens,
-    in_turn,
-    parser,
-    publish,
-    report,
-    score,
-)
+from side_by_side import OURS, Contender, add_memory, alone, count_pair_tokens, in_turn, parser, publish, report, score
 
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.reranker import Reranker

@@ -51,10 +51,7 @@ def tiny_directory(tmp_path: Path) -> TinyDirectory:
     made = 0
 
     def make(
-        corpus: Lines | None = None,
-        queries: Lines | None = None,
-        header: bool = True,
-        **splits: Sequence[object],
+        corpus: Lines | None = None, queries: Lines | None = None, header: bool = True, **splits: Sequence[object]
     ) -> Path:
         nonlocal made
         made += 1

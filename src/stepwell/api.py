@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from stepwell.collection import Collection, Problem
     from stepwell.exports.bench import bench as bench
     from stepwell.exports.folder import export as export
-    from stepwell.indexes.measure import Report
-    from stepwell.indexes.measure import report_table as report_table
+    from stepwell.indexes.measure import Report, report_table as report_table
     from stepwell.indexes.settings import IndexSettings
     from stepwell.intake.start import Start
     from stepwell.jobs.encoding import encode as encode
@@ -32,11 +31,8 @@ if TYPE_CHECKING:
     from stepwell.models.encoder import Encoder
     from stepwell.recipe import Recipe
     from stepwell.recipe.yaml_file import demo_recipe as demo_recipe
-    from stepwell.server.server import read_token as read_token
-    from stepwell.server.server import serve as serve
-    from stepwell.systems.compare import compare as compare
-    from stepwell.systems.compare import evaluate as evaluate
-    from stepwell.systems.compare import evaluate_system as evaluate_system
+    from stepwell.server.server import read_token as read_token, serve as serve
+    from stepwell.systems.compare import compare as compare, evaluate as evaluate, evaluate_system as evaluate_system
     from stepwell.systems.records import Results as Results
     from stepwell.systems.searcher import Hit, Mode
 

@@ -164,11 +164,7 @@ def test_the_plain_one_of_two_files_of_a_split_is_read(tiny_directory):
 def test_what_other_tools_write_is_read(tiny_directory):
     """A byte-order mark, Windows line ends, numbers as ids, blank lines, other header words, 1.0 for 1."""
     directory = tiny_directory()
-    lines = [
-        json.dumps({"_id": 1, "text": "é"}),
-        "",
-        json.dumps({"_id": "p/2 b", "title": None, "text": "y"}),
-    ]
+    lines = [json.dumps({"_id": 1, "text": "é"}), "", json.dumps({"_id": "p/2 b", "title": None, "text": "y"})]
     (directory / "corpus.jsonl").write_text("\r\n".join(lines), encoding="utf-8-sig")
     (directory / "qrels" / "train.tsv").write_text(
         "qid\tpid\trelevance\r\nq0\t1\t1.0\r\nq1\tp/2 b\t2\r\n", encoding="utf-8-sig"

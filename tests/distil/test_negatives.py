@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from stepwell.collection import Qrels, open_collection
 from stepwell.distil.candidates import Candidates, Draw
@@ -189,11 +188,7 @@ class TestFilters:
     def near(self, threshold, positive=0):
         run = run_of({0: [1, 2, 3, 4]})
         return mined(
-            run,
-            qrels_of((0, positive, 1)),
-            Texts(texts=self.TEXTS),
-            sampling="hardest",
-            near_duplicate=threshold,
+            run, qrels_of((0, positive, 1)), Texts(texts=self.TEXTS), sampling="hardest", near_duplicate=threshold
         )
 
     def test_near_duplicates_of_a_positive_go(self):

@@ -7,8 +7,7 @@ import unicodedata
 import numpy as np
 import pytest
 import regex
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from stepwell.collection import Qrels
 from stepwell.evaluation.answers import has_answer, judge, tokens

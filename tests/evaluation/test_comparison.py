@@ -24,12 +24,7 @@ def evaluation(seed=0, lift=0.0, queries=QUERIES):
 
 @pytest.fixture
 def systems():
-    return {
-        "bm25": evaluation(1, -0.1),
-        "ladder": evaluation(2),
-        "twin": evaluation(3),
-        "weak": evaluation(4, -0.02),
-    }
+    return {"bm25": evaluation(1, -0.1), "ladder": evaluation(2), "twin": evaluation(3), "weak": evaluation(4, -0.02)}
 
 
 def test_rows_keep_the_order_given_and_hold_the_means(systems):

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import pytrec_eval
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from stepwell.collection import Qrels
 from stepwell.errors import StepwellError
@@ -141,10 +140,7 @@ def test_saving_and_loading_keeps_every_bit_and_the_ids(tmp_path):
     found.save(tmp_path / "dev.parquet", COLLECTION)
     again = Evaluation.load(tmp_path / "dev.parquet", COLLECTION)
     assert again.queries.tolist() == [1, 4]
-    assert {name: list(values) for name, values in again.values.items()} == {
-        "RR@10": [1 / 3, 0.1],
-        "R@5": [0, 0],
-    }
+    assert {name: list(values) for name, values in again.values.items()} == {"RR@10": [1 / 3, 0.1], "R@5": [0, 0]}
     assert pq.read_table(tmp_path / "dev.parquet")["query_id"].to_pylist() == ["q/1", "q/4"]
 
 

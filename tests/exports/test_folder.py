@@ -12,8 +12,7 @@ from sentence_transformers import SentenceTransformer
 from stepwell import api
 from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
-from stepwell.exports import folder as folders
-from stepwell.exports import graph as graph_module
+from stepwell.exports import folder as folders, graph as graph_module
 from stepwell.exports.folder import Exported, check_worth, export
 from stepwell.exports.graph import ONNX, ONNX_INT8, OPENVINO, OPENVINO_INT8
 from stepwell.exports.quality import Yardstick

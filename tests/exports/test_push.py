@@ -3,8 +3,7 @@
 import pytest
 
 from stepwell.errors import StepwellError
-from stepwell.exports import folder as folders
-from stepwell.exports import hub as pushing
+from stepwell.exports import folder as folders, hub as pushing
 from stepwell.exports.hub import upload
 
 

@@ -311,9 +311,9 @@ def test_scores_that_teach_nothing_are_named_once(variant, tmp_path, capsys):
 
 def test_full_proof_adds_every_teacher_by_every_loss(variant):
     recipe = load_recipe(variant(("proof: quick", "proof: full")))
-    assert {
-        *("straight-ce-candidates", "straight-de-embedding", "straight-de-in-batch", "contrastive"),
-    } <= set(names(recipe))
+    assert {*("straight-ce-candidates", "straight-de-embedding", "straight-de-in-batch", "contrastive")} <= set(
+        names(recipe)
+    )
 
 
 def test_a_second_round_of_refine_waits_for_the_first(variant):

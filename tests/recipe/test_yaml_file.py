@@ -4,8 +4,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from stepwell.errors import StepwellError
 from stepwell.recipe import Recipe
@@ -69,38 +68,22 @@ def test_what_is_written_is_read_and_the_rest_has_its_default(recipe):
     [
         ("layers: 2", "layer: 2", "r.yaml:6: student.layer: there is no such key; did you mean `layers`?"),
         ("name: tiny", "layers: 2", "r.yaml:1: layers: there is no such key here; it belongs to `student`."),
-        (
-            "name: tiny",
-            "gamma: 1.0",
-            "r.yaml:1: gamma: there is no such key here; it belongs to a rung of the ladder.",
-        ),
+        ("name: tiny", "gamma: 1.0", "r.yaml:1: gamma: there is no such key here; it belongs to a rung of the ladder."),
         (
             "  from: demo\n  layers",
             "  form: demo\n  layers",
             "r.yaml:5: student.form: there is no such key; did you mean `from`?",
         ),
-        (
-            "lr: 1e-4",
-            "xyzzy: 1",
-            "r.yaml:15: teachers.ce.train.xyzzy: there is no such key; there are epochs, steps",
-        ),
+        ("lr: 1e-4", "xyzzy: 1", "r.yaml:15: teachers.ce.train.xyzzy: there is no such key; there are epochs, steps"),
         ("  path: demo", "  dev: auto", "r.yaml:2: collection.path: is missing. A BEIR directory"),
         ("    kind: dual-encoder\n", "", "r.yaml:8: teachers.de: needs `kind: dual-encoder` or"),
-        (
-            "dual-encoder",
-            "dual",
-            "r.yaml:8: teachers.de: the kind 'dual' does not exist; there are 'dual-encoder'",
-        ),
+        ("dual-encoder", "dual", "r.yaml:8: teachers.de: the kind 'dual' does not exist; there are 'dual-encoder'"),
         ("layers: 2", "layers: two", "r.yaml:6: student.layers: must be a whole number, not 'two'"),
         ("layers: 2", 'layers: "2"', "r.yaml:6: student.layers: must be a whole number, not '2'"),
         ("layers: 2", "layers: 2.5", "r.yaml:6: student.layers: must be a whole number, not 2.5"),
         ("layers: 2", "layers: true", "r.yaml:6: student.layers: must be a whole number, not true"),
         ("layers: 2", "layers: 0", "r.yaml:6: student.layers: must be at least 1, not 0"),
-        (
-            "layers: 2",
-            "pick: middle",
-            "student.pick: must be 'first', 'spread' or 'last' or a list, not 'middle'",
-        ),
+        ("layers: 2", "pick: middle", "student.pick: must be 'first', 'spread' or 'last' or a list, not 'middle'"),
         ("layers: 2", "pick: [0, x]", "r.yaml:6: student.pick.2: must be a whole number, not 'x'. Nothing"),
         ("lr: 1e-4", "lr: fast", "r.yaml:15: teachers.ce.train.lr: must be a number, not 'fast'"),
         ("lr: 1e-4", "lr: .inf", "r.yaml:15: teachers.ce.train.lr: must be a finite number, not .inf"),
@@ -121,17 +104,9 @@ def test_what_is_written_is_read_and_the_rest_has_its_default(recipe):
             "- teacher: cee",
             "r.yaml:19: ladder.2.teacher: rung 2 of the ladder names the teacher 'cee'",
         ),
-        (
-            "- teacher: de",
-            "- teacher: ce",
-            "r.yaml:17: ladder.1.teacher: rung 1 of the ladder: the loss `embedding`",
-        ),
+        ("- teacher: de", "- teacher: ce", "r.yaml:17: ladder.1.teacher: rung 1 of the ladder: the loss `embedding`"),
         ("loss: embedding", "loss: in-batch\n    hold: 1", "rung 1 of the ladder: `hold` stays near the vectors of"),
-        (
-            "    train:",
-            "    imitate: ce\n    train:",
-            "r.yaml:14: teachers.ce.imitate: teacher 'ce': `imitate` needs",
-        ),
+        ("    train:", "    imitate: ce\n    train:", "r.yaml:14: teachers.ce.imitate: teacher 'ce': `imitate` needs"),
         (
             "    train:",
             "    imitate: de\n    train:",
@@ -170,11 +145,7 @@ def test_what_is_written_is_read_and_the_rest_has_its_default(recipe):
         ("name: tiny", "name: &a {<<: *a}", "r.yaml"),
         ("name: tiny", "name: &a [*a]", "r.yaml:1: name: must be text"),
         ("name: tiny", "name: " + "[" * 5000 + "]" * 5000, "r.yaml is nested too deep"),
-        (
-            "ladder:",
-            "---\nladder:",
-            "r.yaml:16: this is not the YAML of a recipe: a second document begins here",
-        ),
+        ("ladder:", "---\nladder:", "r.yaml:16: this is not the YAML of a recipe: a second document begins here"),
         ("name: tiny", "name: a\x07b", "r.yaml:1: the character U+0007 is not allowed in YAML"),
     ],
 )
@@ -245,8 +216,7 @@ def test_a_byte_order_mark_is_no_mistake(recipe):
 
 def test_anchors_and_merges_may_be_used(recipe):
     path = recipe(
-        ("- teacher: de", "- &step\n    lr: 3e-4\n    teacher: de"),
-        ("- teacher: ce", "- <<: *step\n    teacher: ce"),
+        ("- teacher: de", "- &step\n    lr: 3e-4\n    teacher: de"), ("- teacher: ce", "- <<: *step\n    teacher: ce")
     )
     assert [rung.lr for rung in load_recipe(path).ladder] == [3e-4, 3e-4]
     assert [rung.lr for rung in load_recipe(path, {"ladder.1.lr": 1.0}).ladder] == [1.0, 3e-4]

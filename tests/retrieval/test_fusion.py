@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from stepwell.errors import StepwellError
 from stepwell.retrieval.run import Run, reciprocal_rank_fusion

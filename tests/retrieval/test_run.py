@@ -6,8 +6,7 @@ import gzip
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
@@ -185,8 +184,7 @@ def test_a_damaged_packed_run_is_told(tiny_collection, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("score", "said"),
-    [("nan", "2: the score is nan"), ("0.1", "'doc/001-engine' twice for the query 'query:00'")],
+    ("score", "said"), [("nan", "2: the score is nan"), ("0.1", "'doc/001-engine' twice for the query 'query:00'")]
 )
 def test_a_run_with_a_rank_that_means_nothing_is_refused(tiny_collection, tmp_path, score, said):
     (tmp_path / "run").write_text(f"query:00 Q0 doc/001-engine 1 0.5 x\nquery:00 Q0 doc/001-engine 2 {score} x\n")

@@ -2,8 +2,7 @@
 
 import re
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from stepwell.retrieval.bm25 import singular, words_of
 from stepwell.server.matching import matcher

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from stepwell.errors import StepwellError
-from stepwell.models.engines import machine as engine
-from stepwell.models.engines import race
+from stepwell.models.engines import machine as engine, race
 from stepwell.retrieval.run import Run
 from stepwell.server.systems import Second, open_systems
 from stepwell.systems import opening

@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from stepwell.errors import StepwellError
 from stepwell.teachers.segments import BLOCK
@@ -36,11 +35,7 @@ def segments(store: ScoreStore) -> list[Path]:
 def some_pairs(n: int, seed: int = 0):
     rng = np.random.default_rng(seed)
     keys = rng.choice(n * 20, size=n, replace=False)
-    return (
-        (keys // 1000).astype(np.int32),
-        (keys % 1000).astype(np.int32),
-        rng.normal(size=n).astype(np.float32),
-    )
+    return ((keys // 1000).astype(np.int32), (keys % 1000).astype(np.int32), rng.normal(size=n).astype(np.float32))
 
 
 def flip_byte(path: Path, offset: int) -> None:

@@ -56,16 +56,14 @@ def mine(
         str | None, typer.Option(help="A cross-encoder that says what is no negative: see --denoise.")
     ] = None,
     denoise: Annotated[
-        float | None,
-        typer.Option(help="Drop what the teacher scores above the positive minus this (logits); 0, else."),
+        float | None, typer.Option(help="Drop what the teacher scores above the positive minus this (logits); 0, else.")
     ] = None,
     sampling: Annotated[str, typer.Option(help="random, hardest or simans.")] = "random",
     first: Annotated[int, typer.Option(min=1, help="Best rank of a negative.")] = 1,
     last: Annotated[int, typer.Option(min=1, help="Worst rank of a negative.")] = 50,
     seed: Annotated[int, typer.Option(help="Decides the draws.")] = 13,
     pairs: Annotated[
-        Path | None,
-        typer.Option(help="JSONL to write: the ids of each line's pairs, as `score` reads them."),
+        Path | None, typer.Option(help="JSONL to write: the ids of each line's pairs, as `score` reads them.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

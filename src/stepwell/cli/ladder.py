@@ -22,12 +22,10 @@ def init(
     student: Annotated[str, typer.Option("--from", help="The encoder to cut the student from.")] = "demo",
     layers: Annotated[int, typer.Option(help="Layers of the student.")] = 2,
     test: Annotated[
-        Path | None,
-        typer.Option(help="Passages without queries: a table of real queries and the passages they want."),
+        Path | None, typer.Option(help="Passages without queries: a table of real queries and the passages they want.")
     ] = None,
     generator: Annotated[
-        str | None,
-        typer.Option(help="Passages without queries: a model that asks (directory or hub name)."),
+        str | None, typer.Option(help="Passages without queries: a model that asks (directory or hub name).")
     ] = None,
     per_passage: Annotated[
         int, typer.Option("--queries-per-passage", min=1, help="Queries that the generator makes of each passage.")

@@ -18,8 +18,7 @@ Mode = Literal["student", "asymmetric", "bm25", "fused"]
 Kind = Literal["exact", "usearch", "milvus", "milvus-hnsw"]
 Precision = Literal["fp32", "fp16", "int8", "binary"]
 SplitOption = Annotated[
-    str | None,
-    typer.Option(help="A qrels split. Left out: the queries of the run's final table; without a run, test."),
+    str | None, typer.Option(help="A qrels split. Left out: the queries of the run's final table; without a run, test.")
 ]
 System = Annotated[str, typer.Argument(help="A finished run, or a model (directory or hub name).")]
 
@@ -143,8 +142,7 @@ def index(
         int | None, typer.Option(min=1, help="Leading numbers of a vector to keep; all, else.")
     ] = None,
     rescore: Annotated[
-        int | None,
-        typer.Option(min=0, help="So many times the passages asked for are scored again; 0: none."),
+        int | None, typer.Option(min=0, help="So many times the passages asked for are scored again; 0: none.")
     ] = None,
     rescore_with: Annotated[
         Precision | None, typer.Option(help="Number type of the vectors for that; int8, else.")
@@ -207,8 +205,7 @@ def bench(system: System, collection: CollectionOption = None, as_json: JsonOpti
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not.", show_default=False)],
     out: Annotated[
-        Path | None,
-        typer.Option(help="The page, .html; RUN/report.html, or report.html here for several runs."),
+        Path | None, typer.Option(help="The page, .html; RUN/report.html, or report.html here for several runs.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -17,8 +17,7 @@ from stepwell.collection.readers.formats import Place, find_source, place_of, se
 from stepwell.collection.scan import scan
 from stepwell.collection.source import Problem, Source
 from stepwell.errors import CollectionError
-from stepwell.files import cache as default_cache
-from stepwell.files import read_json, read_or_make
+from stepwell.files import cache as default_cache, read_json, read_or_make
 from stepwell.recipe import CollectionSection
 
 FORMAT = 3  # of the files in the cache; a change makes everything parse again

@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from stepwell.collection import Collection, open_collection
 from stepwell.distil.candidates import Candidates
-from stepwell.distil.negatives import MiningReport
-from stepwell.distil.negatives import mine as mine_run
+from stepwell.distil.negatives import MiningReport, mine as mine_run
 from stepwell.errors import RecipeError, StepwellError
 from stepwell.files import cache, check_free, whole
 from stepwell.models.reranker import Reranker

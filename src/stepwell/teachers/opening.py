@@ -19,8 +19,7 @@ from stepwell.models.build import build_cross_encoder, build_multi_vector, build
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
-from stepwell.recipe import TokensSection
-from stepwell.recipe import teachers as sections
+from stepwell.recipe import TokensSection, teachers as sections
 from stepwell.retrieval.vectors import Vectors
 from stepwell.teachers.from_file import FileTeacher, content_fingerprint, import_scores
 from stepwell.teachers.hosted import HostedReranker

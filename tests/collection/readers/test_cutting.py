@@ -1,7 +1,6 @@
 """Passages are cut between paragraphs and sentences, and every word is in exactly one."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from stepwell.collection.readers.cutting import LONGEST, RUN_ON, SHORTEST, Block, length, pack, sentences
 

@@ -3,8 +3,7 @@
 import pytest
 
 from stepwell.collection import check_directory, open_collection
-from stepwell.collection.readers import folder as reading
-from stepwell.collection.readers import html_page
+from stepwell.collection.readers import folder as reading, html_page
 from stepwell.collection.readers.folder import Folder, text_files
 from stepwell.collection.readers.markdown import sections
 from stepwell.errors import StepwellError

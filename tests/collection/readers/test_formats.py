@@ -102,10 +102,7 @@ def test_without_more_to_say_the_place_is_the_directory(tiny_collection, tiny_pa
     [
         ("{path: x, fromat: beir}", r"collection\.fromat: there is no such key; did you mean `format`\?"),
         ("{path: x, columns: {passage.it: y}}", r".*columns\.passage\.it: there is no such key; .* mean passage\.id\?"),
-        (
-            "{path: 3, dev_queries: many}",
-            r".*path: must be text, not 3; .*dev_queries: must be a whole number",
-        ),
+        ("{path: 3, dev_queries: many}", r".*path: must be text, not 3; .*dev_queries: must be a whole number"),
         ("{path: x, path: y}", r"collection\.path: is given twice"),
         ("{}", r"collection\.path: is missing"),
         ("{path", "it is no YAML"),

@@ -9,11 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from hypothesis.extra import numpy as arrays
-from transformers import AttentionInterface, AttentionMaskInterface, DataCollatorWithFlattening
-from transformers import modeling_flash_attention_utils as flash
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    DataCollatorWithFlattening,
+    modeling_flash_attention_utils as flash,
+)
 
 from nets import encoder_net, reranker_net
 from stepwell.errors import StepwellError

@@ -8,13 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines import forward
-from stepwell.models.engines import machine as engine
+from stepwell.models.engines import forward, machine as engine
 
 TEXTS = [
     "sail",

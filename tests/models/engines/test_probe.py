@@ -8,15 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from nets import encoder_net, reranker_net
 from stepwell.errors import StepwellError
 from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
-from stepwell.models.engines import machine as engine
-from stepwell.models.engines import probe, race
+from stepwell.models.engines import machine as engine, probe, race
 from stepwell.models.engines.backends import WAYS, missing
 from stepwell.models.engines.probe import Choice, choose, speed, wished
 from stepwell.models.engines.race import ROUNDS, fastest
