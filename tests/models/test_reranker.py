@@ -84,7 +84,7 @@ def test_a_batch_gives_what_single_pairs_give(tiny_model):
 def test_lengths_are_those_of_the_padded_pairs(tiny_models, family, limit):
     reranker = Reranker(build_cross_encoder(str(tiny_models[family]), 1, limit, 1))
     queries, passages = reranker.tokenise(QUERIES), reranker.tokenise(PASSAGES)
-    features = reranker.template.pairs(queries, passages, *ROWS, limit)
+    features = reranker.preparation.pairs(queries, passages, *ROWS)
     assert reranker.lengths(queries, passages, *ROWS).tolist() == features["attention_mask"].sum(1).tolist()
     assert features["input_ids"].shape[1] <= limit
 

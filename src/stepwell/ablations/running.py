@@ -15,7 +15,7 @@ from stepwell.display import Cell, Progress, Table, duration, progress, say, war
 from stepwell.errors import RecipeError, RunError, StepwellError
 from stepwell.files import write_text
 from stepwell.ladder.build import stages_of_variant
-from stepwell.ladder.plan import Plan, Speed, make_plan, probe
+from stepwell.ladder.plan import Plan, Speed, make_plan, speed_of
 from stepwell.ladder.run import climb, file_name, prepare, shared_facts
 from stepwell.ladder.stage import Context, Stage
 from stepwell.ladder.workspace import Workspace
@@ -144,7 +144,7 @@ class AblationPlan:
 def plan_ablation(grid: Grid, out: Path) -> AblationPlan:
     """Estimate an ablation without starting it."""
     ready = get_ready(grid, out)
-    return _planned(grid, ready, out, probe(ready[0].ctx.recipe.student.base))
+    return _planned(grid, ready, out, speed_of(ready[0].ctx.recipe.student.base))
 
 
 def _planned(grid: Grid, ready: list[Ready], out: Path, speed: Speed) -> AblationPlan:
@@ -170,7 +170,7 @@ def run_ablation(name: str, grid: Grid, out: Path) -> Ablation:
     """Run every variant to its end, or go on with them; write and return what they are compared by."""
     with Workspace(out, {}):  # holds the lock; each variant looks at the same stages with its own facts
         ready = get_ready(grid, out)
-        speed = probe(ready[0].ctx.recipe.student.base)
+        speed = speed_of(ready[0].ctx.recipe.student.base)
         plan = _planned(grid, ready, out, speed)
         say(f"{name}: {len(ready)} variants, {plan.own} stages of their own, about {duration(plan.total)} to go.")
         done: list[Outcome] = []

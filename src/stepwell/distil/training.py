@@ -28,12 +28,19 @@ from stepwell.files import whole
 from stepwell.models.build import head_parameters, word_tables
 from stepwell.models.engines.cpu import for_training, sparse_words
 from stepwell.models.engines.forward import Work, work
+from stepwell.models.engines.machine import enough_memory
 from stepwell.models.opening import cannot_write, sha256_of
 from stepwell.models.tokens import Rows
 from stepwell.recipe import Optimiser, RerankTraining
 
 CHUNK = 8
 """Examples (queries with their candidates) that go through backward at a time where the loss is separable."""
+
+LESS = (
+    "Set `gradient_cache: true` in the section of this training (the same gradient, in the memory of one micro-batch), "
+    "or lower `batch`, `candidates` or the `tokens`."
+)
+"""What takes less memory in a training."""
 
 MOMENTS = {"step": "step", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
 """What a checkpoint keeps of the optimiser: our name, torch's name."""
@@ -149,7 +156,8 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * learning_rate(step, total, settings.warmup)
             before = replace(work)
-            value, parts = _backward(objective, examples, epoch)
+            with enough_memory(f"a step of {counted(len(examples), 'example')}", LESS):
+                value, parts = _backward(objective, examples, epoch)
             if not math.isfinite(value):
                 raise StepwellError(
                     f"the loss became {value} at step {step + 1} of {total} (lr {settings.lr}): training has diverged. "

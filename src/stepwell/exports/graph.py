@@ -14,6 +14,7 @@ from stepwell.models.encoder import Encoder
 from stepwell.models.engines import graphs
 from stepwell.models.engines.backends import Runner
 from stepwell.models.opening import routers_of
+from stepwell.models.preparation import Bags
 from stepwell.models.tokens import Features, Side
 
 OUTPUTS = {"sentence_embedding": 1, "last_hidden_state": 2}
@@ -47,11 +48,13 @@ KINDS = (ONNX, ONNX_INT8, OPENVINO, OPENVINO_INT8)
 
 def check_towers(encoder: Encoder) -> None:
     """Refuse a model that no single graph can hold: two towers, or prompts that are left out of the pooling."""
-    if encoder.unpooled:
+    if any("prompt_length" in facts for facts in encoder.preparation.more.values()):
         raise RunError(
             "this model leaves its prompts out of the pooling (`include_prompt` is false), and a graph can't be told "
             "where a prompt ends: its vectors would be others. Export it with --to safetensors."
         )
+    if isinstance(encoder.template, Bags):
+        raise RunError("a static model is a table of words, which needs no graph: export it with --to safetensors.")
     if routers_of(encoder.model):
         raise RunError(
             "this model has two towers, one for queries and one for passages, and a graph is one: no program that "
@@ -67,8 +70,8 @@ def source_of(encoder: Encoder, texts: tuple[list[str], list[str]]) -> graphs.So
     """
 
     def apply(features: Features) -> tuple[Tensor, Tensor]:
-        out = encoder.model(dict(features))
-        vectors: Tensor = out["sentence_embedding"]
+        out = encoder.model({**features, **encoder.preparation.more["document"]})
+        vectors: Tensor = out["sentence_embedding"][:, : encoder.width]
         return nn.functional.normalize(vectors, dim=1) if encoder.cosine else vectors, out["token_embeddings"]
 
     encoder.model.eval()

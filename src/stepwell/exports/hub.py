@@ -17,6 +17,8 @@ from stepwell.evaluation.significance import bootstrap_interval
 from stepwell.models.encoder import Encoder
 from stepwell.models.files import locate
 from stepwell.models.opening import transformer_of
+from stepwell.models.preparation import Bags
+from stepwell.models.tokens import MOST
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.opening import System
 from stepwell.systems.records import Promotion, Results
@@ -112,12 +114,16 @@ def _public(base: str) -> str:
 
 
 def _what(encoder: Encoder) -> str:
-    config: Any = transformer_of(encoder.model).auto_model.config
+    if isinstance(encoder.template, Bags):
+        shape = "a table of word vectors and their mean"
+    else:
+        config: Any = transformer_of(encoder.model).auto_model.config
+        shape = f"{config.num_hidden_layers} layers of {config.model_type}"
+    limit = "" if encoder.limit == MOST else f", texts of at most {encoder.limit} tokens"
     count = sum(parameter.numel() for parameter in encoder.model.parameters()) / 1e6
     return (
-        f"A dense retriever: {config.num_hidden_layers} layers of {config.model_type}, {count:.1f} million parameters, "
-        f"vectors of {encoder.dimension} dimensions, texts of at most {encoder.limit} tokens. Queries and passages are "
-        f"compared by {'cosine' if encoder.cosine else 'inner product'}."
+        f"A dense retriever: {shape}, {count:.1f} million parameters, vectors of {encoder.dimension} dimensions"
+        f"{limit}. Queries and passages are compared by {'cosine' if encoder.cosine else 'inner product'}."
     )
 
 

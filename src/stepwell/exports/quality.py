@@ -19,7 +19,8 @@ from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import Runner, open_way
 from stepwell.models.engines.inference import Opened
 from stepwell.models.engines.machine import token_budget
-from stepwell.models.engines.parity import LONG, SHORT, Deviation, compare
+from stepwell.models.engines.parity import Deviation, compare
+from stepwell.models.preparation import LONG, SHORT
 from stepwell.models.tokens import Side
 from stepwell.recipe import CollectionSection
 from stepwell.retrieval.run import Run

@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel
 
 from stepwell import distributed
-from stepwell.display import Cell, Table, duration
-from stepwell.ladder.prices import BACKWARD, Prices, Work
+from stepwell.display import Cell, Table, duration, warn
+from stepwell.ladder.prices import BACKWARD, Prices, Work, layers_of
 from stepwell.ladder.stage import Context, Stage
 from stepwell.ladder.workspace import Workspace, damage
+from stepwell.models.build import build_student
+from stepwell.models.encoder import Encoder
 from stepwell.models.engines.cpu import for_training, sparse_words
+from stepwell.models.engines.flops import random_body
 from stepwell.models.engines.machine import autocast, micro_batch, precision, token_budget
-from stepwell.models.opening import open_one_tower, quiet, transformer_of
+from stepwell.models.opening import quiet
 from stepwell.models.shape import config_of, operations_a_token
-from stepwell.models.tokens import Template, Tokens
 from stepwell.systems.records import Decision, Manifest
 from stepwell.teachers.opening import kind_of
 
@@ -37,14 +38,26 @@ class Speed:
         return work.seconds + work.forward / self.forward + work.training / self.training
 
 
+GUESS = Speed(forward=2e10, training=2e10)
+"""A processor of two cores."""
+
+
+def speed_of(base: str) -> Speed:
+    """Return how fast this machine is on a base model's architecture; a guess, with a warning, where no probe runs."""
+    try:
+        return probe(base)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        warn(f"how fast this machine is with {base} can't be measured ({reason}): the times of the plan are guesses.")
+        return GUESS
+
+
 def probe(base: str) -> Speed:
     """Time two random layers of the base model's architecture for about two seconds."""
     config = config_of(base)
     layers = min(2, int(config.num_hidden_layers))
     with quiet():
-        shape = type(config).from_dict({**config.to_dict(), "num_hidden_layers": layers})
-        automatic: Any = AutoModel
-        model = automatic.from_config(shape).to(distributed.state().device)
+        model = random_body(config, layers).to(distributed.state().device)
     length = 48
 
     def features(tokens: int) -> dict[str, torch.Tensor]:
@@ -136,7 +149,7 @@ class Plan:
 
 def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Speed | None = None) -> Plan:
     """Estimate every stage; what the workspace has finished costs nothing. Without a ``speed`` it is probed."""
-    speed = speed or probe(ctx.recipe.student.base)
+    speed = speed or speed_of(ctx.recipe.student.base)
     done, left_out = [], set[str]()
     for stage in stages:
         finished = any(gate in left_out or workspace.go(gate) is False for gate in stage.only_if or ())
@@ -159,12 +172,14 @@ def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Sp
 def prices_of(ctx: Context) -> Prices:
     """Count a run's texts, and their tokens on a sample with the student's tokenizer."""
     recipe, collection, queries = ctx.recipe, ctx.collection, ctx.surroundings.query_rows
-    tokenizer = transformer_of(open_one_tower(recipe.student.base)).tokenizer
-    special = sum(Template.of(tokenizer).overhead) / 2
+    student, longest = recipe.student, recipe.tokens.longest
+    model = build_student(student.base, None, "first", student.pooling, student.similarity, 1, longest)
+    encoder = Encoder(model)
+    special = encoder.template.overhead[0]
     random = np.random.default_rng(0)
 
     def mean(texts: list[str], limit: int) -> float:
-        return float(np.minimum(Tokens.build(tokenizer, texts, 10_000).lengths + special, limit).mean())
+        return float(np.minimum(encoder.tokenise(texts, "document").lengths + special, limit).mean())
 
     some = random.choice(collection.n_passages, min(400, collection.n_passages), replace=False)
     few = random.choice(queries, min(400, len(queries)), replace=False)
@@ -182,7 +197,7 @@ def memory_of(ctx: Context) -> float:
     most, tokens = 0.0, 8 * 8 * recipe.tokens.pair
     for section in [recipe.student, *(kind.section for kind in kinds if kind.model is not None)]:
         config = config_of(section.base)
-        weights = operations_a_token(section.base, section.layers) / 2 + config.vocab_size * config.hidden_size
+        weights = operations_a_token(section.base, layers_of(section)) / 2 + config.vocab_size * config.hidden_size
         depth = min(section.layers or config.num_hidden_layers, config.num_hidden_layers)
         most = max(most, 16.0 * weights + 40.0 * config.hidden_size * tokens * depth)
     texts = 300.0 * (ctx.collection.n_passages + ctx.collection.n_queries)

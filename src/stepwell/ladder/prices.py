@@ -46,7 +46,7 @@ class Prices:
         texts = texts or (self.passages, self.train + self.dev + self.test)
         tokens = texts[0] * self.passage + texts[1] * self.query
         width = int(config_of(model.base).hidden_size)
-        operations = operations_a_token(model.base, model.layers)
+        operations = operations_a_token(model.base, layers_of(model))
         return Work(forward=tokens * operations, disk=4.0 * width * sum(texts), seconds=1.0)
 
     def dense(self, model: Any, settings: Optimiser, k: int, steps: int | None = None) -> Work:
@@ -90,9 +90,15 @@ class Prices:
         return queries * k * self.pair if reads == "pairs" else queries * (self.query + k * self.passage)
 
     def _training(self, model: Any, tokens: float) -> Work:
-        operations, config = operations_a_token(model.base, model.layers), config_of(model.base)
+        operations, config = operations_a_token(model.base, layers_of(model)), config_of(model.base)
         weights = 4.0 * (operations / 2 + int(config.vocab_size) * int(config.hidden_size))
         return Work(training=BACKWARD * tokens * operations, disk=weights, seconds=2.0)
+
+
+def layers_of(model: Any) -> int | None:
+    """Return how many layers a section of the recipe keeps: none of them for a static student, None for all."""
+    found: int | None = 0 if getattr(model, "static", False) else model.layers
+    return found
 
 
 def refine_steps(settings: Refine, train: int) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sentence_transformers.base.modules import Transformer
 
 from stepwell import distributed
 from stepwell.distil.candidates import Candidates, Draw
@@ -16,12 +17,11 @@ from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.scoring import Scores, warn_of
 from stepwell.ladder.stage import Job, Stage, recorded
-from stepwell.models.build import build_student
+from stepwell.models.build import build_static, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.engines.flops import layer_peak, layer_products, operations
 from stepwell.models.engines.machine import precision
 from stepwell.models.late_interaction import LateInteraction
-from stepwell.models.opening import transformer_of
 from stepwell.models.reranker import Reranker
 from stepwell.models.token_store import both_tokens, unlabelled_tokens
 from stepwell.recipe import DenseSection, DenseTraining, Optimiser, Refine, Rung, StudentSection, teacher_temperature
@@ -93,7 +93,11 @@ def build_dense(section: DenseSection, max_tokens: int, folder: Path) -> Encoder
     """Build a student, or the base of a dual-encoder teacher, and save it."""
     pick, towers = (section.pick, section.towers) if isinstance(section, StudentSection) else ("first", 1)
     shape = section.layers, pick, section.pooling, section.similarity, towers, max_tokens
-    encoder = Encoder(build_student(section.base, *shape), section.scale)
+    said = section.prompts, section.dimensions
+    if isinstance(section, StudentSection) and section.static:
+        encoder = Encoder(build_static(section.base, section.similarity, *said), section.scale)
+    else:
+        encoder = Encoder(build_student(section.base, *shape, *said), section.scale)
     if distributed.is_main():
         encoder.save(folder / "model")
     distributed.barrier()
@@ -120,8 +124,8 @@ def learn(job: Job, objective: Objective, settings: Optimiser, model: Encoder | 
 
 def _share_of_peak(model: Encoder | Reranker | LateInteraction, log: TrainingLog) -> float | None:
     """Return a training's operations a second over those of bare matrix products; backward counts twice forward."""
-    config = transformer_of(model.model).auto_model.config
-    if not log.seconds or not hasattr(config, "hidden_size"):
+    bodies = [part.auto_model for part in model.model.modules() if isinstance(part, Transformer)]
+    if not log.seconds or not bodies or not hasattr(config := bodies[0].config, "hidden_size"):
         return None
     peak = layer_peak(precision(), tuple(layer_products(config, 1_024)))
     return 3 * operations(config, log.tokens, log.squares) / log.seconds / peak

@@ -6,21 +6,37 @@ import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from stepwell.display import progress, warn
 from stepwell.errors import RecipeError
-from stepwell.models.files import is_multi_vector, is_scorer
+from stepwell.models.files import is_multi_vector, is_scorer, usual_prompts
 from stepwell.models.opening import (
+    compares_by_cosine,
     most_tokens,
+    named,
     open_classifier,
     open_multi_vector,
     open_one_tower,
     open_sentence_transformer,
     quiet,
+    routers_of,
     transformer_of,
 )
+from stepwell.models.tokens import Template
+from stepwell.recipe.training import Prompts
+
+WORDS = 512
+"""Words that are embedded at a time."""
+
+FIRST_IS_OWN = {
+    "modernbert": "it has no norm in front of its attention, as the others have",
+    **dict.fromkeys(("t5", "mt5", "umt5", "longt5", "switch_transformers"), "it alone holds the position bias"),
+}
+"""Architectures whose first layer is not like the others, and how."""
 
 
 def pick_layers(total: int, layers: int | None, pick: str | list[int]) -> list[int]:
@@ -70,6 +86,12 @@ def cut_layers(model: nn.Module, layers: int | None, pick: str | list[int] = "fi
             f"can't tell where the {total} layers of a {type(model).__name__} are ({len(stacks)} candidates): leave "
             "`layers` empty for this model."
         )
+    if keep[0] != 0 and config.model_type in FIRST_IS_OWN:
+        raise RecipeError(
+            f"can't leave layer 0 of a {config.model_type} out (the layers {keep} were picked): "
+            f"{FIRST_IS_OWN[config.model_type]}, so the model would be another one when it is loaded again. Pick "
+            "layers with 0 among them."
+        )
     [(place, stack)] = stacks.items()
     parent, _, name = place.rpartition(".")
     setattr(model.get_submodule(parent), name, nn.ModuleList([stack[layer] for layer in keep]))
@@ -86,34 +108,104 @@ def build_student(
     similarity: str | None,
     towers: int,
     max_tokens: int,
+    prompts: Prompts | None = None,
+    dimensions: int | None = None,
 ) -> SentenceTransformer:
     """Build a dual encoder from the embeddings and some layers of ``base``.
 
-    ``pooling`` and ``similarity`` may be None: then they are the base model's own. Where nothing is to be changed, the
-    base is taken as it is, with all its modules and towers.
+    ``pooling``, ``similarity``, ``prompts`` (of query and document) and ``dimensions`` may be None: then they are the
+    base model's own. Where no module is to be changed, the base is taken with all its modules and towers.
     """
     if takes_whole(layers, pooling, similarity) and not isinstance(pick, list) and towers == 1:
-        return _whole(open_sentence_transformer(base), max_tokens)
+        return _said(_whole(open_sentence_transformer(base), max_tokens), base, prompts, dimensions)
     model = open_one_tower(base)
-    cosine = (similarity or _similarity_of(model)) == "cos"
-    own_mode = next((module.pooling_mode for module in model.modules() if isinstance(module, Pooling)), "mean")
+    cosine = (similarity or _similarity_of(model, base)) == "cos"
+    own = next((module for module in model.modules() if isinstance(module, Pooling)), None)
+    own_mode = own.pooling_mode if own is not None else "mean"
     mode = pooling or own_mode
-    extra = [module for module in model if isinstance(module, Dense)] if mode == own_mode else []
+    unpooled = own is not None and not own.include_prompt
 
     def tower(opened: SentenceTransformer) -> list[Any]:
         transformer = transformer_of(opened)
         cut_layers(transformer.auto_model, layers, pick)
         transformer.max_seq_length = _limit(transformer, max_tokens)
-        modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), mode), *extra]
+        width = transformer.get_embedding_dimension()
+        modules: list[Any] = [transformer, Pooling(width, mode, include_prompt=not unpooled)]
+        if mode == own_mode:  # what comes behind was trained for this pooling
+            modules += [module for module in opened if not isinstance(module, Transformer | Pooling | Normalize)]
         return [*modules, Normalize()] if cosine else modules
 
-    prompts = _prompts_of(model) or None
+    own_prompts = _prompts_of(model) or None
     modules = tower(model)
     if towers == 2:
         modules = [Router.for_query_document(modules, tower(open_sentence_transformer(base)))]
     function: Literal["cosine", "dot"] = "cosine" if cosine else "dot"
     with quiet():
-        return SentenceTransformer(modules=modules, device="cpu", similarity_fn_name=function, prompts=prompts)
+        cut = model.truncate_dim if mode == own_mode else None
+        options: dict[str, Any] = {"similarity_fn_name": function, "prompts": own_prompts, "truncate_dim": cut}
+        built = SentenceTransformer(modules=modules, device="cpu", **options)
+    return _said(built, base, prompts, dimensions)
+
+
+def build_static(
+    base: str, similarity: str | None, prompts: Prompts | None = None, dimensions: int | None = None
+) -> SentenceTransformer:
+    """Build a static dual encoder: a table of word vectors, of which a text's are averaged.
+
+    A word's vector is what ``base`` makes of it alone, times ``log(1 + id)``: tokenizers number words by how common
+    they are, and a common word says little. Source: Tulkens and van Dongen 2024, "Model2Vec".
+    """
+    model = open_sentence_transformer(base)
+    cosine = (similarity or _similarity_of(model, base)) == "cos"
+    if isinstance(model[0], StaticEmbedding):
+        table = model[0]
+    else:
+        tokenizer: Any = transformer_of(model).tokenizer
+        core = getattr(tokenizer, "backend_tokenizer", None)
+        if core is None or routers_of(model):
+            raise RecipeError(f"no table of words can be made of {base}: it needs one tower and a fast tokenizer.")
+        table = StaticEmbedding(Tokenizer.from_str(core.to_str()), embedding_weights=_words_alone(model, tokenizer))
+    modules: list[Any] = [table, Normalize()] if cosine else [table]
+    function: Literal["cosine", "dot"] = "cosine" if cosine else "dot"
+    options: dict[str, Any] = {"similarity_fn_name": function, "prompts": _prompts_of(model) or None}
+    return _said(SentenceTransformer(modules=modules, device="cpu", **options), base, prompts, dimensions)
+
+
+@torch.no_grad()
+def _words_alone(model: SentenceTransformer, tokenizer: Any) -> Tensor:
+    """Return what a model makes of each token of its vocabulary alone: (words, D)."""
+    before, after = Template.of(tokenizer).single
+    model.eval()
+    size, parts = max(len(tokenizer), *tokenizer.added_tokens_decoder, 0), list[Tensor]()
+    with progress(size, "embedding each word") as bar:
+        for start in range(0, size, WORDS):
+            words = torch.arange(start, min(start + WORDS, size))
+            around = [torch.tensor(part).expand(len(words), -1) for part in (before, after)]
+            ids = torch.cat([around[0], words[:, None], around[1]], dim=1).long()  # (B, L)
+            parts.append(model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"])
+            bar.advance(len(words))
+    table = torch.cat(parts).float() * torch.log1p(torch.arange(size))[:, None]
+    return table / table.norm(dim=1).mean()  # so that learning rates mean what they mean elsewhere
+
+
+def _said(
+    model: SentenceTransformer, base: str, prompts: Prompts | None, dimensions: int | None
+) -> SentenceTransformer:
+    """Give a dual encoder the prompts and the width that a recipe says, in place."""
+    if prompts is not None:
+        model.prompts = {**model.prompts, "query": prompts.query, "document": prompts.passage}
+    elif not any(model.prompts.values()) and (known := usual_prompts(base)):
+        warn(
+            f"{base} looks like a model that was trained with prompts, and its files name none: it runs without. Its "
+            f"makers write {known} in front of texts; set `prompts` to that, or to `{{}}` for none."
+        )
+    if dimensions is not None:
+        model.truncate_dim = None
+        whole = int(model.get_embedding_dimension() or 0)
+        if dimensions > whole:
+            raise RecipeError(f"can't keep {dimensions} dimensions of {base}: its vectors have {whole}.")
+        model.truncate_dim = dimensions
+    return model
 
 
 def takes_whole(layers: int | None, pooling: str | None, similarity: str | None) -> bool:
@@ -123,10 +215,11 @@ def takes_whole(layers: int | None, pooling: str | None, similarity: str | None)
 
 def _whole(model: SentenceTransformer, max_tokens: int) -> SentenceTransformer:
     """Leave a dual encoder as it is, in place; how long texts may be and how vectors are compared is written down."""
-    transformer_of(model)  # without one it is refused
-    model.max_seq_length = min(_limit(part, max_tokens) for part in model.modules() if isinstance(part, Transformer))
-    model.similarity_fn_name = "cosine" if _similarity_of(model) == "cos" else "dot"
-    model.truncate_dim = None  # vectors are compared whole
+    if not isinstance(model[0], StaticEmbedding):  # which reads all of a text
+        transformer_of(model)  # without one it is refused
+        parts = [part for part in model.modules() if isinstance(part, Transformer)]
+        model.max_seq_length = min(_limit(part, max_tokens) for part in parts)
+    model.similarity_fn_name = "cosine" if _similarity_of(model, named(model)) == "cos" else "dot"
     model.prompts = {**model.prompts, **_prompts_of(model)}
     return model
 
@@ -143,10 +236,10 @@ def _prompts_of(model: SentenceTransformer) -> dict[str, str]:
     return prompts
 
 
-def _similarity_of(model: SentenceTransformer) -> str:
+def _similarity_of(model: SentenceTransformer, base: str) -> Literal["cos", "dot"]:
     if any(isinstance(module, Normalize) for module in model.modules()):
         return "cos"
-    return "dot" if str(model.similarity_fn_name) in ("dot", "SimilarityFunction.DOT_PRODUCT") else "cos"
+    return "cos" if compares_by_cosine(model, base) else "dot"
 
 
 def build_cross_encoder(base: str, layers: int | None, max_tokens: int, seed: int) -> CrossEncoder:
@@ -158,7 +251,7 @@ def build_cross_encoder(base: str, layers: int | None, max_tokens: int, seed: in
     if model is not None and model.num_labels == 1:
         cut_layers(transformer_of(model).auto_model, layers)
     else:
-        transformer = transformer_of(open_one_tower(base))
+        transformer = transformer_of(open_one_tower(base, scorers=True))
         cut_layers(transformer.auto_model, layers)
         width = transformer.get_embedding_dimension()
         head = _random_dense(seed, width, 1, module_input_name="sentence_embedding", module_output_name="scores")

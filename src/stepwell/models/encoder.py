@@ -1,22 +1,21 @@
 """A dual encoder: a SentenceTransformer, and what a retriever needs to know of it."""
 
 from pathlib import Path
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
 from stepwell.display import SILENT, Progress
 from stepwell.models.engines.backends import Net
 from stepwell.models.engines.inference import Inference, Opened
 from stepwell.models.engines.machine import few_shapes
-from stepwell.models.engines.parity import text_samples
 from stepwell.models.model import Model
-from stepwell.models.opening import open_sentence_transformer
-from stepwell.models.tokens import Features, Rows, Side, Tokens
+from stepwell.models.opening import compares_by_cosine, named, open_sentence_transformer
+from stepwell.models.preparation import LONG, SHORT, Bags, prepare_texts
+from stepwell.models.tokens import MOST, Features, Rows, Side, Tokens
 
 FEW = 256
 """Texts up to which the cheapest cut into batches is looked for: it costs a tenth of a millisecond for ten of them."""
@@ -29,14 +28,16 @@ class Encoder(Model[SentenceTransformer]):
 
     def __init__(self, model: SentenceTransformer, scale: float | None = None) -> None:
         super().__init__(model)
-        self.limit = int(model.max_seq_length or 512)
-        self.cosine = "cos" in str(model.similarity_fn_name or "cosine").lower()
+        self.limit = int(min(model.max_seq_length or 512, MOST))
+        self.cosine = compares_by_cosine(model, named(model))
         # The factor from a similarity to a logit.
         self.scale = scale if scale is not None else (20.0 if self.cosine else 1.0)
-        self.unpooled = self._unpooled()
-        name = "sentence_embedding"
-        net = Net(self.model, name, self._samples, lambda: self.fingerprint, self.cosine, unpooled=self.unpooled)
-        self.inference = Inference(net, "embedding")
+        self.preparation = prepare_texts(model, {side: self.prompt(side) for side in get_args(Side)}, self.limit)
+        self.template = self.preparation.template
+        more, name = self.preparation.more, "sentence_embedding"
+        self.width: int | None = model.truncate_dim
+        net = Net(self.model, name, self._samples, lambda: self.fingerprint, self.cosine, width=self.width, more=more)
+        self.inference = Inference(net, "embedding", static=isinstance(self.template, Bags))
 
     @classmethod
     def open(cls, place: str | Path, scale: float | None = None) -> Self:
@@ -49,7 +50,7 @@ class Encoder(Model[SentenceTransformer]):
         return int(self.model.get_embedding_dimension() or 0)
 
     def _facts(self) -> tuple[object, ...]:
-        return self.limit, [self.prompt("query"), self.prompt("document")], self.cosine, self.scale
+        return self.limit, [self.prompt("query"), self.prompt("document")], self.cosine, self.scale, self.width
 
     def prompt(self, side: Side) -> str:
         """Return what the model wants in front of its texts, as sentence-transformers would choose it."""
@@ -57,16 +58,13 @@ class Encoder(Model[SentenceTransformer]):
         prompts = self.model.prompts or {}
         return next((prompt for name in names if (prompt := prompts.get(name))), "")
 
-    def _unpooled(self) -> dict[str, int]:
-        """Return how many first tokens of a side's texts are a prompt that the model leaves out of the pooling."""
-        if all(module.include_prompt for module in self.model.modules() if isinstance(module, Pooling)):
-            return {}
-        before, sides = len(self.template.single[0]), get_args(Side)
-        return {side: before + len(self.tokenise([""], side)[0]) for side in sides if self.prompt(side)}
-
     def room(self, side: Side) -> int:
         """Return how many tokens of a text count, specials apart; sentence-transformers cuts both sides alike."""
         return self.limit - self.template.overhead[0]
+
+    def cutting(self, side: Side) -> tuple[Any, int, str]:
+        """Return what cuts the texts of a side into tokens, how many of them count, and what is put in front."""
+        return self.preparation.tokenizers[side], self.room(side), self.preparation.prompts[side]
 
     def embed(self, tokens: Tokens, rows: Rows, side: Side) -> Tensor:
         """Embed the texts ``rows`` with the gradient, shared over the processes: (B, D), normalised for cosine."""
@@ -75,12 +73,13 @@ class Encoder(Model[SentenceTransformer]):
 
     def _forward(self, tokens: Tokens, rows: Rows, side: Side) -> Tensor:
         features = self.template.texts(tokens, rows, self.limit, few_shapes())
-        more = {"prompt_length": self.unpooled[side]} if side in self.unpooled else {}
-        vectors: Tensor = self._run(features, more, task=side)["sentence_embedding"]
+        out = self._run(features, self.preparation.more[side], task=side)
+        vectors: Tensor = out["sentence_embedding"][:, : self.width]
         return nn.functional.normalize(vectors.float(), dim=1) if self.cosine else vectors
 
     def _samples(self, task: Side | None) -> list[Features]:
-        return text_samples(self.template, lambda texts: self.tokenise(texts, task or "document"), self.limit)
+        tokens = [self.tokenise(texts, task or "document") for texts in (SHORT, LONG)]
+        return [self.template.texts(part, np.arange(len(part)), self.limit) for part in tokens]
 
     def encode(
         self, tokens: Tokens, side: Side, rows: Rows | None = None, progress: Progress = SILENT

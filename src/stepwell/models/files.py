@@ -77,6 +77,31 @@ def is_scorer(base: str) -> bool:
     return named == "CrossEncoder" or names_a_scorer(_architectures(base))
 
 
+FAMILIES = {
+    r"(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?": ("query: ", "passage: "),
+    r"bge-(small|base|large)-en(-v1\.5)?": ("Represent this sentence for searching relevant passages: ", ""),
+    r"bge-(small|base|large)-zh(-v1\.5)?": ("为这个句子生成表示以用于检索相关文章：", ""),
+    r"snowflake-arctic-embed-(xs|s|m|l)(-v1\.5)?": ("Represent this sentence for searching relevant passages: ", ""),
+    r"mxbai-embed-large-v1": ("Represent this sentence for searching relevant passages: ", ""),
+    r"nomic-embed-text-v1(\.5)?": ("search_query: ", "search_document: "),
+}
+"""By the last part of their names, models that were trained with a prompt of queries and passages, and these, as the
+cards of the models tell them."""
+
+
+def usual_prompts(base: str) -> dict[str, str] | None:
+    """Return the prompts of a well-known family by a model's name, or None.
+
+    Examples
+    --------
+    >>> usual_prompts("intfloat/e5-base-v2")
+    {'query': 'query: ', 'passage': 'passage: '}
+    """
+    name = Path(base).name.lower()
+    found = next((prompts for pattern, prompts in FAMILIES.items() if re.fullmatch(pattern, name)), None)
+    return None if found is None else dict(zip(("query", "passage"), found, strict=True))
+
+
 def names_a_scorer(architectures: list[str] | None) -> bool:
     """Return whether one of the architectures in a config.json has a head for scores or classes."""
     return any(str(name).endswith("ForSequenceClassification") for name in architectures or [])

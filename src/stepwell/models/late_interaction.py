@@ -16,10 +16,12 @@ from sentence_transformers.util.similarity import maxsim_pairwise
 from torch import Tensor, nn
 
 from stepwell.display import SILENT, Progress
+from stepwell.errors import RunError
 from stepwell.models.engines.machine import autocast, token_budget
 from stepwell.models.model import Model
-from stepwell.models.opening import open_multi_vector, transformer_of
-from stepwell.models.tokens import Rows, Side, Tokens, batches_by_length
+from stepwell.models.opening import named, open_multi_vector, transformer_of
+from stepwell.models.preparation import ODD, SHORT, difference
+from stepwell.models.tokens import Features, Rows, Side, Template, Tokens, batches_by_length
 
 Vectors = tuple[Tensor, Tensor]
 """Vectors of tokens (B, L, D), and which of them count (B, L)."""
@@ -32,6 +34,7 @@ class LateInteraction(Model[MultiVectorEncoder]):
 
     def __init__(self, model: MultiVectorEncoder, query: int, passage: int) -> None:
         super().__init__(model)
+        self.template = Template.of(self.tokenizer)
         transformer: Any = transformer_of(model)
         self.expansion: dict[str, Any] | None = transformer.query_expansion
         own = int(model.max_seq_length or 512)
@@ -43,6 +46,8 @@ class LateInteraction(Model[MultiVectorEncoder]):
             fixed = self.expansion["strategy"] == "fixed"
             self.limits["query"] = max(int(self.expansion["length"]), 0 if fixed else self.limits["query"])
         self.mean = model.similarity_fn_name == "meanmaxsim"
+        for side in self.limits:
+            self._check(side)
 
     @classmethod
     def open(cls, place: str | Path, query: int, passage: int) -> Self:
@@ -53,6 +58,16 @@ class LateInteraction(Model[MultiVectorEncoder]):
         words = [getattr(module, "skiplist_words", None) for module in self.model]
         prompts = [self.prompt("query"), self.prompt("document")]
         return sorted(self.limits.items()), prompts, self.expansion, words, self.mean
+
+    def _check(self, side: Side) -> None:
+        """Refuse a model whose texts sentence-transformers prepares in another way."""
+        texts = [text for text in (*SHORT, *ODD) if len(self.tokenise([text], side)[0]) < self.room(side)]
+        theirs = self.model.preprocess(texts, prompt=self.prompt(side) or None, task=side)
+        if found := difference(self._features(self.tokenise(texts, side), np.arange(len(texts)), side), theirs):
+            raise RunError(
+                f"can't use {named(self.model)} for late interaction: sentence-transformers prepares its texts in a "
+                f"way that stepwell doesn't know ({found}), so its scores would be other ones. Take another model."
+            )
 
     def prompt(self, side: Side) -> str:
         """Return what the model wants in front of its texts."""
@@ -67,11 +82,13 @@ class LateInteraction(Model[MultiVectorEncoder]):
         floor = int(self.expansion["length"]) if self.expansion is not None and side == "query" else 0
         return np.maximum(lengths, floor)
 
-    def _forward(self, tokens: Tokens, rows: Rows, side: Side) -> Vectors:
+    def _features(self, tokens: Tokens, rows: Rows, side: Side) -> Features:
         features = self.template.texts(tokens, rows, self.limits[side])
-        if self.expansion is not None and side == "query":
-            features = _expanded(features, self.expansion, self.tokenizer)
-        out = self._run(features, task=side)
+        expanded = self.expansion is not None and side == "query"
+        return _expanded(features, self.expansion, self.tokenizer) if expanded else features
+
+    def _forward(self, tokens: Tokens, rows: Rows, side: Side) -> Vectors:
+        out = self._run(self._features(tokens, rows, side), task=side)
         return out["token_embeddings"].float(), out["attention_mask"].bool()
 
     def embed(self, tokens: Tokens, rows: Rows, side: Side) -> Vectors:
@@ -136,7 +153,7 @@ class LateInteraction(Model[MultiVectorEncoder]):
         return torch.cat([part[0] for part in parts])[back], torch.cat([part[1] for part in parts])[back]
 
 
-def _expanded(features: dict[str, Tensor], expansion: dict[str, Any], tokenizer: Any) -> dict[str, Tensor]:
+def _expanded(features: Features, expansion: Any, tokenizer: Any) -> dict[str, Tensor]:
     """Fill queries up to the expansion's length with its token, as sentence-transformers does: (B, L)."""
     missing = max(0, int(expansion["length"]) - features["input_ids"].shape[1])
     features = {name: nn.functional.pad(tensor, (0, missing)) for name, tensor in features.items()}

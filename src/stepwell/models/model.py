@@ -12,7 +12,8 @@ from stepwell import distributed
 from stepwell.models.engines.forward import forward_all
 from stepwell.models.files import Kind
 from stepwell.models.opening import fingerprint, save_model
-from stepwell.models.tokens import Rows, Side, Template, Tokens
+from stepwell.models.preparation import FORMAT, writing_of
+from stepwell.models.tokens import Rows, Side, Tokens
 
 M = TypeVar("M", SentenceTransformer, CrossEncoder, MultiVectorEncoder)
 
@@ -26,7 +27,6 @@ class Model(ABC, Generic[M]):
         self.model: M = model.to(distributed.state().device)
         self.gradient_cache = False  # set by a training that asks for it
         self.tokenizer: Any = model.tokenizer
-        self.template = Template.of(self.tokenizer)
 
     def save(self, folder: Path) -> None:
         """Write a sentence-transformers directory."""
@@ -35,7 +35,7 @@ class Model(ABC, Generic[M]):
     @property
     def fingerprint(self) -> str:
         """The sha256 of the model and of all that its outputs depend on besides."""
-        return fingerprint(self.model, *self._facts())
+        return fingerprint(self.model, FORMAT, writing_of(self.model), *self._facts())
 
     @abstractmethod
     def _facts(self) -> tuple[object, ...]:
@@ -49,9 +49,18 @@ class Model(ABC, Generic[M]):
         """Return what the model wants in front of its texts."""
         return ""
 
+    def cutting(self, side: Side) -> tuple[Any, int, str]:
+        """Return what cuts the texts of a side into tokens, how many of them count, and what is put in front."""
+        return self.tokenizer, self.room(side), self.prompt(side)
+
     def tokenise(self, texts: Sequence[str], side: Side) -> Tokens:
         """Tokenise texts of one side in memory."""
-        return Tokens.build(self.tokenizer, texts, self.room(side), self.prompt(side))
+        tokenizer, limit, prompt = self.cutting(side)
+        return Tokens.build(tokenizer, texts, limit, prompt)
+
+    def with_texts(self, tokens: Tokens, fetch: Callable[[Rows], list[str]]) -> Tokens:
+        """Return tokens; with the texts of rows (B,) where the model's inputs are made from these."""
+        return tokens
 
     def _run(self, features: Mapping[str, Tensor], more: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the model on a padded batch; ``more`` are features that are no tensors."""

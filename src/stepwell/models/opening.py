@@ -10,27 +10,43 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
-from sentence_transformers.base.modules import Dense, Router, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.base.modules import Module, Router, Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from stepwell.errors import RecipeError, RunError, StepwellError
-from stepwell.models.files import facts_of, is_multi_vector, locate, names_a_scorer
+from stepwell.models.files import facts_of, is_multi_vector, is_scorer, locate, modules_of, names_a_scorer
 from stepwell.models.tokens import tokenizer_fingerprint
+
+ELSEWHERE = {"architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+"""Settings of transformers that say nothing of the outputs in fp32."""
 
 M = TypeVar("M", SentenceTransformer, CrossEncoder, MultiVectorEncoder)
 
 
 def _load(loader: Callable[..., M], base: str, what: str, **options: Any) -> M:
     """Open a model on the CPU, in fp32, and never from a pickle."""
+    if facts_of(base, "adapter_config.json"):
+        raise RunError(
+            f"{base} is an adapter (LoRA) and no whole model. Merge it into its base with peft (`merge_and_unload`), "
+            "save the result as a sentence-transformers model, and name that."
+        )
     weights = {"dtype": torch.float32, "use_safetensors": True}
     with opening(base, what):
         return loader(locate(base), device="cpu", model_kwargs=weights, **options)
 
 
-def open_sentence_transformer(base: str) -> SentenceTransformer:
-    """Open any encoder; a part that the weights lack, such as a pooler that nothing uses, is always the same."""
+def open_sentence_transformer(base: str, scorers: bool = False) -> SentenceTransformer:
+    """Open any encoder; a part that the weights lack, such as a pooler that nothing uses, is always the same.
+
+    A cross-encoder is refused unless ``scorers``, where only its layers are wanted.
+    """
+    if not scorers and is_scorer(base):
+        raise RunError(
+            f"{base} is a cross-encoder, by its own files: it was trained to score pairs, and its vectors of single "
+            "texts mean nothing. Use it as a teacher of kind `cross-encoder`, or name an encoder."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _load(SentenceTransformer, base, "encoder")
@@ -51,9 +67,9 @@ def _check_routes(model: SentenceTransformer, base: str) -> None:
         )
 
 
-def open_one_tower(base: str) -> SentenceTransformer:
+def open_one_tower(base: str, scorers: bool = False) -> SentenceTransformer:
     """Open an encoder whose transformer is to be cut or built upon; two towers are refused."""
-    model = open_sentence_transformer(base)
+    model = open_sentence_transformer(base, scorers)
     if routers_of(model):
         raise RecipeError(
             f"{base} has two towers, one for queries and one for passages, and what is cut or built here starts from "
@@ -68,6 +84,13 @@ def open_cross_encoder(base: str) -> CrossEncoder:
     """Open a cross-encoder with one output and a scoring head of its own, as raw logits."""
     model = open_classifier(base)
     kinds = getattr(transformer_of(model).auto_model.config, "architectures", None)
+    answers = any(isinstance(module, LogitScore) for module in model)
+    if answers and not modules_of(base):
+        raise RunError(
+            f"{base} is a language model, and nothing in its files says that it was trained to rank: no modules.json "
+            "names the words whose logits are the score, and how a pair is asked about. Choose a re-ranker that "
+            "sentence-transformers saved (a CrossEncoder with LogitScore), or one for sequence classification."
+        )
     if len(model) == 1 and not names_a_scorer(kinds):  # the head is a random one
         raise RunError(
             f"{base} is no cross-encoder: its config.json names {' and '.join(kinds or ['no architecture'])}, where a "
@@ -145,11 +168,19 @@ def cannot_write(path: Path, error: Exception) -> StepwellError:
 
 
 def fingerprint(model: nn.Module, *extra: object) -> str:
-    """Return the sha256 (hex) of weights, tokenizer, pooling and dense layers, and of ``extra`` facts."""
+    """Return the sha256 (hex) of weights, tokenizer, the settings of all modules, and of ``extra`` facts."""
     tokenizer = getattr(model, "tokenizer", None)
     words = None if tokenizer is None else tokenizer_fingerprint(tokenizer)
-    shapes = [part.get_config_dict() for part in model.modules() if isinstance(part, Pooling | Dense)]
-    return sha256_of(model.state_dict(), json.dumps([words, shapes, *map(str, extra)], sort_keys=True))
+    shapes = [[type(part).__name__, _settings_of(part)] for part in model.modules() if isinstance(part, Module)]
+    return sha256_of(model.state_dict(), json.dumps([words, shapes, *map(str, extra)], sort_keys=True, default=str))
+
+
+def _settings_of(part: Module) -> dict[str, Any]:
+    """Return the settings that a module's outputs depend on; of a transformer also the heads and the activations."""
+    if not isinstance(part, Transformer):
+        return dict(part.get_config_dict())
+    config = part.auto_model.config.to_dict()
+    return {name: value for name, value in config.items() if name not in ELSEWHERE and not name.startswith("_")}
 
 
 def sha256_of(tensors: Mapping[str, Tensor], facts: str) -> str:
@@ -159,6 +190,23 @@ def sha256_of(tensors: Mapping[str, Tensor], facts: str) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def named(model: nn.Module) -> str:
+    """Return what to call a model in a sentence."""
+    bodies = (module.auto_model.config for module in model.modules() if isinstance(module, Transformer))
+    return str(next((body.name_or_path for body in bodies), "")) or f"this {type(model).__name__}"
+
+
+def compares_by_cosine(model: SentenceTransformer, base: str) -> bool:
+    """Return whether vectors are compared by their cosine, else by their dot product; other ways are refused."""
+    function = str(model.similarity_fn_name or "cosine")
+    if function not in ("cosine", "dot"):
+        raise RunError(
+            f"{base} compares vectors by their {function} distance, and stepwell searches by cosine or dot product: "
+            "the order would be another one. Name `similarity: cos` or `dot` if it should be compared so all the same."
+        )
+    return function == "cosine"
 
 
 def transformer_of(model: nn.Module) -> Transformer:

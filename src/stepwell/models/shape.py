@@ -2,15 +2,16 @@
 
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sentence_transformers.base.modules import Dense
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from transformers import AutoConfig
 
 from stepwell.models.build import build_student, takes_whole
 from stepwell.models.engines.flops import layer_products
-from stepwell.models.files import locate, modules_of
+from stepwell.models.files import facts_of, locate, modules_of
 from stepwell.models.opening import open_sentence_transformer, opening, transformer_of
 from stepwell.recipe import StudentSection
 from stepwell.recipe.teachers import DualEncoderTeacher
@@ -22,8 +23,12 @@ def config_of(base: str) -> Any:
     for folder in (place, place / "0_Transformer"):
         if (folder / "config.json").is_file():
             with opening(base, "a model"):
-                return AutoConfig.from_pretrained(str(folder))
-    return transformer_of(open_sentence_transformer(base)).auto_model.config
+                return AutoConfig.from_pretrained(str(folder)).get_text_config()
+    model = open_sentence_transformer(base)
+    if isinstance(model[0], StaticEmbedding):  # a table of words, and no layers
+        words, width = model[0].embedding.weight.shape
+        return SimpleNamespace(hidden_size=width, num_hidden_layers=0, vocab_size=words, intermediate_size=0)
+    return transformer_of(model).auto_model.config
 
 
 @lru_cache(maxsize=16)
@@ -50,15 +55,16 @@ def vector_width(section: StudentSection | DualEncoderTeacher) -> int:
                     width = own.pooling_output_dimension
                 case "Dense":
                     width = int(Dense.load_config(place, subfolder=folder)["out_features"])
-                case "Transformer" | "Normalize" | "LayerNorm" | "Dropout":
+                case "Transformer" | "StaticEmbedding" | "Normalize" | "LayerNorm" | "Dropout":
                     pass
                 case _ if whole:  # another kind of module stays: only the model knows
                     return int(build_student(base, None, "first", None, None, 1, 8).get_embedding_dimension() or 0)
-    return width
+    cut = section.dimensions or facts_of(base, "config_sentence_transformers.json").get("truncate_dim")
+    return min(width, cut or width)
 
 
 def operations_a_token(base: str, layers: int | None) -> float:
     """Return the operations of a forward pass per token: two per weight of the layers' matrices."""
     config = config_of(base)
-    count = min(layers or config.num_hidden_layers, config.num_hidden_layers)
+    count = config.num_hidden_layers if layers is None else min(layers, config.num_hidden_layers)
     return float(2 * count * sum(k * n for _, k, n in layer_products(config, 1)))

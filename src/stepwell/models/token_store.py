@@ -20,6 +20,7 @@ from stepwell.collection.unlabelled import Unlabelled
 from stepwell.display import progress
 from stepwell.files import cache, locked, remove, whole, writing
 from stepwell.models.model import Model
+from stepwell.models.preparation import OwnTokenizer
 from stepwell.models.tokens import BLOCK, Side, Tokens, id_type, tokenise_block, tokenizer_fingerprint
 
 LEAST = 512
@@ -35,10 +36,12 @@ def side_tokens(collection: Collection, model: Model[Any], side: Side) -> Tokens
     def queries(start: int, stop: int) -> list[str]:
         return collection.query_texts(range(start, stop))
 
+    fetch = collection.query_texts if side == "query" else collection.passage_texts
     texts, size = (
         (queries, collection.n_queries) if side == "query" else (collection.passages_slice, collection.n_passages)
     )
-    return _tokens(f"{collection.name}-{collection.texts_fingerprint[:16]}-{side}", texts, size, model, side)
+    name = f"{collection.name}-{collection.texts_fingerprint[:16]}-{side}"
+    return model.with_texts(_tokens(name, texts, size, model, side), fetch)
 
 
 def unlabelled_tokens(unlabelled: Unlabelled, model: Model[Any], side: Side) -> Tokens:
@@ -53,8 +56,8 @@ def both_tokens(collection: Collection, model: Model[Any]) -> tuple[Tokens, Toke
 
 
 def _tokens(name: str, texts: Texts, size: int, model: Model[Any], side: Side) -> Tokens:
-    root = cache() / "tokens"
-    return open_tokens(root, name, model.tokenizer, texts, size, model.room(side), model.prompt(side))
+    tokenizer, limit, prompt = model.cutting(side)
+    return open_tokens(cache() / "tokens", name, tokenizer, texts, size, limit, prompt)
 
 
 def open_tokens(root: Path, name: str, tokenizer: Any, texts: Texts, size: int, limit: int, prompt: str = "") -> Tokens:
@@ -62,7 +65,8 @@ def open_tokens(root: Path, name: str, tokenizer: Any, texts: Texts, size: int, 
 
     The same name is the same texts, for good (a fingerprint and a side). Tokenizers that cut alike share a store.
     """
-    kept = max(LEAST, 1 << (limit - 1).bit_length())
+    # What sentence-transformers prepares ends with the template's end, behind the cut: no other limit shares it.
+    kept = limit if isinstance(tokenizer, OwnTokenizer) else max(LEAST, 1 << (limit - 1).bit_length())
     facts = json.dumps([name, tokenizer_fingerprint(tokenizer), prompt, kept])
     folder = root / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     tokens = _map(folder, tokenizer, size, kept)

@@ -16,6 +16,9 @@ Side = Literal["query", "document"]
 Rows = NDArray[np.int64]
 Features = dict[str, Tensor]
 
+MOST = 1 << 30
+"""Tokens at which texts are cut where nothing names a limit."""
+
 BLOCK = 4_096
 """Texts that are tokenised at a time."""
 
@@ -45,8 +48,12 @@ class Tokens:
 
     def lengths_of(self, rows: Rows) -> Rows:
         """Return the tokens of some texts, shape (B,); its cost does not grow with N."""
+        return np.minimum(self.kept_of(rows), self.limit)
+
+    def kept_of(self, rows: Rows) -> Rows:
+        """Return how many tokens of some texts are kept, also of those that do not count, shape (B,)."""
         sizes: Rows = self.offsets[rows + 1] - self.offsets[rows]
-        return np.minimum(sizes, self.limit)
+        return sizes
 
     def cut(self, limit: int) -> Self:
         """Return a view in which at most ``limit`` tokens of a text count."""
@@ -66,7 +73,9 @@ class Tokens:
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Return a name that two tokenizers share when they cut every text alike, wherever they were loaded from."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if own := getattr(tokenizer, "fingerprint", None):
+        return str(own)
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer if hasattr(tokenizer, "to_str") else None)
     if backend is None:
         return str(tokenizer.name_or_path)
     facts = json.loads(backend.to_str())
@@ -77,7 +86,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 def id_type(tokenizer: Any) -> np.dtype[Any]:
     """Return the smallest number type that holds every id of ``tokenizer``."""
-    return np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
+    highest = max(len(tokenizer) - 1, *getattr(tokenizer, "added_tokens_decoder", {}), 0)  # added ids may leave gaps
+    return np.dtype(np.uint16 if highest < 1 << 16 else np.uint32)
 
 
 def tokenise_block(
@@ -144,14 +154,9 @@ class Template:
     def pairs(
         self, queries: Tokens, passages: Tokens, query_rows: Rows, passage_rows: Rows, limit: int, rounded: bool = False
     ) -> Features:
-        """Pad pairs to one batch of at most ``limit`` tokens each: (B, L), L as for :meth:`texts`.
-
-        The passage is cut; a query loses only what goes beyond half of the pair.
-        """
+        """Pad pairs to one batch of at most ``limit`` tokens each: (B, L), L as for :meth:`texts`."""
         before, between, after = self.pair
-        room = limit - self.overhead[1]
-        left = np.minimum(queries.lengths_of(query_rows), room // 2)
-        right = np.minimum(passages.lengths_of(passage_rows), room - left)
+        left, right = cut_pairs(queries.kept_of(query_rows), passages.kept_of(passage_rows), limit - self.overhead[1])
         parts: list[Part] = [before, (queries, query_rows, left), between, (passages, passage_rows, right), after]
         borders = len(before) + left + len(between)  # the separator has the first text's type
         return self._pad(parts, borders, limit, rounded)
@@ -184,7 +189,36 @@ class Template:
         return features
 
 
-def round_up(lengths: Rows) -> Rows:
+def cut_pairs(
+    first: NDArray[np.int64], second: NDArray[np.int64], room: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many tokens of two texts (B,) a pair with ``room`` for both keeps: the longer one is cut.
+
+    It is the rule ``longest_first`` of tokenizers: where both are longer than half, each keeps a half.
+
+    Examples
+    --------
+    >>> [part.tolist() for part in cut_pairs(np.array([3, 9, 3, 9]), np.array([5, 2, 20, 20]), 11)]
+    [[3, 9, 3, 5], [5, 2, 8, 6]]
+    """
+    short, long = np.minimum(first, second), np.maximum(first, second)
+    long = np.minimum(long, np.maximum(short, room - short))
+    halved = short + long > room
+    short, long = np.where(halved, room // 2, short), np.where(halved, room - room // 2, long)
+    swapped = first > second
+    return np.where(swapped, long, short), np.where(swapped, short, long)
+
+
+def _copy_spans(
+    tokens: Tokens, rows: NDArray[Any], sizes: NDArray[np.int64], out: NDArray[np.int64], columns: NDArray[np.int64]
+) -> None:
+    """Copy the first ``sizes`` tokens of each text into its line of ``out`` from its column on."""
+    lines = np.repeat(np.arange(len(rows)), sizes)
+    within = np.arange(len(lines)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    out[lines, columns[lines] + within] = tokens.ids[tokens.offsets[rows][lines] + within]
+
+
+def round_up(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return lengths as few others that are no smaller: batches that are cut and padded by these have few shapes.
 
     An engine makes code for each new shape, and keeps it.

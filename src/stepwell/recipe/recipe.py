@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stepwell.recipe.ladder import Mining, Refine, Rung, WarmUp
 from stepwell.recipe.teachers import AnyTeacher, DualEncoderTeacher, ListTeacher, SeveralTeachers
-from stepwell.recipe.training import Count, Fraction, Positive, Section
+from stepwell.recipe.training import Count, Fraction, Pooling, Positive, Prompts, Section, Similarity
 
 Column = Literal[
     "passage.id",
@@ -105,16 +105,30 @@ class StudentSection(Section):
     layers: Count | None = Field(None, description="How many of its layers to keep; all when empty.")
     pick: Literal["first", "spread", "last"] | list[int] = "first"
     """Which layers: the first, evenly spread, the last, or a list of layer numbers from 0."""
-    pooling: Literal["mean", "cls"] = Field("mean", description="How token vectors become one vector.")
-    similarity: Literal["cos", "dot"] = Field("cos", description="How two vectors are compared.")
+    pooling: Pooling | None = None
+    """How token vectors become one vector; as the base does it when empty."""
+    similarity: Similarity | None = Field(None, description="How vectors are compared; as the base's when empty.")
+    prompts: Prompts | None = None
+    """Written in front of texts: `{query: "query: ", passage: "passage: "}`; the base's own when empty, none for `{}`."""
+    dimensions: Count | None = None
+    """Keep the first so many numbers of each vector (Matryoshka); as the base does when empty."""
     scale: Positive | None = None
     """What similarities are multiplied with in the losses; 20 for cos and 1 for dot when empty."""
     towers: Literal[1, 2] = Field(1, description="One shared tower for queries and passages, or two.")
+    static: bool = False
+    """A table of word vectors and their mean instead of layers: each word begins as what the base makes of it alone. The fastest there is, on any machine."""
+
+    @model_validator(mode="after")
+    def _static(self) -> Self:
+        if self.static and (self.layers, self.pick, self.pooling, self.towers) != (None, "first", None, 1):
+            raise ValueError("a static student has no layers: leave `layers`, `pick`, `pooling` and `towers` out")
+        return self
 
     @property
-    def loss_scale(self) -> float:
-        """The factor from a similarity to a logit."""
-        return self.scale if self.scale is not None else (20.0 if self.similarity == "cos" else 1.0)
+    def loss_scale(self) -> float | None:
+        """The factor from a similarity to a logit; None where the model's own similarity decides."""
+        usual = {"cos": 20.0, "dot": 1.0, None: None}
+        return self.scale if self.scale is not None else usual[self.similarity]
 
 
 DenseSection = StudentSection | DualEncoderTeacher

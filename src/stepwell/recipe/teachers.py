@@ -4,7 +4,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from stepwell.recipe.training import Count, DenseTraining, ListTraining, Positive, RerankTraining, Section
+from stepwell.recipe.training import (
+    Count,
+    DenseTraining,
+    ListTraining,
+    Pooling,
+    Positive,
+    Prompts,
+    RerankTraining,
+    Section,
+    Similarity,
+)
 
 Missing = Literal["error", "drop", "floor"]
 
@@ -39,8 +49,12 @@ class DualEncoderTeacher(ModelTeacher):
 
     kind: Literal["dual-encoder"]
     train: DenseTraining | None = Field(None, description="How to train it; empty takes it as it is.")
-    pooling: Literal["mean", "cls"] | None = Field(None, description="Pooling; as the model has it when empty.")
-    similarity: Literal["cos", "dot"] | None = Field(None, description="Similarity; as the model has it when empty.")
+    pooling: Pooling | None = Field(None, description="Pooling; as the model has it when empty.")
+    similarity: Similarity | None = Field(None, description="Similarity; as the model has it when empty.")
+    prompts: Prompts | None = None
+    """Written in front of texts, as for the student; the model's own when empty, none for `{}`."""
+    dimensions: Count | None = None
+    """Keep the first so many numbers of each vector (Matryoshka); as the model does when empty."""
     scale: Positive | None = Field(None, description="From similarity to logit; 20 for cos and 1 for dot when empty.")
 
 

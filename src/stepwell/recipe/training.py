@@ -10,12 +10,23 @@ Weight = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+Pooling = Literal["mean", "cls", "lasttoken"]
+Similarity = Literal["cos", "dot"]
+
+
 class Section(BaseModel):
     """A part of the recipe; unknown keys are refused."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+class Prompts(Section):
+    """What is written in front of texts."""
+
+    query: str = Field("", description="In front of each query.")
+    passage: str = Field("", description="In front of each passage.")
 
 
 class Optimiser(Section):

@@ -145,7 +145,7 @@ class DualEncoder(Kind[sections.DualEncoderTeacher]):
         """Open it as a teacher that scores any pair by the similarity of vectors."""
         section = self.taken()
         shape = section.layers, "first", section.pooling, section.similarity, 1, texts.tokens.longest
-        encoder = Encoder(build_student(section.base, *shape), section.scale)
+        encoder = Encoder(build_student(section.base, *shape, section.prompts, section.dimensions), section.scale)
         return Stored.of(texts.store_root, encoder, texts.collection)
 
     def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:

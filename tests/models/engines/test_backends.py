@@ -25,7 +25,8 @@ from stepwell.models.encoder import Encoder
 from stepwell.models.engines import backends, graphs
 from stepwell.models.engines.backends import WAYS, Runner, missing, open_way, pack, unfit
 from stepwell.models.engines.graphs import Source, write_graph
-from stepwell.models.engines.parity import LONG, disparity, distance
+from stepwell.models.engines.parity import disparity, distance
+from stepwell.models.preparation import LONG
 from stepwell.models.reranker import Reranker
 
 ENGINES = [

@@ -43,7 +43,8 @@ class Net:
     name: Callable[[], str]  # gives the fingerprint of the model
     cosine: bool = False  # whether outputs are normalised
     task: Side | None = None  # which of two towers or prompts, query or document; None where the model has but one
-    unpooled: Mapping[str, int] = field(default_factory=dict)  # by task: first tokens of a text that are not pooled
+    width: int | None = None  # what is kept of a vector: the first numbers of a Matryoshka model
+    more: Mapping[Any, Mapping[str, Any]] = field(default_factory=dict)  # by task: features that are no tensors
 
     @property
     def device(self) -> torch.device:
@@ -63,12 +64,11 @@ class Net:
 
     def apply(self, model: nn.Module, features: Features) -> Tensor:
         """Run ``model``, which is this one or a copy: (B, ...)."""
-        inputs: dict[str, Any] = dict(features)
-        if self.task is not None and self.task in self.unpooled:
-            inputs["prompt_length"] = self.unpooled[self.task]
+        first = next(iter(self.more.values()), {})
+        inputs: dict[str, Any] = {**features, **(first if self.task is None else self.more[self.task])}
         options = {} if self.task is None else {"task": self.task}
         out: Tensor = model(inputs, **options)[self.output]
-        return out
+        return out if self.width is None else out[..., : self.width]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Operations: what a forward pass takes, and how many a second this machine can do at best."""
 
+import copy
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -53,6 +54,18 @@ def matmul_peak(dtype: torch.dtype, products: Sequence[Product], seconds: float 
     return 2.0 * sum(m * k * n for m, k, n in products) / best
 
 
+def random_body(config: Any, layers: int | None = None) -> Any:
+    """Build a transformers model with random weights: its encoder, or so many layers of it; on the device in force."""
+    shape = copy.deepcopy(config)
+    if layers is not None:
+        shape.num_hidden_layers = layers
+        if getattr(shape, "layer_types", None):
+            shape.layer_types = shape.layer_types[:layers]
+    automatic: Any = AutoModel
+    body = automatic.from_config(shape)
+    return body.get_encoder() if hasattr(body, "decoder") else body
+
+
 def operations(config: Any, tokens: float, squares: float) -> float:
     """Count the operations of a forward pass over texts of ``tokens`` in all, whose L^2 sum up to ``squares``.
 
@@ -66,9 +79,8 @@ def operations(config: Any, tokens: float, squares: float) -> float:
     >>> operations(config, 3 + 5, 9 + 25) == 2 * 2 * (4 * 8 * 8 + 2 * 8 * 32) * 8 + 4 * 2 * 8 * (9 + 25)
     True
     """
-    automatic: Any = AutoModel
     with torch.device("meta"):
-        model = automatic.from_config(config)
+        model = random_body(config)
     weights = sum(
         module.weight.numel()
         for name, module in model.named_modules()

@@ -20,6 +20,9 @@ from stepwell.models.tokens import Features, Rows, Side, batches_by_length, chea
 LEAST = 32_768
 """Tokens from which on a job is worth a probe and an export; a smaller one goes through torch at once."""
 
+STATIC = 1 << 18
+"""Tokens of a batch of a static model, which pads none."""
+
 Pad = Callable[[Rows, bool], Features]
 """Gives the padded batch of some items (B,), of a rounded length or not."""
 
@@ -52,11 +55,12 @@ class Opened:
             return 4 if rounded and len(batch) > 4 else 1
 
         padded = (pad(filled(batch, step(batch)), rounded) for batch in batches)
-        for batch, outputs in zip(batches, self.runner.each(padded), strict=True):
-            out[batch] = outputs[: len(batch)].numpy()
-            progress.advance(len(batch))
-            if not small:
-                machine.trim(machine.TRIM)
+        with machine.enough_memory(f"a batch of {budget:,} padded tokens", "Set STEPWELL_TOKEN_BUDGET to less."):
+            for batch, outputs in zip(batches, self.runner.each(padded), strict=True):
+                out[batch] = outputs[: len(batch)].numpy()
+                progress.advance(len(batch))
+                if not small:
+                    machine.trim(machine.TRIM)
 
 
 @torch.inference_mode()
@@ -73,8 +77,8 @@ def state_of(model: nn.Module) -> tuple[list[int], list[float]]:
 class Inference:
     """Gives the runner for a job of a ``kind``, embedding or scoring, with a model that may go on being trained."""
 
-    def __init__(self, net: Net, kind: str) -> None:
-        self.net, self.kind = net, kind
+    def __init__(self, net: Net, kind: str, static: bool = False) -> None:
+        self.net, self.kind, self.static = net, kind, static
         self._opened: dict[tuple[str | None, bool], tuple[Any, Opened]] = {}  # by task, and whether the job is small
         self._settled = self._exact = False
 
@@ -91,7 +95,10 @@ class Inference:
 
         The ``task``, query or document, counts for an encoder with a tower for each, or a prompt that is not pooled.
         """
-        routed = self.net.unpooled or routers_of(self.net.model)
+        if self.static:  # a lookup and a mean: no way is faster than another
+            return Opened(open_way(self.net, "torch-fp32"), STATIC)
+        facts = list(self.net.more.values())
+        routed = any("prompt_length" in its or its != facts[0] for its in facts) or routers_of(self.net.model)
         net = replace(self.net, task=task if routed else None)
         small, budget = tokens < LEAST, machine.token_budget()
         if self._exact or (small and machine.precision() is torch.float32):

@@ -5,7 +5,7 @@ import ctypes
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stepwell import distributed
-from stepwell.errors import StepwellError
+from stepwell.errors import RunError, StepwellError
 
 for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's, and oneDNN's behind it
     os.environ.setdefault(_cache, "512")  # not 1,024 shapes of bf16 products: each holds a buffer of megabytes
@@ -120,6 +120,18 @@ def micro_batch() -> int:
     More than in inference: each backward writes a gradient of all weights, and the graph of all batches is kept anyhow.
     """
     return 4 * token_budget()
+
+
+@contextlib.contextmanager
+def enough_memory(what: str, remedy: str) -> Iterator[None]:
+    """Do something in here; where the memory is too small for it, say what takes less."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "alloc" not in text:
+            raise
+        raise RunError(f"{what} takes more memory than there is ({text[:160]}). {remedy}") from error
 
 
 def trim(every: float) -> None:

@@ -1,15 +1,13 @@
 """How far a way of running a model is from torch fp32 on real texts, and how far it may be."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from torch import Tensor
 
 from stepwell.models.engines.backends import Runner, parts
-from stepwell.models.tokens import Features, Template, Tokens
 
 Measure = Literal["vectors", "components", "logits"]
 
@@ -20,41 +18,6 @@ TOLERANCE: dict[Measure, dict[str, float]] = {
 }
 """How far a number type may be from torch fp32 on any text: 1 - cosine of vectors, the largest difference of a
 component (of a graph that is handed on, vectors being of length 1), the relative error of logits."""
-
-SHORT = (
-    "who built the first lighthouse on this coast",
-    "boiling point of water at high altitude",
-    "how long does a violin need to dry?",
-    "Why do glaciers move, and how fast?",
-)
-"""Texts like queries, to compare ways on."""
-
-LONG = (
-    "The lighthouse was finished in 1822 after three winters in which the sea carried off most of what had been built "
-    "the summer before. Its keeper kept a record of every ship that passed, and of the weather, for forty-one years; "
-    "the books are now in the town's library, together with his letters to the engineer who had drawn the tower.",
-    "Water boils when its vapour pressure equals that of the air above it. Since the air is thinner on a mountain, it "
-    "boils at about 90 degrees Celsius at 3,000 metres and at 70 on the highest peak, which is why potatoes take so "
-    "much longer there: the water is boiling, but it is not as hot, and cooking is a matter of heat, not of bubbles.",
-    "A violin's varnish is laid on in many thin coats, each of which has to dry before the next one. In sunlight that "
-    "is a matter of days, in a cellar of weeks. Makers disagree on what the varnish does to the sound (nothing, some "
-    "say), but they agree that one who hurries will find the marks of the case on the back of the instrument.",
-    "Glaciers flow under their own weight: ice deforms slowly, like honey, and it slides where meltwater reaches the "
-    "rock beneath. Most of them move less than a metre a day. A surge, in which a glacier speeds up a hundredfold for "
-    "some months, is rare, and what sets it off is still argued about; the water under the ice has a part in it.",
-)
-"""Texts like passages, in the order of :data:`SHORT`, to compare and to time ways on."""
-
-
-def text_samples(template: Template, tokenise: Callable[[Sequence[str]], Tokens], limit: int) -> list[Features]:
-    """Return batches of real texts for an encoder, queries first; texts of at most ``limit`` tokens."""
-    return [template.texts(tokenise(texts), np.arange(len(texts)), limit) for texts in (SHORT, LONG)]
-
-
-def pair_samples(template: Template, tokenise: Callable[[Sequence[str]], Tokens], limit: int) -> list[Features]:
-    """Return a batch of real pairs for a cross-encoder, each query with each passage, at most ``limit`` tokens each."""
-    rows = np.divmod(np.arange(len(SHORT) * len(LONG)), len(LONG))
-    return [template.pairs(tokenise(SHORT), tokenise(LONG), *rows, limit)]
 
 
 @dataclass(frozen=True)
