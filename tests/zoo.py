@@ -97,10 +97,7 @@ ARCHITECTURES: dict[str, tuple[str, Callable[[int], Any]]] = {
             initializer_range=0.2,
         ),
     ),
-    "t5": (
-        "t5",
-        lambda n: T5Config(vocab_size=n, d_model=WIDTH, d_ff=64, d_kv=8, num_layers=LAYERS, num_heads=4),
-    ),
+    "t5": ("t5", lambda n: T5Config(vocab_size=n, d_model=WIDTH, d_ff=64, d_kv=8, num_layers=LAYERS, num_heads=4)),
     "nomic-bert": ("bert", lambda n: NomicBertConfig(vocab_size=n, **DEEP, head_dim=8, max_position_embeddings=256)),
     "eurobert": ("llama", lambda n: EuroBertConfig(vocab_size=n, **CAUSAL, initializer_range=0.2)),
     "qwen3": ("qwen", lambda n: Qwen3Config(vocab_size=n, **CAUSAL, initializer_range=0.2)),

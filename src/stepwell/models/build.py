@@ -184,8 +184,9 @@ def _words_alone(model: SentenceTransformer, tokenizer: Any) -> Tensor:
             ids = torch.cat([around[0], words[:, None], around[1]], dim=1).long()  # (B, L)
             parts.append(model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"])
             bar.advance(len(words))
-    table = torch.cat(parts).float() * torch.log1p(torch.arange(size))[:, None]
-    return table / table.norm(dim=1).mean()  # so that learning rates mean what they mean elsewhere
+    table: Tensor = torch.cat(parts).float() * torch.log1p(torch.arange(size))[:, None]
+    scale: Tensor = table.norm(dim=1).mean()
+    return table / scale  # so that learning rates mean what they mean elsewhere
 
 
 def _said(
