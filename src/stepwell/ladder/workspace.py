@@ -27,7 +27,7 @@ from stepwell.systems.folder import real_name
 from stepwell.systems.records import Decision, Manifest, Promotion
 from stepwell.teachers.scoring import counting
 
-LAYOUT = 5
+LAYOUT = 6
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
 
 WRITTEN = ("recipe.yaml", "model", "runs", "results.json", "results.txt", "variants", "ablation.json")
