@@ -255,9 +255,10 @@ def generative(architecture: str, folder: Path, **options: Any) -> Path:
 
 def static(folder: Path, **options: Any) -> Path:
     """Write a random static model: a table of word vectors, and a mean."""
+    family = options.pop("family", "bert")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
-        table = StaticEmbedding(tokenizer_of("bert"), embedding_dim=WIDTH)
+        table = StaticEmbedding(tokenizer_of(family), embedding_dim=WIDTH)
     model = SentenceTransformer(modules=[table], device="cpu", **options)
     model.save_pretrained(str(folder / "model"), create_model_card=False)
     return folder / "model"

@@ -62,7 +62,7 @@ def test_each_side_goes_through_its_tower_after_its_prompt(tiny_model, tmp_path)
 def test_a_prompt_that_the_model_does_not_pool_is_left_out_of_training_and_of_encoding(tiny_model, tmp_path, pooling):
     base = open_sentence_transformer(str(tiny_model))
     base[1] = Pooling(32, pooling, include_prompt=False)
-    base.prompts, base.similarity_fn_name = {"query": "which: ", "passage": "the old "}, "dot"
+    base.prompts, base.similarity_fn_name = {"query": "which: ", "document": "the old "}, "dot"
     save_model(base, tmp_path / "base")
     encoder, whole = Encoder.open(tmp_path / "base"), Encoder.open(tiny_model)
     plain = {"query": base.encode_query(TEXTS), "document": base.encode(TEXTS, prompt="the old ")}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 from transformers import AutoTokenizer
 
+from stepwell.errors import StepwellError
 from stepwell.models.tokens import Template, Tokens, batches_by_length, cheapest_batches, round_up
 
 QUERIES = ["which river is old", "engine", "", "a bright and quiet castle with a warm side"]
@@ -110,7 +111,7 @@ class TestTemplate:
         def strange(*texts, add_special_tokens=True):
             return {"input_ids": [1, 9, 2] if add_special_tokens else [5]}
 
-        with pytest.raises(ValueError, match="changes a text"):
+        with pytest.raises(StepwellError, match="changes a text"):
             Template.of(strange)
 
 

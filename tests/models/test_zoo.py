@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from tokenizers import Tokenizer
 
+import stepwell
 import zoo
 from stepwell.errors import StepwellError
 from stepwell.ladder.plan import probe, speed_of
@@ -334,3 +336,81 @@ def test_a_static_student_begins_with_what_its_base_makes_of_each_word(tmp_path,
 def test_a_static_student_has_no_layers():
     with pytest.raises(ValueError, match="a static student has no layers"):
         StudentSection(base="demo", static=True, layers=2)
+
+
+def test_static_models_with_other_words_share_nothing(tmp_path):
+    first, second = Encoder.open(zoo.static(tmp_path / "a")), Encoder.open(zoo.static(tmp_path / "b", family="roberta"))
+    assert first.cutting("query")[0].fingerprint != second.cutting("query")[0].fingerprint
+    assert first.fingerprint != second.fingerprint
+
+
+def test_a_static_model_that_cuts_texts_is_another(tmp_path):
+    found = []
+    for number, limit in enumerate([None, 4, 64]):
+        base = zoo.static(tmp_path / str(number))
+        if limit is not None:
+            words = Tokenizer.from_file(str(base / "tokenizer.json"))
+            words.enable_truncation(limit)
+            words.save(str(base / "tokenizer.json"))
+        assert vectors_differ(base) < 1e-5
+        found.append(Encoder.open(base).fingerprint)
+    assert len({*found}) == 3
+
+
+def test_a_static_student_reads_all_of_a_text_and_is_cut_as_its_base(tmp_path):
+    base = str(zoo.encoder("bert", tmp_path, truncate_dim=8))
+    student = build_static(base, None)
+    assert student.truncate_dim == 8 and student[0].tokenizer.truncation is None
+    assert Encoder(student).dimension == vector_width(StudentSection(base=base, static=True)) == 8
+
+
+def test_a_static_base_takes_a_similarity_and_no_layers(tmp_path):
+    base = str(zoo.static(tmp_path))
+    assert not Encoder(build_student(base, None, "first", None, "dot", 1, zoo.LIMIT)).cosine
+    with pytest.raises(StepwellError, match="which has no layers"):
+        build_student(base, 2, "first", None, None, 1, zoo.LIMIT)
+
+
+def test_a_static_student_is_exported_as_sentence_transformers_loads_it(tmp_path):
+    base = zoo.static(tmp_path)
+    stepwell.export(base, ["safetensors"], tmp_path / "out")
+    assert vectors_differ(tmp_path / "out") < 1e-5
+    with pytest.raises(StepwellError, match="needs no graph"):
+        stepwell.export(base, ["onnx"], tmp_path / "graph")
+
+
+@pytest.mark.parametrize("heads", [("normalize", "dense"), ("dense", "normalize")], ids="-".join)
+def test_a_norm_in_the_middle_stays_where_it_is(tmp_path, heads):
+    base = zoo.encoder("bert", tmp_path, heads=heads)
+    whole, kept = Encoder.open(base), Encoder(build_student(str(base), 3, "first", None, None, 1, zoo.LIMIT))
+    vectors = [model.encode(model.tokenise(PASSAGES, "document"), "document") for model in (whole, kept)]
+    assert np.abs(vectors[0] - vectors[1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("said", [{"pooling": "cls"}, {}, {"layers": 2}], ids=["pooling", "whole", "layers"])
+@pytest.mark.parametrize("router", [False, True], ids=["one", "router"])
+def test_the_width_that_is_planned_is_the_width_that_comes(tmp_path, said, router):
+    if router and said:
+        pytest.skip("two towers are taken whole")
+    base = str(zoo.encoder("bert", tmp_path, router=router))
+    section = DualEncoderTeacher(kind="dual-encoder", base=base, dimensions=8, **said)
+    shape = section.layers, "first", section.pooling, section.similarity, 1, zoo.LIMIT
+    built = build_student(section.base, *shape, section.prompts, section.dimensions)
+    assert vector_width(section) == built.get_embedding_dimension() == 8
+
+
+def test_prompts_of_a_recipe_replace_all_that_the_base_has(tmp_path):
+    base = zoo.encoder("bert", tmp_path, prompts={"query": "q: ", "passage": "p: "})
+    assert vectors_differ(base) < 1e-5
+    student = Encoder(build_student(str(base), 2, "first", None, None, 1, zoo.LIMIT, Prompts()))
+    assert student.prompt("query") == student.prompt("document") == ""
+    student.save(tmp_path / "saved")
+    assert vectors_differ(tmp_path / "saved") < 1e-5
+
+
+def test_towers_that_cut_texts_apart_are_refused(tmp_path):
+    model = SentenceTransformer(str(zoo.encoder("bert", tmp_path, router=True)), device="cpu")
+    model[0].sub_modules["query"][0].max_seq_length = 32
+    model.save_pretrained(str(tmp_path / "uneven"), create_model_card=False)
+    with pytest.raises(StepwellError, match="its towers cut texts at 32 and 96 tokens"):
+        Encoder.open(tmp_path / "uneven")

@@ -19,6 +19,7 @@ from stepwell.models.encoder import Encoder
 from stepwell.models.engines.backends import extra_of, missing, open_way
 from stepwell.models.engines.parity import Deviation
 from stepwell.models.engines.race import enter
+from stepwell.models.preparation import Bags
 from stepwell.systems.opening import open_system
 
 FORMATS = ("onnx", "openvino", "safetensors")
@@ -192,7 +193,7 @@ def _write_model(encoder: Encoder, folder: Path, weights: bool, graphs: bool) ->
             "this model has no tokenizer.json (its tokenizer is written in Python), so a graph of it could be fed by "
             "nobody: export it with --to safetensors."
         )
-    if path.is_file():
+    if path.is_file() and not isinstance(encoder.template, Bags):
         own = Tokenizer.from_file(str(path))
         own.enable_truncation(encoder.limit, direction=tokenizer.truncation_side)
         pad = {"pad_id": encoder.template.pad, "pad_token": tokenizer.pad_token or tokenizer.eos_token}

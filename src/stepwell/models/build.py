@@ -119,6 +119,12 @@ def build_student(
     if takes_whole(layers, pooling, similarity) and not isinstance(pick, list) and towers == 1:
         return _said(_whole(open_sentence_transformer(base), max_tokens), base, prompts, dimensions)
     model = open_one_tower(base)
+    if isinstance(model[0], StaticEmbedding):
+        if layers is not None or isinstance(pick, list) or pooling is not None or towers == 2:
+            raise RecipeError(
+                f"{base} is a static model, which has no layers: leave `layers`, `pooling`, `towers` out."
+            )
+        return build_static(base, similarity, prompts, dimensions)
     cosine = (similarity or _similarity_of(model, base)) == "cos"
     own = next((module for module in model.modules() if isinstance(module, Pooling)), None)
     own_mode = own.pooling_mode if own is not None else "mean"
@@ -132,7 +138,7 @@ def build_student(
         width = transformer.get_embedding_dimension()
         modules: list[Any] = [transformer, Pooling(width, mode, include_prompt=not unpooled)]
         if mode == own_mode:  # what comes behind was trained for this pooling
-            modules += [module for module in opened if not isinstance(module, Transformer | Pooling | Normalize)]
+            modules += [module for module in _heads(opened) if not isinstance(module, Transformer | Pooling)]
         return [*modules, Normalize()] if cosine else modules
 
     own_prompts = _prompts_of(model) or None
@@ -158,17 +164,29 @@ def build_static(
     model = open_sentence_transformer(base)
     cosine = (similarity or _similarity_of(model, base)) == "cos"
     if isinstance(model[0], StaticEmbedding):
-        table = model[0]
+        modules = _heads(model)
     else:
         tokenizer: Any = transformer_of(model).tokenizer
         core = getattr(tokenizer, "backend_tokenizer", None)
         if core is None or routers_of(model):
             raise RecipeError(f"no table of words can be made of {base}: it needs one tower and a fast tokenizer.")
-        table = StaticEmbedding(Tokenizer.from_str(core.to_str()), embedding_weights=_words_alone(model, tokenizer))
-    modules: list[Any] = [table, Normalize()] if cosine else [table]
+        words = Tokenizer.from_str(core.to_str())
+        words.no_truncation()
+        modules = [StaticEmbedding(words, embedding_weights=_words_alone(model, tokenizer))]
+    if cosine:
+        modules.append(Normalize())
     function: Literal["cosine", "dot"] = "cosine" if cosine else "dot"
     options: dict[str, Any] = {"similarity_fn_name": function, "prompts": _prompts_of(model) or None}
-    return _said(SentenceTransformer(modules=modules, device="cpu", **options), base, prompts, dimensions)
+    built = SentenceTransformer(modules=modules, device="cpu", truncate_dim=model.truncate_dim, **options)
+    return _said(built, base, prompts, dimensions)
+
+
+def _heads(model: SentenceTransformer) -> list[Any]:
+    """Return the modules of an encoder without what normalises at the end."""
+    modules: list[Any] = list(model)
+    while isinstance(modules[-1], Normalize):
+        modules.pop()
+    return modules
 
 
 @torch.no_grad()
@@ -176,7 +194,8 @@ def _words_alone(model: SentenceTransformer, tokenizer: Any) -> Tensor:
     """Return what a model makes of each token of its vocabulary alone: (words, D)."""
     before, after = Template.of(tokenizer).single
     model.eval()
-    size, parts = max(len(tokenizer), *tokenizer.added_tokens_decoder, 0), list[Tensor]()
+    size = 1 + max(len(tokenizer) - 1, *tokenizer.added_tokens_decoder, 0)
+    parts = list[Tensor]()
     with progress(size, "embedding each word") as bar:
         for start in range(0, size, WORDS):
             words = torch.arange(start, min(start + WORDS, size))
@@ -194,7 +213,7 @@ def _said(
 ) -> SentenceTransformer:
     """Give a dual encoder the prompts and the width that a recipe says, in place."""
     if prompts is not None:
-        model.prompts = {**model.prompts, "query": prompts.query, "document": prompts.passage}
+        model.prompts = {"query": prompts.query, "document": prompts.passage}
     elif not any(model.prompts.values()) and (known := usual_prompts(base)):
         warn(
             f"{base} looks like a model that was trained with prompts, and its files name none: it runs without. Its "
@@ -238,7 +257,8 @@ def _prompts_of(model: SentenceTransformer) -> dict[str, str]:
 
 
 def _similarity_of(model: SentenceTransformer, base: str) -> Literal["cos", "dot"]:
-    if any(isinstance(module, Normalize) for module in model.modules()):
+    towers: list[Any] = [tower for router in routers_of(model) for tower in router.sub_modules.values()]
+    if any(isinstance(list(part)[-1], Normalize) for part in (model, *towers)):
         return "cos"
     return "cos" if compares_by_cosine(model, base) else "dot"
 
@@ -291,7 +311,8 @@ def build_multi_vector(
         own = transformer.get_embedding_dimension()
         modules.append(_random_dense(seed, own, width, bias=False, module_input_name="token_embeddings"))
     modules += [MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
-    prompts = {side: prompt for side in ("query", "document") if (prompt := source.prompts.get(side))}
+    own = _prompts_of(source)
+    prompts = {side: prompt for side in ("query", "document") if (prompt := own.get(side))}
     with quiet():
         return MultiVectorEncoder(modules=modules, device="cpu", prompts=prompts or None)
 

@@ -6,9 +6,11 @@ from typing import Any, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
 
 from stepwell.display import SILENT, Progress
+from stepwell.errors import RunError
 from stepwell.models.engines.backends import Net
 from stepwell.models.engines.inference import Inference, Opened
 from stepwell.models.engines.machine import few_shapes
@@ -29,6 +31,12 @@ class Encoder(Model[SentenceTransformer]):
     def __init__(self, model: SentenceTransformer, scale: float | None = None) -> None:
         super().__init__(model)
         self.limit = int(min(model.max_seq_length or 512, MOST))
+        limits = {part.max_seq_length for part in model.modules() if isinstance(part, Transformer)}
+        if len(limits) > 1:
+            raise RunError(
+                f"can't use {named(model)}: its towers cut texts at {' and '.join(map(str, sorted(limits)))} tokens, "
+                "and stepwell cuts both sides alike. Give both towers one `max_seq_length`, and save the model again."
+            )
         self.cosine = compares_by_cosine(model, named(model))
         # The factor from a similarity to a logit.
         self.scale = scale if scale is not None else (20.0 if self.cosine else 1.0)
@@ -56,7 +64,7 @@ class Encoder(Model[SentenceTransformer]):
         """Return what the model wants in front of its texts, as sentence-transformers would choose it."""
         names = ("query",) if side == "query" else ("document", "passage", "corpus")
         prompts = self.model.prompts or {}
-        return next((prompt for name in names if (prompt := prompts.get(name))), "")
+        return next((prompts[name] or "" for name in names if name in prompts), "")
 
     def room(self, side: Side) -> int:
         """Return how many tokens of a text count, specials apart; sentence-transformers cuts both sides alike."""

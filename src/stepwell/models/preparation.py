@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from stepwell import display
 from stepwell.errors import RunError
-from stepwell.models.opening import named
+from stepwell.models.opening import named, quiet
 from stepwell.models.tokens import MOST, Features, Rows, Side, Template, Tokens, tokenizer_fingerprint
 
 FORMAT = 1
@@ -88,7 +88,8 @@ class OwnTokenizer:
 
     def features(self, texts: Sequence[str]) -> dict[str, Any]:
         """Return what sentence-transformers makes of texts: tensors (B, L), and facts that are no tensors."""
-        found: dict[str, Any] = self.model.preprocess(list(texts), prompt=self.prompt or None, task=self.side)
+        with quiet():  # transformers warns of texts that are to be cut
+            found: dict[str, Any] = self.model.preprocess(list(texts), prompt=self.prompt or None, task=self.side)
         return found
 
     @property
@@ -109,6 +110,12 @@ class BagTokenizer(OwnTokenizer):
         prompted = [self.prompt + text for text in texts]
         encoded = self.model[0].tokenizer.encode_batch(prompted, add_special_tokens=False)
         return {"input_ids": [one.ids for one in encoded]}
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for how texts become ids; a static model's tokenizer cuts them itself where it does."""
+        facts = json.dumps([FORMAT, self.prompt, self.model[0].tokenizer.to_str()])
+        return hashlib.sha256(facts.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ def prepare_texts(model: Any, prompts: Mapping[Side, str], limit: int) -> Prepar
     features = {side: tokenizer.features(SHORT) for side, tokenizer in own.items()}
     pooled = all(module.include_prompt for module in model.modules() if isinstance(module, Pooling))
     more = {side: facts_of(found, pooled) for side, found in features.items()}
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(RunError):
         ours = Preparation(Template.of(model.tokenizer), dict.fromkeys(prompts, model.tokenizer), prompts, more)
         if not any(_text_difference(ours, tokenizer, limit) for tokenizer in own.values()):
             return ours
@@ -203,10 +210,11 @@ def prepare_pairs(model: Any, limit: int) -> PairPreparation:
     more = facts_of(sample)
     around = max(0, int(sample["attention_mask"].sum()) - 2)
     theirs = PairPreparation(None, model, limit, around, prompt, more)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(RunError):
         template = Template.of(model.tokenizer)
         ours = PairPreparation(template, model, limit, template.overhead[1], prompt, more)
-        if not prompt and not _pair_difference(ours, min(limit, 2 * ROOM + template.overhead[1])):
+        cuts = [min(limit, 2 * ROOM + odd + template.overhead[1]) for odd in (0, 1)]  # halves are rounded in ways
+        if not prompt and not any(_pair_difference(ours, cut) for cut in cuts):
             return ours
     if around >= limit:
         raise RunError(
@@ -219,7 +227,7 @@ def prepare_pairs(model: Any, limit: int) -> PairPreparation:
 
 def pair_features(model: Any, pairs: Sequence[tuple[str, str]], prompt: str | None, limit: int) -> dict[str, Any]:
     """Return what sentence-transformers makes of pairs: tensors (B, L), and facts that are no tensors."""
-    with cut_at(model, limit):
+    with cut_at(model, limit), quiet():
         found: dict[str, Any] = model.preprocess(list(pairs), prompt=prompt)
     return found
 

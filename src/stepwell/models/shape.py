@@ -51,14 +51,17 @@ def vector_width(section: StudentSection | DualEncoderTeacher) -> int:
                 case "Pooling":
                     own = Pooling.load(place, subfolder=folder)
                     if section.pooling not in (None, own.pooling_mode):
-                        return hidden  # the head was trained for the other pooling, and goes with it
+                        # The head was trained for the other pooling, and goes with it.
+                        return min(hidden, section.dimensions or hidden)
                     width = own.pooling_output_dimension
                 case "Dense":
                     width = int(Dense.load_config(place, subfolder=folder)["out_features"])
                 case "Transformer" | "StaticEmbedding" | "Normalize" | "LayerNorm" | "Dropout":
                     pass
                 case _ if whole:  # another kind of module stays: only the model knows
-                    return int(build_student(base, None, "first", None, None, 1, 8).get_embedding_dimension() or 0)
+                    said = section.prompts, section.dimensions
+                    built = build_student(base, None, "first", None, None, 1, 8, *said)
+                    return int(built.get_embedding_dimension() or 0)
     cut = section.dimensions or facts_of(base, "config_sentence_transformers.json").get("truncate_dim")
     return min(width, cut or width)
 

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stepwell.errors import RunError
+
 Side = Literal["query", "document"]
 Rows = NDArray[np.int64]
 Features = dict[str, Tensor]
@@ -75,7 +77,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Return a name that two tokenizers share when they cut every text alike, wherever they were loaded from."""
     if own := getattr(tokenizer, "fingerprint", None):
         return str(own)
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer if hasattr(tokenizer, "to_str") else None)
+    if hasattr(tokenizer, "to_str"):  # a static model's, which cuts texts itself
+        return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return str(tokenizer.name_or_path)
     facts = json.loads(backend.to_str())
@@ -292,4 +296,4 @@ def _find(sequence: list[int], part: list[int]) -> int:
     for start in range(len(sequence) - len(part) + 1):
         if sequence[start : start + len(part)] == part:
             return start
-    raise ValueError("the tokenizer changes a text when it adds its special tokens; stepwell can't build its inputs")
+    raise RunError("the tokenizer changes a text when it adds its special tokens; stepwell can't build its inputs")
