@@ -18,6 +18,7 @@ from stepwell.ladder.build import stages_of_variant
 from stepwell.ladder.plan import Plan, Speed, make_plan, speed_of
 from stepwell.ladder.run import climb, file_name, prepare, shared_facts
 from stepwell.ladder.stage import Context, Stage
+from stepwell.ladder.tracking import Tracking
 from stepwell.ladder.workspace import Workspace
 from stepwell.recipe.yaml_file import dump_recipe
 from stepwell.systems.records import Training
@@ -200,7 +201,8 @@ def _attempt(one: Ready, workspace: Workspace, plan: Plan, bar: Progress, said: 
         one.folder.mkdir(parents=True, exist_ok=True)
         write_text(one.folder / "recipe.yaml", dump_recipe(one.ctx.recipe))
     try:
-        climb(one.ctx, workspace, plan, bar, said)
+        with Tracking.of(one.ctx.recipe, one.folder) as one.ctx.surroundings.tracking:
+            climb(one.ctx, workspace, plan, bar, said)
     except OSError:
         raise  # a full disk stops all of them
     except Exception as error:

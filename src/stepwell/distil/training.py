@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -95,6 +95,10 @@ class TrainingLog:
         )
 
 
+Follow = Callable[[TrainingLog, int], None]
+"""Is called after each step, with the log so far and the number of steps that there will be."""
+
+
 def total_steps(settings: Optimiser, size: int) -> int:
     """Return how many optimiser steps ``settings`` ask for with ``size`` examples."""
     if settings.steps is not None:
@@ -132,7 +136,12 @@ def learning_rate(step: int, total: int, warmup: float) -> float:
 
 
 def train(
-    objective: Objective, settings: Optimiser, folder: Path, seed: int, progress: Progress = SILENT
+    objective: Objective,
+    settings: Optimiser,
+    folder: Path,
+    seed: int,
+    progress: Progress = SILENT,
+    follow: Follow | None = None,
 ) -> TrainingLog:
     """Train ``objective.module`` in place; ``checkpoint.safetensors`` in ``folder`` is taken up and kept up to date."""
     total = total_steps(settings, objective.size)
@@ -170,6 +179,8 @@ def train(
             log.add(value, parts, work.since(before))
             log.seconds = time.monotonic() - began
             checkpoint.save_now_and_then(log)
+            if follow is not None:
+                follow(log, total)
             progress.advance(1, f"loss {np.mean(log.losses[-20:]):.3f}")
     module.eval()
     for parameter in frozen:

@@ -14,6 +14,7 @@ from stepwell.ladder.refine import refinement
 from stepwell.ladder.scoring import lessons
 from stepwell.ladder.stage import Context, Stage, recorded
 from stepwell.ladder.teacher import miner_lists, teacher, teacher_lists
+from stepwell.ladder.tracking import refuse_missing
 from stepwell.ladder.trainings import distil, more_vectors, start
 from stepwell.models.build import pick_layers
 from stepwell.models.engines import machine
@@ -97,6 +98,7 @@ def _for_search(b: Builder) -> None:
 
 def _check(b: Builder) -> None:
     """Refuse what can't be run."""
+    refuse_missing(b.recipe.track)
     _measures(b)
     _layers(b)
     for number, rung in enumerate(b.recipe.ladder, start=1):

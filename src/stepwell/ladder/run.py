@@ -16,6 +16,7 @@ from stepwell.files import cache, whole, write_text
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.plan import Plan, make_plan
 from stepwell.ladder.stage import Context
+from stepwell.ladder.tracking import Tracking
 from stepwell.ladder.workspace import Workspace, versions
 from stepwell.models.engines.machine import machine
 from stepwell.recipe import Recipe
@@ -59,7 +60,7 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
         estimate = make_plan(ctx, stages, Workspace(out, shared_facts(ctx)))
         say(f"{recipe.name}: {len(stages)} stages, about {duration(estimate.total)} still to go; the folder is {out}.")
         began = time.monotonic()
-        with progress(round(estimate.total), recipe.name) as bar:
+        with Tracking.of(recipe, out) as ctx.surroundings.tracking, progress(round(estimate.total), recipe.name) as bar:
             climb(ctx, workspace, estimate, bar)
         say(f"It took {duration(time.monotonic() - began)}; the plan had said {duration(estimate.total)}.")
         if not distributed.is_main():
@@ -99,6 +100,7 @@ def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, sai
             known = set(workspace.keys.values())
             took = workspace.do(stage, ctx.surroundings, bar.part(seconds))
             name = workspace.resolve(stage.name)
+            ctx.surroundings.tracking.stage(name, stage.kind, workspace.folders[name], ctx.collection)
             if not silent and workspace.keys[name] not in known:  # the same work under another name is said once
                 for line in stage.says(workspace.folders[name], ctx.surroundings):
                     say(f"    {line}" if isinstance(line, str) else line)

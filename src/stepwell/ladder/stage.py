@@ -16,6 +16,7 @@ from stepwell.display import SILENT, Progress, Table
 from stepwell.distil.candidates import Candidates
 from stepwell.evaluation import Evaluation
 from stepwell.ladder.prices import Prices, Work
+from stepwell.ladder.tracking import Tracking
 from stepwell.models.encoder import Encoder
 from stepwell.recipe import AnyTeacher, Recipe, Rung, Side, TokensSection
 from stepwell.retrieval.run import Run
@@ -43,6 +44,7 @@ class Surroundings:
     teachers: dict[str, AnyTeacher]
     tokens: TokensSection
     texts: dict[str, Unlabelled] = field(default_factory=dict)  # texts from elsewhere, by fingerprint
+    tracking: Tracking = field(default_factory=Tracking)  # what follows the run, and changes nothing of it
 
     @property
     def query_rows(self) -> NDArray[np.int32]:

@@ -114,7 +114,9 @@ def contrast(job: Job, encoder: Encoder, settings: DenseTraining) -> None:
 def learn(job: Job, objective: Objective, settings: Optimiser, model: Encoder | Reranker | LateInteraction) -> None:
     """Run a training to its end, save the model and the log."""
     model.gradient_cache = settings.gradient_cache
-    log = train(objective, settings, job.folder, job.surroundings.seed, job.progress)
+    around = job.surroundings
+    follow = around.tracking.training(job.stage, job.folder)
+    log = train(objective, settings, job.folder, around.seed, job.progress, follow)
     if distributed.is_main():
         log.peak = _share_of_peak(model, log)
         model.save(job.folder / "model")

@@ -14,6 +14,8 @@ from stepwell.recipe.ladder import Mining, Refine, Rung, WarmUp
 from stepwell.recipe.teachers import AnyTeacher, DualEncoderTeacher, ListTeacher, SeveralTeachers
 from stepwell.recipe.training import Count, Fraction, Pooling, Positive, Prompts, Section, Similarity
 
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+
 Column = Literal[
     "passage.id",
     "passage.title",
@@ -163,6 +165,8 @@ class Recipe(Section):
     ladder: list[Rung] = Field(min_length=1)
     refine: Refine = Refine()
     judging: Judging = Judging()
+    track: list[Tracker] = Field(default_factory=list)
+    """Trackers that follow the run: losses and their parts, dev figures, decisions. Each needs its package, as `stepwell[tensorboard]`; what a run does is the same without."""
     proof: Literal["none", "quick", "full"] = "quick"
     """Which baselines are trained for the final table, with the ladder's number of updates: `quick`: contrastive only and straight from the strongest teacher; `full`: straight from each teacher by each loss; `none`."""
 
