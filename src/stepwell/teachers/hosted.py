@@ -7,51 +7,39 @@ list, alone or under ``results`` or ``data``, of ``{"index": i, "relevance_score
 import hashlib
 import json
 import math
-import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from stepwell.display import SILENT, Progress
+from stepwell.endpoint import Endpoint
 from stepwell.errors import StepwellError
 from stepwell.recipe.teachers import HostedTeacher
 from stepwell.teachers.protocol import Scores
-
-LONGEST_WAIT = 60.0  # seconds between two attempts, at most
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to wherever it points."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 class HostedReranker:
     """Scores pairs by asking a server; ``wait`` sleeps so many seconds between two attempts."""
 
     def __init__(self, settings: HostedTeacher, wait: Callable[[float], None] = time.sleep) -> None:
-        self.settings, self.wait = settings, wait
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "stepwell"}
-        if settings.key is not None:
-            key = os.environ.get(settings.key, "").strip()
-            if not key:
-                raise StepwellError(
-                    f"the key of the hosted teacher at {settings.url} is read from the environment variable "
-                    f"{settings.key}, which is not set. Set it (export {settings.key}=...), or take `key` out of the "
-                    "recipe where the server wants none."
-                )
-            self._headers["Authorization"] = f"Bearer {key}"
+        self.settings = settings
+        self.endpoint = Endpoint(
+            settings.url,
+            "the hosted teacher",
+            no_key="take `key` out of the recipe",
+            check="Check `url`, `model`, `documents` and `extra` of the teacher against the API's documentation.",
+            kept="The scores that it gave before are kept: run the same command again when it is back, or raise "
+            "`retries` or `timeout`, or lower `parallel`.",
+            key=settings.key,
+            retries=settings.retries,
+            timeout=settings.timeout,
+            wait=wait,
+        )
+        self.endpoint.check_key()
 
     @staticmethod
     def fingerprint_of(settings: HostedTeacher) -> str:
@@ -83,38 +71,7 @@ class HostedReranker:
         body: dict[str, Any] = {"query": query, self.settings.documents: documents, **self.settings.extra}
         if self.settings.model is not None:
             body["model"] = self.settings.model
-        data = json.dumps(body).encode()
-        for attempt in range(self.settings.retries + 1):
-            try:
-                request = urllib.request.Request(self.settings.url, data, self._headers)
-                with _OPENER.open(request, timeout=self.settings.timeout) as answer:
-                    return self._read(answer.read(), len(documents))
-            except urllib.error.HTTPError as error:
-                reason, asked = self._refusal(error), error.headers.get("Retry-After")
-            except (OSError, HTTPException) as error:  # no connection, a time-out, an answer cut off
-                reason, asked = f"{getattr(error, 'reason', None) or error or type(error).__name__}", None
-            if attempt < self.settings.retries:
-                self.wait(_seconds(asked, attempt))
-        raise StepwellError(
-            f"the hosted teacher at {self.settings.url} did not answer in {self.settings.retries + 1} attempts; the "
-            f"last time: {reason}. The scores that it gave before are kept: run the same command again when it is "
-            "back, or raise `retries` or `timeout`, or lower `parallel`."
-        )
-
-    def _refusal(self, error: urllib.error.HTTPError) -> str:
-        """Say what an HTTP status means; raise where another attempt is useless."""
-        with error:
-            text = " ".join(error.read(2000).decode("utf-8", "replace").split())[:200]
-        said = f"HTTP {error.code}" + (f", {text}" if text else "")
-        if error.code == 429 or error.code >= 500:
-            return said
-        advice = "Check `url`, `model`, `documents` and `extra` of the teacher against the API's documentation."
-        if error.code in (401, 403):
-            name = self.settings.key
-            advice = f"Check the key in {name}." if name else "Name the environment variable of a key in `key`."
-        elif 300 <= error.code < 400:
-            advice = f"It points to {error.headers.get('Location')}: give the right address in `url`."
-        raise StepwellError(f"the hosted teacher at {self.settings.url} refuses: {said}. {advice}")
+        return self.endpoint.post(body, lambda data: self._read(data, len(documents)))
 
     def _read(self, data: bytes, count: int) -> list[float]:
         """Return the scores in the order of the documents."""
@@ -137,12 +94,3 @@ class HostedReranker:
                 "option for all of them in `extra`."
             ) from None
         return [found[place] for place in range(count)]
-
-
-def _seconds(asked: str | None, attempt: int) -> float:
-    """Return how long to wait: what the server asks for in Retry-After, or 1, 2, 4... seconds."""
-    try:
-        wish = float(asked or "")
-    except ValueError:
-        wish = 2.0**attempt
-    return min(max(wish, 0.0), LONGEST_WAIT)
