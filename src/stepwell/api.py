@@ -74,15 +74,17 @@ def init(
     *,
     test: Path | None = None,
     dry_run: bool = False,
+    yes: bool = False,
     **synthetic: Any,
 ) -> Start:
     """Look at what is there, make synthetic queries for passages that have none, and write a recipe.
 
-    ``synthetic`` are fields of :class:`stepwell.intake.synthetic.collection.SyntheticOptions`.
+    ``synthetic`` are fields of :class:`stepwell.intake.synthetic.collection.SyntheticOptions`. What a chat endpoint
+    costs is asked about first, unless ``yes``.
     """
     from stepwell.intake.start import start
 
-    return start(directory, target, student, layers, test, synthetic, dry_run)
+    return start(directory, target, student, layers, test, synthetic, dry_run, yes)
 
 
 def load_recipe(

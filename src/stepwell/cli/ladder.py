@@ -1,5 +1,7 @@
 """From a directory to a finished run: init, demo, plan, run, ablate."""
 
+import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,8 +27,28 @@ def init(
         Path | None, typer.Option(help="Passages without queries: a table of real queries and the passages they want.")
     ] = None,
     generator: Annotated[
-        str | None, typer.Option(help="Passages without queries: a model that asks (directory or hub name).")
+        str | None,
+        typer.Option(
+            "--generator",
+            help="Passages without queries: a model that asks (directory or hub name), or the URL of an "
+            "OpenAI-compatible API: http://localhost:11434/v1.",
+        ),
     ] = None,
+    model: Annotated[str | None, typer.Option("--generator-model", help="Of an API: the model's name.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--generator-key", help="Of an API: the environment variable with the key.")
+    ] = None,
+    extra: Annotated[
+        str, typer.Option("--generator-extra", help="Of an API: further fields of a request, as JSON.")
+    ] = "{}",
+    kinds: Annotated[
+        str, typer.Option("--kinds", help="Of an API: what it is asked for.")
+    ] = "question,keywords,claim,how-to",
+    price: Annotated[
+        str | None, typer.Option("--price", help="Of an API: of a million tokens sent, and of a million back: 0.15,0.6")
+    ] = None,
+    parallel: Annotated[int, typer.Option("--parallel", min=1, help="Of an API: requests at a time.")] = 4,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before an API is asked.")] = False,
     per_passage: Annotated[
         int, typer.Option("--queries-per-passage", min=1, help="Queries that the generator makes of each passage.")
     ] = 2,
@@ -37,12 +59,43 @@ def init(
 ) -> None:
     """Look at what is there, make queries for passages that have none, and write a commented recipe."""
     making: dict[str, object] = {"generator": generator, "per_passage": per_passage, "by": by, "depth": depth}
-    made = api.init(directory, target, student, layers, test=test, dry_run=dry_run, **making)
+    chat = {
+        "model": model,
+        "key": key,
+        "extra": _fields(extra),
+        "kinds": tuple(kind.strip() for kind in kinds.split(",") if kind.strip()),
+        "price": None if price is None else _prices(price),
+        "parallel": parallel,
+    }
+    made = api.init(directory, target, student, layers, test=test, dry_run=dry_run, yes=yes, **making, **chat)
     if not dry_run:
         path = made.recipe
         say(f"{path} is written; look through it, then: stepwell plan {path}, and stepwell run {path}")
     if as_json:
         print_json(made.to_json())
+
+
+def _fields(text: str) -> dict[str, object]:
+    """Read --generator-extra."""
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        said = f'{text!r} is no JSON object, such as {{"max_tokens": 4000}}'
+        raise typer.BadParameter(said, param_hint="--generator-extra")
+    return fields
+
+
+def _prices(text: str) -> tuple[float, float]:
+    """Read --price."""
+    try:
+        there, back = (float(part) for part in text.split(","))
+    except ValueError:
+        there = back = -1.0
+    if not (0 <= there < math.inf and 0 <= back < math.inf):
+        raise typer.BadParameter(f"{text!r} is not two numbers with a comma between: 0.15,0.6", param_hint="--price")
+    return there, back
 
 
 @app.command()

@@ -10,6 +10,7 @@ import numpy as np
 
 from stepwell.collection import Collection, Splits, open_collection, resolve_splits
 from stepwell.errors import RecipeError, StepwellError
+from stepwell.intake.synthetic.proposals import HEADING, SENTENCE, UNLABELLED
 from stepwell.recipe import CollectionSection
 from stepwell.recipe.yaml_file import BUNDLED
 
@@ -25,6 +26,12 @@ _TEMPLATES = Path(__file__).with_name("templates")  # what stands in braces is f
 _SYNTHETIC = """\
 # The training queries are synthetic: made from the passages, out of which they were taken. They never test; real
 # ones do, as qrels/test.tsv (with their texts in queries.jsonl).
+"""
+_BY_MODEL = """\
+# By {generator}: {kinds}.
+"""
+_MORE = """\
+    more_queries: {path}  # {count} of {generator} whose passage did not come back: texts without labels
 """
 _SEARCH_ORIGIN = """\
 # To search your whole texts with the finished model:
@@ -56,21 +63,23 @@ def write_recipe(
     sizes = {name: len(collection.qrels(name).query_rows) for name in sorted(collection.splits)}
     section = CollectionSection(path=place, train="train" if "train" in sizes else max(sizes, key=sizes.__getitem__))
     splits = resolve_splits(collection, section)
-    base, path = (_quoted(_spelled(name, target.resolve().parent)) for name in (student, place))
+    base, path = (_spelled(name, target.resolve().parent) for name in (student, place))
+    by_model, more = _of_generator(Path(place), path) if is_own else ("", "")
     trained_on, synthetic = len(splits.train.query_rows), bool(splits.synthetic.get("train"))
     ladder = "small_ladder" if synthetic or trained_on < FEW_QUERIES else "ladder"
     template = "".join((_TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8") for name in ("head", ladder))
     search = _SEARCH_ORIGIN.format(origin=_quoted(origin)) if origin else ""
     text = template.format(
-        synthetic=_SYNTHETIC + search if synthetic else "",
+        synthetic=_SYNTHETIC + by_model + search if synthetic else "",
+        more=more,
         name=_quoted(collection.name),
         passages=f"{collection.n_passages:,}",
         queries=f"{collection.n_queries:,}",
-        path=path,
+        path=_quoted(path),
         train=_quoted(section.train),
         splits=_describe(collection, splits),
         layers=layers,
-        base=base,
+        base=_quoted(base),
         small=_small_depth(layers, student),
         rerank_epochs=max(1, min(3, round(8000 / trained_on))),  # about 8,000 queries seen, three passes at most
         rounds=3 if trained_on >= 2000 else 1,
@@ -80,6 +89,20 @@ def write_recipe(
     )
     _write_new(target, text)
     return target
+
+
+def _of_generator(folder: Path, path: str) -> tuple[str, str]:
+    """Return what the recipe says of the queries that a model made, by kind, and of its others without labels."""
+    try:
+        facts = json.loads((folder / "synthetic.json").read_text(encoding="utf-8"))
+        generator, kept, others = facts["generator"], dict(facts["kept"]), int(facts["unlabelled"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", ""
+    name = " ".join(str(generator).split())
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in kept.items() if kind not in (HEADING, SENTENCE))
+    by_model = _BY_MODEL.format(generator=name, kinds=kinds or "none was kept") if generator else ""
+    more = _MORE.format(path=_quoted(f"{path}/{UNLABELLED}"), count=f"{others:,}", generator=name) if others else ""
+    return by_model, more
 
 
 def _describe(collection: Collection, splits: Splits) -> str:

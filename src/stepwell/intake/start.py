@@ -8,7 +8,7 @@ from stepwell.collection.readers.beir import write_split, write_texts
 from stepwell.collection.readers.folder import Folder
 from stepwell.collection.source import Source
 from stepwell.collection.store import refuse
-from stepwell.display import Table, say
+from stepwell.display import Table, confirmed, say
 from stepwell.errors import CollectionError, StepwellError
 from stepwell.files import whole, writing
 from stepwell.intake.contents import Contents, look
@@ -46,12 +46,14 @@ def start(
     test: Path | None,
     synthetic: dict[str, Any],
     dry_run: bool = False,
+    yes: bool = False,
 ) -> Start:
     """Look at a place, make a collection of it where it is none yet, and write a recipe.
 
     What is made lies beside the recipe: ``NAME-synthetic`` with queries made from passages that have none,
     ``NAME-collection`` of a table of queries and answers. Nothing that is there is changed or overwritten. ``test`` are
-    real queries for passages that have none, ``synthetic`` fields of SyntheticOptions.
+    real queries for passages that have none, ``synthetic`` fields of SyntheticOptions. ``yes``: what a chat endpoint
+    costs is told, and not asked about.
     """
     check_layers(student, layers)
     contents = look(directory)
@@ -64,6 +66,8 @@ def start(
             "test.tsv; --test is for passages without queries."
         )
     if dry_run:
+        if contents.found == "passages" and contents.source is not None:
+            _say_cost(contents.source, synthetic)
         also = "" if made is None else f" the collection {made}, and"
         say(f"Nothing was written. Without --dry-run it would be{also} the recipe {target}.")
         return Start(target, made, contents)
@@ -73,7 +77,7 @@ def start(
             write_pairs(source, made)
             say(f"{made} is the collection: a BEIR directory of the table's queries and passages.")
         else:
-            report = _synthesise(source, made, test, synthetic)
+            report = _synthesise(source, made, test, synthetic, yes)
     origin = contents.place if isinstance(source, Folder) else None
     write_recipe(made or directory, target, student, layers, origin)
     return Start(target, made, contents, report)
@@ -99,11 +103,26 @@ def _beside(contents: Contents, target: Path) -> Path | None:
     return made
 
 
-def _synthesise(source: Source, made: Path, test: Path | None, synthetic: dict[str, Any]) -> SyntheticReport:
+def _say_cost(source: Source, synthetic: dict[str, Any]) -> None:
+    """Say what a chat endpoint would be asked, where one is named."""
+    from stepwell.intake.synthetic.collection import SyntheticOptions, cost  # loads torch
+
+    options = SyntheticOptions(**synthetic)
+    if (still := cost(source, options)) is not None:
+        say(still.sentence(f"{options.model}", f"{options.generator}"))
+
+
+def _synthesise(source: Source, made: Path, test: Path | None, synthetic: dict[str, Any], yes: bool) -> SyntheticReport:
     from stepwell.intake.synthetic.collection import SyntheticOptions, make_collection  # loads torch
 
+    def agree(cost: str) -> bool:
+        if yes:
+            say(cost)
+        return yes or confirmed(cost)
+
+    real = RealQueries(test) if test else None
     with writing(made):
-        report = make_collection(source, made, SyntheticOptions(**synthetic), RealQueries(test) if test else None)
+        report = make_collection(source, made, SyntheticOptions(**synthetic), real, agree=agree)
     say(report.table())
     say(f"{made} is the collection, a BEIR directory: look at its queries.jsonl, and change what you like.")
     return report

@@ -17,7 +17,7 @@ _ABBREVIATION = regex.compile(
     r"(?:\b(?:e\.g|i\.e|etc|cf|vs|resp|approx|fig|eq|eqs|al|no|incl|w\.r\.t|ref|refs|sec|pp?|vol|[A-Z])\.)$",
     regex.IGNORECASE,
 )
-_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 
 
 def sentences(text: str) -> list[str]:
@@ -41,7 +41,7 @@ def length(text: str) -> int:
     >>> length("two words"), length("検索モデル")
     (2, 3)
     """
-    return len(text.split()) + len(_UNSPACED.findall(text)) // 2
+    return len(text.split()) + len(UNSPACED.findall(text)) // 2
 
 
 class Block(NamedTuple):

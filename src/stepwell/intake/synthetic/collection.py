@@ -1,9 +1,9 @@
 """From passages without queries to a collection with synthetic ones: propose, filter by round trip, write."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,23 @@ from stepwell.collection.store import open_collection, refuse
 from stepwell.display import progress
 from stepwell.errors import CollectionError, StepwellError
 from stepwell.files import claimed, remove, whole
+from stepwell.intake.synthetic.chat import KINDS, ChatGenerator, Cost, Kind
 from stepwell.intake.synthetic.generator import Generator, ModelGenerator
-from stepwell.intake.synthetic.proposals import GENERATED, Headings, Proposal, chosen, propose, refusal, without
+from stepwell.intake.synthetic.proposals import (
+    COPIED,
+    GENERATED,
+    HEADING,
+    QUERY_WORDS,
+    SENTENCE,
+    UNLABELLED,
+    Headings,
+    Proposal,
+    chosen,
+    copied,
+    propose,
+    refusal,
+    without,
+)
 from stepwell.intake.synthetic.real_queries import RealQueries
 from stepwell.intake.synthetic.report import SyntheticReport
 from stepwell.models.encoder import Encoder
@@ -30,6 +45,9 @@ from stepwell.retrieval.vectors import Vectors, write_vectors
 BATCH = 16  # passages that a generator is given at once
 FEWEST = 4  # queries without which there is nothing to train and steer with
 DEV_SHARE, DEV_LEAST = 0.1, 20
+FEWEST_WORDS = {"keywords": 2}
+"""Words of a query at least, by kind, where fewer are enough than of others."""
+
 _GENERATED = "generated.jsonl"  # a line for each passage; what took time is never thrown away
 
 
@@ -37,13 +55,42 @@ _GENERATED = "generated.jsonl"  # a line for each passage; what took time is nev
 class SyntheticOptions:
     """How synthetic queries are made."""
 
-    generator: str | None = None  # a query-generation model, a directory or a name on the Hub
+    generator: str | None = None  # a query-generation model, a directory or a name on the Hub; or a chat endpoint's URL
+    model: str | None = None  # the model's name, behind an endpoint
+    kinds: tuple[Kind, ...] = tuple(KINDS)  # what an endpoint is asked for
+    key: str | None = None  # the name of the environment variable with the endpoint's key
+    price: tuple[float, float] | None = None  # of a million tokens sent to it, and of a million that come back
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further fields of a request
+    parallel: int = 4  # requests at a time
     per_passage: int = 2  # queries that it makes of each passage
     depth: int = 10  # ranks within which a passage must come back for its query
     by: Literal["bm25", "encoder", "either", "both"] = "bm25"  # who must find it
     encoder: str = "demo"  # a directory or a name on the Hub
     asked: int = 20_000  # passages that queries are made from, at most; chosen by hash
     seed: int = 13  # decides what a generator samples
+
+    @property
+    def asked_of(self) -> str | None:
+        """The generator as it is named beside its queries."""
+        return self.model or self.generator
+
+    def chat(self) -> ChatGenerator | None:
+        """Return the endpoint that is asked, where the generator is one."""
+        if self.generator is None or "://" not in self.generator:
+            return None
+        if self.model is None:
+            raise StepwellError(f"{self.generator} may have several models: name one with --generator-model.")
+        facts = self.kinds, self.key, self.price, self.extra, self.parallel
+        return ChatGenerator(self.generator, self.model, *facts)
+
+
+def cost(source: Source, options: SyntheticOptions) -> Cost | None:
+    """Return what is still to be asked of a chat endpoint; None where none is asked."""
+    chat = options.chat()
+    if chat is None:
+        return None
+    share = _share(sum(1 for _ in source.texts("passage", refuse)), options)
+    return chat.cost(_asked(source, share), options.per_passage, options.seed)
 
 
 def make_collection(
@@ -52,13 +99,15 @@ def make_collection(
     options: SyntheticOptions | None = None,
     real: RealQueries | None = None,
     model: Generator | None = None,
+    agree: Callable[[str], bool] = lambda cost: False,
 ) -> SyntheticReport:
     """Write a BEIR directory of a source's passages with queries made from them.
 
     A query is taken out of the passage that answers it: the first sentence of its text, the last heading of its
     title. Each query must find its passage again. The queries carry their origin and are marked as synthetic; they
     make ``train`` and ``dev``, never a test. Stopped, it goes on with what a generator has made so far. ``model`` is
-    the generator, where it is not to be opened from ``options.generator``.
+    the generator, where it is not to be opened from ``options.generator``. Before anything is asked of a chat endpoint,
+    ``agree`` is called with what that costs.
     """
     options = options or SyntheticOptions()
     if target.exists() or target.is_symlink():
@@ -68,24 +117,52 @@ def make_collection(
     with _held(workplace, json.loads(json.dumps(settings))):
         headings = Headings.of(source.texts("passage", refuse))
         test = real.judge(text.id for text in source.texts("passage", refuse)) if real else []
-        report = SyntheticReport(headings.passages)
-        share = options.asked / max(options.asked, headings.passages)
+        report = SyntheticReport(headings.passages, options.asked_of)
+        share = _share(headings.passages, options)
         if share < 1:
             counts = f"{headings.passages:,} passages about {options.asked:,}"
             report.notes.append(f"Of {counts} were asked, chosen by hash.")
-        generator = model or (ModelGenerator(options.generator) if options.generator else None)
+        generator = model or _open(source, options, agree)
         made = _generate(generator, source, options, share, workplace / _GENERATED) if generator else None
         taken, trial = _Taken(real.texts.values() if real else (), report), workplace / "trial"
         tried = ((text, taken.of(found)) for text, found in _proposals(source, headings, share, made))
         write_split(trial, "train", _write_texts(trial, tried))
-        kept = _that_come_back(trial, taken, options, workplace)
+        kept, unlabelled = _that_come_back(trial, taken, options, workplace)
         proposals = _proposals(source, headings, share, made)
         left = ((text, [one for one in found if one.id in kept]) for text, found in proposals)
         with whole(target) as folder:
-            pairs = _write_texts(folder, left, options.generator, real.texts if real else {})
+            pairs = _write_texts(folder, left, options.asked_of, real.texts if real else {})
+            report.unlabelled = len(unlabelled)
+            if unlabelled:
+                (folder / UNLABELLED).write_text("".join(f"{one}\n" for one in unlabelled), encoding="utf-8")
             _write_splits(folder, pairs, test, report)
         remove(workplace)
     return report
+
+
+def _share(passages: int, options: SyntheticOptions) -> float:
+    """Return which share of the passages queries are made of."""
+    return options.asked / max(options.asked, passages)
+
+
+def _asked(source: Source, share: float) -> Iterator[str]:
+    """Yield the texts that a generator is asked about."""
+    return (text.joined for text in source.texts("passage", refuse) if chosen(text.id, share))
+
+
+def _open(source: Source, options: SyntheticOptions, agree: Callable[[str], bool]) -> Generator | None:
+    """Open the generator; an endpoint is asked only when what that costs is agreed to."""
+    chat = options.chat()
+    if chat is None:
+        return ModelGenerator(options.generator) if options.generator else None
+    chat.check_key()
+    still = cost(source, options)
+    if still is not None and still.requests and not agree(still.sentence(chat.name, chat.url)):
+        raise StepwellError(
+            f"nothing was asked of {chat.name} at {chat.url}, and nothing was spent: say yes to what it costs, or add "
+            "--yes."
+        )
+    return chat
 
 
 def _write_texts(
@@ -101,7 +178,7 @@ def _write_texts(
     def passages() -> Iterator[Text]:
         for text, proposals in proposed:
             for one in proposals:
-                model = {"generator": generator} if one.origin == GENERATED and generator else {}
+                model = {"generator": generator} if generator and one.origin not in (HEADING, SENTENCE) else {}
                 queries.setdefault(one.id, (one.id, one.text, {"synthetic": True, "origin": one.origin, **model}))
                 answers.setdefault(one.id, []).append(text.id)
             yield without(text, *(one.origin for one in proposals))
@@ -136,9 +213,11 @@ def _proposals(
     for text in source.texts("passage", refuse):
         found = propose(text, headings, share)
         if made is not None and chosen(text.id, share):
-            for number, query in enumerate(next(generated), start=1):
-                name = f"generated:{text.id}:{number}"
-                found.append(Proposal(name, GENERATED, query, refusal(query, text.joined)))
+            for number, (kind, query) in enumerate(next(generated), start=1):
+                reason = refusal(query, text.joined, FEWEST_WORDS.get(kind, QUERY_WORDS[0]))
+                if reason is None and copied(query, text.joined) >= COPIED:
+                    reason = "nearly a copy of the passage's words"
+                found.append(Proposal(f"generated:{text.id}:{number}", kind, query, reason))
         yield text, found
 
 
@@ -172,13 +251,15 @@ class _Taken:
         return taken
 
 
-def _that_come_back(trial: Path, taken: _Taken, options: SyntheticOptions, workplace: Path) -> set[str]:
-    """Return the ids of the queries whose passage comes back."""
+def _that_come_back(
+    trial: Path, taken: _Taken, options: SyntheticOptions, workplace: Path
+) -> tuple[set[str], list[str]]:
+    """Return the ids of the queries whose passage comes back, and the texts of a generator's others."""
     report = taken.report
     if not taken.origins:
         raise _too_few(0, report)
     collection = open_collection(trial, workplace / "cache")
-    rows, kept = collection.qrels("train").query_rows, set[str]()
+    rows, kept, unlabelled = collection.qrels("train").query_rows, set[str](), list[str]()
     found = _round_trip(collection, options, workplace / "vectors")
     for row, text, back in zip(rows.tolist(), collection.query_texts(rows), found.tolist(), strict=True):
         name = collection.query_ids[row]
@@ -189,9 +270,11 @@ def _that_come_back(trial: Path, taken: _Taken, options: SyntheticOptions, workp
             report.keep(taken.origins[name], text)
         else:
             report.drop(f"the passage does not come back in the first {options.depth}", text)
+            if taken.origins[name] not in (HEADING, SENTENCE):
+                unlabelled.append(text)
     if len(kept) < FEWEST:
         raise _too_few(len(kept), report)
-    return kept
+    return kept, unlabelled
 
 
 def _round_trip(collection: Collection, options: SyntheticOptions, folder: Path) -> NDArray[np.bool_]:
@@ -228,18 +311,19 @@ def _generate(generator: Generator, source: Source, options: SyntheticOptions, s
     if path.exists():
         lines = list(islice(_read_lines(path), done))
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    passages = (text.joined for text in source.texts("passage", refuse) if chosen(text.id, share))
-    texts = islice(passages, done, None)
+    texts = islice(_asked(source, share), done, None)
     with progress(None, "asking about passages", done) as bar, path.open("a", encoding="utf-8") as file:
         while batch := list(islice(texts, BATCH)):
             made = generator.ask(batch, options.per_passage, options.seed)
-            file.writelines(json.dumps(queries) + "\n" for queries in made)
+            for queries in made:
+                kinds = [(GENERATED, one) if isinstance(one, str) else one for one in queries]
+                file.write(json.dumps(kinds) + "\n")
             file.flush()
             bar.advance(len(batch))
     return path
 
 
-def _read_lines(path: Path) -> Iterator[list[str]]:
+def _read_lines(path: Path) -> Iterator[list[tuple[str, str]]]:
     """Yield the whole lines of a file that may have been cut off."""
     if not path.is_file():
         return

@@ -19,8 +19,8 @@ _GO_ON = "Text: {text}\n\nA short question that this text answers:"
 class Generator(Protocol):
     """Something that asks about passages."""
 
-    def ask(self, texts: Sequence[str], queries: int, seed: int) -> list[list[str]]:
-        """Return so many queries of each text; the same for the same texts and seed."""
+    def ask(self, texts: Sequence[str], queries: int, seed: int) -> Sequence[Sequence[str | tuple[str, str]]]:
+        """Return so many queries of each text, or (kind, query); the same for the same texts and seed."""
         ...
 
 

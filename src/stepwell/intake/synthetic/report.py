@@ -16,6 +16,7 @@ class SyntheticReport:
     """Counts and examples of the queries of a collection."""
 
     passages: int = 0
+    generator: str | None = None  # who made those that are not taken out of the passages
     proposed: Counter[str] = field(default_factory=Counter)  # by origin
     kept: Counter[str] = field(default_factory=Counter)  # by origin
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
@@ -23,6 +24,7 @@ class SyntheticReport:
     train: int = 0
     dev: int = 0
     test: int = 0  # real ones
+    unlabelled: int = 0  # of a generator, without their passage: for the embedding rung
     notes: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, text: str) -> None:
@@ -52,6 +54,8 @@ class SyntheticReport:
         rows += [[f"- {reason}", count, f"{count / total:.1%}"] for reason, count in self.dropped.items()]
         rows += [[f"kept: {origin}", count, f"{count / total:.1%}"] for origin, count in self.kept.items()]
         rows += [["for training", self.train, None], ["for dev", self.dev, None]]
+        if self.unlabelled:
+            rows.append(["without labels, for the embedding rung", self.unlabelled, None])
         if self.test:
             rows.append(["real queries for the test", self.test, None])
         examples = [f"{key}: {' | '.join(texts)}" for key, texts in self.examples.items()]
