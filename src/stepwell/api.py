@@ -121,7 +121,7 @@ def plan(recipe: Recipe | str | Path, out: str | Path | None = None) -> Plan:
     return plan_recipe(opened, _out(out, opened.name))
 
 
-def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> Results | None:
+def run(recipe: Recipe | str | Path, out: str | Path | None = None, yes: bool = False) -> Results | None:
     """Run a recipe to its end, or go on with it.
 
     Parameters
@@ -130,6 +130,8 @@ def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> Results |
         What to do.
     out
         The run's folder; ``runs/<the recipe's name>`` when None. What is finished there is not done again.
+    yes
+        Pay for what teachers behind an API cost without a question.
 
     Returns
     -------
@@ -146,7 +148,7 @@ def run(recipe: Recipe | str | Path, out: str | Path | None = None) -> Results |
     from stepwell.systems.records import Results
 
     folder = _out(out, opened.name)
-    if not run_recipe(opened, folder):  # only the main process has them
+    if not run_recipe(opened, folder, yes):  # only the main process has them
         return None
     _report_at_the_end(folder)
     return Results.load(folder)
@@ -160,7 +162,10 @@ def demo(out: str | Path = "runs/demo") -> Results | None:
 
 
 def ablate(
-    recipe: Recipe | str | Path, grid: str | Path | Mapping[str, Any] = "paper", out: str | Path | None = None
+    recipe: Recipe | str | Path,
+    grid: str | Path | Mapping[str, Any] = "paper",
+    out: str | Path | None = None,
+    yes: bool = False,
 ) -> Ablation:
     """Run variants of a recipe in one folder and compare them; what is equal in two of them is done once.
 
@@ -172,11 +177,14 @@ def ablate(
         A YAML file of variants, the same as a mapping, or ``paper``: the variants that the paper compares.
     out
         The folder; ``runs/<the recipe's name>-ablation`` when it is left out.
+    yes
+        Pay for what teachers behind an API cost without a question.
     """
     opened = _recipe(recipe)
     from stepwell import ablations
 
-    return ablations.run_ablation(opened.name, ablations.open_grid(opened, grid), _out(out, f"{opened.name}-ablation"))
+    out = _out(out, f"{opened.name}-ablation")
+    return ablations.run_ablation(opened.name, ablations.open_grid(opened, grid), out, yes)
 
 
 def plan_ablation(

@@ -149,6 +149,13 @@ def warn(text: str) -> None:
     _err.print(f"Warning: {text}", style="yellow", soft_wrap=not _err.is_terminal)
 
 
+def ask(question: str) -> bool | None:
+    """Ask on the terminal and return whether the answer is yes; None where no terminal is there."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return _err.input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 def set_quiet(quiet: bool) -> None:
     """Silence remarks and progress, or let them speak again; tables and warnings stay."""
     global _quiet

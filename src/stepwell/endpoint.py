@@ -1,6 +1,7 @@
 """A JSON API behind HTTP: asked again when it is busy, with a key that is written nowhere."""
 
 import json
+import math
 import os
 import time
 import urllib.error
@@ -38,6 +39,7 @@ class Endpoint:
     check: str  # what to check when it refuses a request
     kept: str  # what an outage leaves, and what may help
     key: str | None = None  # the name of the environment variable with the key
+    key_field: str = "key"  # where that name is set
     retries: int = 6  # further attempts after 429, 5xx or no answer
     timeout: float = 60.0  # seconds
     wait: Callable[[float], None] = time.sleep  # between two attempts
@@ -86,13 +88,20 @@ class Endpoint:
     def _refusal(self, error: urllib.error.HTTPError) -> str:
         """Say what an HTTP status means; raise where another attempt is useless."""
         with error:
-            text = " ".join(error.read(2000).decode("utf-8", "replace").split())
+            try:
+                text = " ".join(error.read(2000).decode("utf-8", "replace").split())
+            except (OSError, HTTPException):
+                text = ""
         said = f"HTTP {error.code}" + (f", {self.hidden(text)[:200]}" if text else "")
         if error.code == 429 or error.code >= 500:
             return said
         advice = self.check
         if error.code in (401, 403):
-            advice = f"Check the key in {self.key}." if self.key else "Name the environment variable of a key in `key`."
+            advice = (
+                f"Check the key in {self.key}."
+                if self.key
+                else f"Name the environment variable of a key in `{self.key_field}`."
+            )
         elif 300 <= error.code < 400:
             advice = f"It points to {error.headers.get('Location')}: give the right address in `url`."
         raise StepwellError(f"{self.what} at {self.url} refuses: {said}. {advice}")
@@ -107,5 +116,5 @@ def _seconds(asked: str | None, attempt: int) -> float:
     try:
         wish = float(asked or "")
     except ValueError:
-        wish = 2.0**attempt
-    return min(max(wish, 0.0), LONGEST_WAIT)
+        wish = math.nan
+    return min(max(wish, 0.0) if math.isfinite(wish) else 2.0**attempt, LONGEST_WAIT)

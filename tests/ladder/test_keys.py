@@ -35,7 +35,7 @@ LOSS = {
     "candidates": 3,
     "keep_over": "batch",
 }
-RUNG = {**TRAINING, **LOSS, "beside": "de", "beside_weight": 0.25, "hold": 0.5}
+RUNG = {**TRAINING, **LOSS, "head": "none", "beside": "de", "beside_weight": 0.25, "hold": 0.5}
 OF_RUNG_ELSEWHERE = {"teacher", "loss", "negatives", "more_passages", "more_queries", "force"}  # in other stages' keys
 REFINE = {**TRAINING, **LOSS}
 SELECTION = {"depth": 9, "rule": "top", "worst": 29}

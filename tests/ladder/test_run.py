@@ -430,16 +430,19 @@ def narrow(tiny_model, tmp_path):
     "student, teacher",
     [("from: MODEL", "from: NARROW"), ("from: NARROW, pooling: cls", "from: NARROW"), ("from: NARROW", "from: MODEL")],
 )
-def test_hold_is_refused_before_anything_runs_where_vectors_have_other_widths(
+def test_hold_is_refused_before_anything_runs_where_no_head_brings_vectors_to_one_width(
     variant, narrow, tmp_path, student, teacher
 ):
     changes = [
         ("student: {from: MODEL", "student: {" + student.replace("NARROW", str(narrow))),
         ("de: {kind: dual-encoder, from: MODEL", "de: {kind: dual-encoder, " + teacher.replace("NARROW", str(narrow))),
     ]
+    kept = names(load_recipe(variant(*changes, ("loss: candidates,", "loss: candidates, hold: 0.5,"))))
+    assert {"asymmetric.test", "same-width"} <= set(kept)  # behind a head all of it works
+    changes.append(("loss: embedding,", "loss: embedding, head: none,"))
     widths = (24, 32) if student == "from: NARROW" else (32, 24)
     held = variant(*changes, ("loss: candidates,", "loss: candidates, hold: 0.5,"))
-    told = rf"rung 2 of the ladder: `hold` .*'de'.* have {widths[0]} numbers, .* {widths[1]}\. Set `hold: 0`"
+    told = rf"rung 2 of the ladder: `hold` .*'de'.* have {widths[0]} numbers, .* {widths[1]}\. Keep the head"
     for start in (api.plan, api.run):
         with pytest.raises(StepwellError, match=told):
             start(held, tmp_path / "run")

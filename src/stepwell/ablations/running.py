@@ -16,12 +16,13 @@ from stepwell.errors import RecipeError, RunError, StepwellError
 from stepwell.files import write_text
 from stepwell.ladder.build import stages_of_variant
 from stepwell.ladder.plan import Plan, Speed, make_plan, speed_of
-from stepwell.ladder.run import climb, file_name, prepare, shared_facts
+from stepwell.ladder.run import agree, climb, file_name, prepare, shared_facts
 from stepwell.ladder.stage import Context, Stage
 from stepwell.ladder.tracking import Tracking
 from stepwell.ladder.workspace import Workspace
 from stepwell.recipe.yaml_file import dump_recipe
 from stepwell.systems.records import Training
+from stepwell.teachers.embeddings import Bill
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class AblationPlan:
     variants: list[VariantPlan]
     done: int
     notes: tuple[str, ...] = ()
+    bills: tuple[Bill, ...] = ()  # what is sent elsewhere
+    a_character: float = 0.25  # tokens
 
     @property
     def total(self) -> float:
@@ -134,7 +137,8 @@ class AblationPlan:
             f"{self.own:,}, {self.done:,} are done. About {duration(self.total)} still to go."
         )
         columns = ["variant", "stages", "shared", "its own", "time to go"]
-        return Table("The ablation, variant by variant", columns, rows, (note, *self.notes))
+        notes = (note, *self.notes, *(bill.line(self.a_character) for bill in self.bills))
+        return Table("The ablation, variant by variant", columns, rows, notes)
 
     def to_json(self) -> dict[str, object]:
         """Return the plan as plain values (seconds)."""
@@ -150,10 +154,12 @@ def plan_ablation(grid: Grid, out: Path) -> AblationPlan:
 
 def _planned(grid: Grid, ready: list[Ready], out: Path, speed: Speed) -> AblationPlan:
     seen: dict[str | None, bool] = {}
-    variants = []
+    variants, bills, a_character = [], dict[Bill, None](), 0.0
     for one in ready:
         workspace = one.workspace(out)
         plan = make_plan(one.ctx, one.stages, workspace, speed)
+        bills |= dict.fromkeys(plan.bills)
+        a_character = plan.a_character
         keys = [workspace.keys.get(workspace.resolve(stage.name)) for stage in one.stages]
         places = dict(zip(keys, zip(plan.seconds, plan.done, strict=True), strict=True))
         places.pop(None, None)  # of a rung that dev decided to leave out
@@ -161,19 +167,20 @@ def _planned(grid: Grid, ready: list[Ready], out: Path, speed: Speed) -> Ablatio
         seen |= {place: done for place, (_, done) in new.items()}
         seconds = sum(cost for cost, done in new.values() if not done)
         variants.append(VariantPlan(one.variant.name, len(places), len(new), seconds))
-    return AblationPlan(variants, sum(seen.values()), grid.notes)
+    return AblationPlan(variants, sum(seen.values()), grid.notes, tuple(bills), a_character)
 
 
 # -- the run ----------------------------------------------------------------------------------------------
 
 
-def run_ablation(name: str, grid: Grid, out: Path) -> Ablation:
+def run_ablation(name: str, grid: Grid, out: Path, yes: bool = False) -> Ablation:
     """Run every variant to its end, or go on with them; write and return what they are compared by."""
     with Workspace(out, {}):  # holds the lock; each variant looks at the same stages with its own facts
         ready = get_ready(grid, out)
         speed = speed_of(ready[0].ctx.recipe.student.base)
         plan = _planned(grid, ready, out, speed)
         say(f"{name}: {len(ready)} variants, {plan.own} stages of their own, about {duration(plan.total)} to go.")
+        agree(plan.bills, plan.a_character, yes)
         done: list[Outcome] = []
         checked: set[Path] = set()
         said: set[str] = set()

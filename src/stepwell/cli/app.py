@@ -29,6 +29,7 @@ ScaleOption = Annotated[
     str | None,
     typer.Option(help="Make the recipe small, after --set: tiny, or a factor of all trainings such as 0.01."),
 ]
+YesOption = Annotated[bool, typer.Option("--yes", help="Pay for what an API costs without a question.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print plain JSON for scripts.")]
 CollectionOption = Annotated[str | None, typer.Option(help="A directory, demo, irds:ID or hf:NAME.")]
 EngineOption = Annotated[

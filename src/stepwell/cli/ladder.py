@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 import typer
 
 from stepwell import api
-from stepwell.cli.app import JsonOption, OutOption, RecipeFile, ScaleOption, SetOption, app, print_json, show_result
+from stepwell.cli.app import (
+    JsonOption,
+    OutOption,
+    RecipeFile,
+    ScaleOption,
+    SetOption,
+    YesOption,
+    app,
+    print_json,
+    show_result,
+)
 from stepwell.display import say, show
 
 By = Literal["bm25", "encoder", "either", "both"]
@@ -132,10 +142,11 @@ def run(
     out: OutOption = None,
     changes: SetOption = None,
     scale: ScaleOption = None,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Climb the ladder; started again after a stop or a crash it goes on where it was."""
-    _show_results(api.run(api.load_recipe(recipe, changes or (), scale), out), as_json)
+    _show_results(api.run(api.load_recipe(recipe, changes or (), scale), out, yes), as_json)
 
 
 @app.command()
@@ -148,6 +159,7 @@ def ablate(
     changes: SetOption = None,
     scale: ScaleOption = None,
     plan_only: PlanOption = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run variants of a recipe and compare them in one table; what is equal in two of them is done once."""
@@ -155,7 +167,7 @@ def ablate(
     if plan_only:
         show_result(api.plan_ablation(opened, grid, out), as_json)
         return
-    result = api.ablate(opened, grid, out)
+    result = api.ablate(opened, grid, out, yes)
     show_result(result, as_json)
     if result.failed:
         raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from stepwell.errors import RecipeError
 from stepwell.evaluation import cutoff_of, cutoff_of_set, reached
@@ -15,7 +14,7 @@ from stepwell.ladder.scoring import lessons
 from stepwell.ladder.stage import Context, Stage, recorded
 from stepwell.ladder.teacher import miner_lists, teacher, teacher_lists
 from stepwell.ladder.tracking import refuse_missing
-from stepwell.ladder.trainings import distil, more_vectors, start
+from stepwell.ladder.trainings import cut_and_widened, distil, more_vectors, start
 from stepwell.models.build import pick_layers
 from stepwell.models.engines import machine
 from stepwell.models.shape import depth_of, vector_width
@@ -45,7 +44,7 @@ def _climbed(ctx: Context) -> Builder:
     _check(b)
     miner = b.bm25()
     if b.recipe.warmup.further is not None:
-        dense = [rung.teacher for rung in b.recipe.ladder if b.embeds(rung.teacher)]
+        dense = [rung.teacher for rung in b.recipe.ladder if b.embeds(rung.teacher, queries=True)]
         miner = teacher_lists(b, dense[0]) if dense else miner
     start(b, miner)
     judged(b, "start", "the student at the start")
@@ -143,16 +142,19 @@ def _layers(b: Builder) -> None:
 
 
 def _hold(b: Builder, number: int, rung: Rung) -> None:
-    """Refuse to keep the student's vectors near others of another width."""
-    name = b.recipe.embedding_teacher
-    if not rung.hold or name is None or rung.loss == "embedding":
-        return
-    teacher: Any = b.recipe.teachers[name]
-    theirs, own = vector_width(teacher), vector_width(b.recipe.student)
-    if theirs != own:
-        raise RecipeError(
-            f"rung {number} of the ladder: `hold` keeps the student's vectors near those of {name!r}, and they "
-            f"can't be compared: the student's (from {b.recipe.student.base}) have {own} numbers, the "
-            f"teacher's (from {teacher.base}) {theirs}. Set `hold: 0` in this rung, or take a student and a "
-            "teacher of one width. (The embedding rung itself learns a projection from one to the other.)"
-        )
+    """Refuse to keep the student's vectors near others of another width, and a student that is cut and widened."""
+    name, own = b.recipe.embedding_teacher, vector_width(b.recipe.student)
+    if rung.loss == "embedding":
+        theirs = b.kind(rung.teacher).width()
+        if rung.head == "keep" and b.recipe.student.dimensions is not None and theirs not in (None, own):
+            raise RecipeError(f"rung {number} of the ladder: {cut_and_widened(rung.teacher, theirs)}")
+    elif rung.hold and name is not None:
+        theirs = b.kind(name).width()
+        before = [other for other in b.recipe.ladder[: number - 1] if other.loss == "embedding"]
+        if theirs not in (None, own) and not any(other.teacher == name and other.head == "keep" for other in before):
+            raise RecipeError(
+                f"rung {number} of the ladder: `hold` keeps the student's vectors near those of {name!r}, and they "
+                f"can't be compared: the student's (from {b.recipe.student.base}) have {own} numbers, the teacher's "
+                f"{theirs}. Keep the head of the embedding rung, which must come before (`head: keep`), or set "
+                "`hold: 0` in this rung."
+            )

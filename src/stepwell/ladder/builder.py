@@ -82,9 +82,10 @@ class Builder:
         """Return a teacher of the recipe, not open yet."""
         return kind_of(name, self.recipe.teachers)
 
-    def embeds(self, name: str) -> bool:
-        """Return whether a teacher has vectors."""
-        return self.recipe.teachers[name].embeds
+    def embeds(self, name: str, queries: bool = False) -> bool:
+        """Return whether a teacher has vectors; with ``queries``, of queries too."""
+        section = self.recipe.teachers[name]
+        return section.embeds_queries if queries else section.embeds
 
     def opens(self, name: str) -> dict[str, str]:
         """Return the inputs of a stage that a teacher is opened for; the role ``teacher`` says which."""

@@ -123,7 +123,8 @@ def _lowest(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 def headroom(b: Builder, number: int, rung: Rung) -> Stage:
     """Return the decision whether a rung is climbed: whether its teacher is ahead of the student on dev."""
     judging = b.recipe.judging
-    theirs = {"teacher": f"teacher.{rung.teacher}.dev"} if b.embeds(rung.teacher) else b.opens(rung.teacher)
+    embeds, compared = b.embeds(rung.teacher), b.embeds(rung.teacher, queries=True)
+    theirs = {"teacher": f"teacher.{rung.teacher}.dev"} if compared else {} if embeds else b.opens(rung.teacher)
     settings = {**b.judging, "teacher": rung.teacher, "force": rung.force}
     inputs, title = {"student": f"student@{number - 1}.dev", **theirs}, f"headroom of {rung.teacher} over the student"
 
@@ -139,13 +140,13 @@ def decide_headroom(job: Job) -> None:
 
     A teacher that embeds is compared by its own retrieval, any other by reranking the student's list on at most
     ``judging.headroom_queries`` queries (the ceiling of what its scores can teach). When a teacher has scores of no
-    dev query, nothing can be said, and the rung is climbed.
+    dev query, or vectors of passages alone, nothing can be said, and the rung is climbed.
     """
     measure, force, mine = job.settings["measure"], job.settings["force"], job.evaluation("student")
     theirs: Evaluation | None = None
-    if (job.inputs["teacher"] / "evaluation.parquet").is_file():
+    if "teacher" in job.inputs and (job.inputs["teacher"] / "evaluation.parquet").is_file():
         theirs = job.evaluation("teacher")
-    else:
+    elif "teacher" in job.inputs:
         run = job.run("student")
         rows, most = run.queries, job.settings["headroom_queries"]
         if len(rows) > most:

@@ -1,5 +1,6 @@
 """What a run will take on this machine: each stage's time and disk, from its operations and a short probe."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from stepwell.models.engines.flops import random_body
 from stepwell.models.engines.machine import autocast, micro_batch, precision, token_budget
 from stepwell.models.opening import quiet
 from stepwell.models.shape import config_of, operations_a_token
+from stepwell.models.tokens import Tokens
 from stepwell.systems.records import Decision, Manifest
+from stepwell.teachers.embeddings import Bill
 from stepwell.teachers.opening import kind_of
 
 LEFT_OUT = "left out"
@@ -106,6 +109,8 @@ class Plan:
     done: list[bool]
     memory: float
     left_out: frozenset[str] = frozenset()
+    bills: tuple[Bill, ...] = ()  # what is sent elsewhere
+    a_character: float = 0.25  # tokens
 
     @property
     def total(self) -> float:
@@ -128,6 +133,7 @@ class Plan:
             f"About {duration(self.total)} still to go, {_bytes(self.disk)} of disk, {_bytes(self.memory)} of memory.",
             f"Estimated for this machine ({torch.get_num_threads()} threads, {kind}) from a short probe; a rung "
             "without headroom is left out, and refine is guessed to select one query in eight.",
+            *(bill.line(self.a_character) for bill in self.bills),
         )
         return Table("The ladder, stage by stage", ["#", "stage", "time", "disk"], rows, notes)
 
@@ -139,7 +145,11 @@ class Plan:
             for stage, work, seconds, state in self.lines()
         ]
         stages = [dict(zip(keys, row, strict=True)) for row in rows]
-        return {"seconds": self.total, "disk": self.disk, "memory": self.memory, "stages": stages}
+        sent = [
+            {"teacher": bill.teacher, "texts": bill.texts, "tokens": round(bill.tokens(rate)), "cost": bill.cost(rate)}
+            for bill, rate in ((bill, self.a_character) for bill in self.bills)
+        ]
+        return {"seconds": self.total, "disk": self.disk, "memory": self.memory, "stages": stages, "sent": sent}
 
     def lines(self) -> Iterator[tuple[Stage, Work, float, str]]:
         """Yield each stage with its work, its seconds, and why it is not to be done: "" where it is."""
@@ -166,7 +176,19 @@ def make_plan(ctx: Context, stages: list[Stage], workspace: Workspace, speed: Sp
         done.append(finished)
     prices = prices_of(ctx)
     work = [stage.cost(prices) for stage in stages]
-    return Plan(stages, work, list(map(speed.seconds, work)), done, memory_of(ctx), frozenset(left_out))
+    seconds, bills = list(map(speed.seconds, work)), _bills(stages, done)
+    return Plan(stages, work, seconds, done, memory_of(ctx), frozenset(left_out), bills, prices.a_character)
+
+
+def _bills(stages: list[Stage], done: list[bool]) -> tuple[Bill, ...]:
+    """Return what stages that are not done send elsewhere; what two of them have in common is sent once."""
+    found = dict[str, Bill]()
+    for stage, is_done in zip(stages, done, strict=True):
+        same = json.dumps([stage.kind, stage.settings, stage.inputs], sort_keys=True)
+        bill = None if is_done or same in found else stage.bill()
+        if bill is not None and bill.texts:
+            found[same] = bill
+    return tuple(found.values())
 
 
 def prices_of(ctx: Context) -> Prices:
@@ -178,16 +200,16 @@ def prices_of(ctx: Context) -> Prices:
     special = encoder.template.overhead[0]
     random = np.random.default_rng(0)
 
-    def mean(texts: list[str], limit: int) -> float:
-        return float(np.minimum(encoder.tokenise(texts, "document").lengths + special, limit).mean())
-
     some = random.choice(collection.n_passages, min(400, collection.n_passages), replace=False)
     few = random.choice(queries, min(400, len(queries)), replace=False)
-    passage = mean(collection.passage_texts(some), recipe.tokens.longest)
-    query = mean(collection.query_texts(few), recipe.tokens.longest)
+    texts = collection.passage_texts(some), collection.query_texts(few)
+    tokenizer, _, prompt = encoder.cutting("document")
+    lengths = [Tokens.build(tokenizer, part, 10_000, prompt).lengths for part in texts]
+    passage, query = (float(np.minimum(part + special, longest).mean()) for part in lengths)
+    a_character = float(lengths[0].sum()) / max(1, sum(map(len, texts[0])))
     pair = min(passage + query - special / 2, recipe.tokens.pair)
     train, dev, test = (len(getattr(ctx.splits, split).query_rows) for split in ("train", "dev", "test"))
-    return Prices(collection.n_passages, train, dev, test, passage, query, pair)
+    return Prices(collection.n_passages, train, dev, test, passage, query, pair, a_character)
 
 
 def memory_of(ctx: Context) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 from stepwell.distil.training import total_steps
 from stepwell.models.shape import config_of, operations_a_token
 from stepwell.recipe import Optimiser, Refine, Rung
-from stepwell.teachers.opening import Cost
+from stepwell.teachers.opening import Cost, Kind
 
 ANSWER = 0.5
 """Seconds that a hosted teacher is guessed to take for a request."""
@@ -40,6 +40,7 @@ class Prices:
     passage: float  # mean tokens of a text, under the recipe's limits
     query: float
     pair: float
+    a_character: float = 0.25  # tokens
 
     def encode(self, model: Any, texts: tuple[int, int] | None = None) -> Work:
         """Price encoding with a model section's base: all passages and queries, or so many of ``texts``."""
@@ -78,6 +79,12 @@ class Prices:
             self._read(model.what, queries, k) * operations_a_token(model.base, model.layers) for model in cost.reads
         )
         return Work(forward=forward, disk=12.0 * cost.kept, seconds=ANSWER * cost.rounds)
+
+    def asking(self, kind: Kind[Any], texts: int) -> Work:
+        """Price the vectors of so many texts of a teacher without a model."""
+        if not kind.section.embeds:
+            return Work()
+        return Work(disk=4.0 * (kind.width() or 1_024) * texts, seconds=0.5 + ANSWER * kind.rounds(texts))
 
     def climb(self, rungs: list[tuple[Rung, int]], refine: Refine) -> int:
         """Return the optimiser steps of rungs, each with its number of texts from elsewhere, and of refine."""

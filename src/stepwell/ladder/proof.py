@@ -16,9 +16,10 @@ from stepwell.ladder.teacher import last_miner, teacher
 from stepwell.ladder.trainings import contrast, distil, more_vectors, open_student, start_student, updates
 from stepwell.models.shape import vector_width
 from stepwell.recipe import MORE, DenseTraining, Rung
-from stepwell.systems.records import SystemTable, Training, Updates
+from stepwell.systems.records import Decision, SystemTable, Training, Updates
 
 FINAL = "ladder + refine"
+ASYMMETRIC, SAME_WIDTH = "asymmetric.test", "same-width"
 
 
 def proof(b: Builder) -> None:
@@ -33,9 +34,12 @@ def proof(b: Builder) -> None:
         top = FINAL
     systems |= _asymmetric(b, top) | _with_others(b, top)
     settings = {"systems": systems, "reference": top, **b.judging}
-    inputs = {stage: stage for stage in systems.values()}
-    title = "compare all systems on the test queries"
-    b.add(Stage("table", "table", title, settings, inputs, run=compare_all, collective=False, named=True))
+    may_lack = {ASYMMETRIC} if SAME_WIDTH in b.stages else set[str]()
+    inputs = {stage: stage for stage in systems.values() if stage not in may_lack}
+    title, optional = "compare all systems on the test queries", {stage: stage for stage in may_lack}
+    b.add(
+        Stage("table", "table", title, settings, inputs, compare_all, collective=False, named=True, optional=optional)
+    )
 
 
 # -- systems that are not trained for it --------------------------------------------------------------------
@@ -47,7 +51,7 @@ def _as_they_are(b: Builder) -> dict[str, str]:
     systems["base model, untuned"] = _base(b)
     systems["student, untrained"] = searched(b, "test", "start", "the student at the start")
     for name in b.recipe.teachers:
-        if b.embeds(name) and f"teacher.{name}" in b.stages:
+        if b.embeds(name, queries=True) and f"teacher.{name}.vectors" in b.stages:
             systems[f"teacher {name}"] = searched(b, "test", f"teacher.{name}", name)
     return systems
 
@@ -88,15 +92,32 @@ def _fused(top: str) -> str:
 
 
 def _asymmetric(b: Builder, top: str) -> dict[str, str]:
-    """Add queries by the student, passages by the teacher of the embedding rung, where their widths agree."""
+    """Add queries by the student, passages by the teacher of the embedding rung, where their widths agree.
+
+    Where a rung may have widened the student, that is known only when the student is there.
+    """
     name = b.recipe.embedding_teacher
-    teachers: dict[str, Any] = b.recipe.teachers
-    if name is None or vector_width(teachers[name]) != vector_width(b.recipe.student):
+    if name is None:
+        return {}
+    own, rungs = vector_width(b.recipe.student), [rung for rung in b.recipe.ladder if rung.loss == "embedding"]
+    heads = [rung for rung in rungs if rung.head == "keep" and b.kind(rung.teacher).width() != own]
+    if not heads and b.kind(name).width() != own:
         return {}
     inputs = {"queries": f"student@{b.last}.vectors", "passages": f"teacher.{name}.vectors"}
-    title, own = f"queries by the student, passages by {name}", {"asymmetric": True}
-    stage = _test(b, "asymmetric.test", "search-test", title, inputs, search, settings=own)
+    if heads:
+        asks = f"has the student the width of {name}?"
+        b.add(Stage(SAME_WIDTH, "same-width", asks, {}, inputs, decide_same_width, collective=False))
+    title, settings = f"queries by the student, passages by {name}", {"asymmetric": True}
+    gates = (SAME_WIDTH,) if heads else None
+    stage = _test(b, ASYMMETRIC, "search-test", title, inputs, search, settings=settings, only_if=gates)
     return {f"{top}, passages by {name}": stage}
+
+
+def decide_same_width(job: Job) -> None:
+    """Say whether the student's queries can search the teacher's passages: a rung that widens may be left out."""
+    ours, theirs = job.vectors("queries"), job.vectors("passages")
+    assert ours is not None and theirs is not None
+    job.leave(Decision(ours.passages.shape[1] == theirs.passages.shape[1]))
 
 
 # -- baselines, each with as many updates as the ladder -----------------------------------------------------
@@ -164,8 +185,8 @@ def straight_rungs(b: Builder) -> list[Rung]:
     wanted: list[tuple[str, Any]] = [(strongest.teacher, strongest.loss)]
     if recipe.proof == "full":
         for name in dict.fromkeys(rung.teacher for rung in recipe.ladder):
-            losses = ("embedding", "in-batch") if b.embeds(name) else ("candidates",)
-            wanted += [(name, loss) for loss in losses]
+            losses = {"embedding": b.embeds(name), "in-batch": b.embeds(name, queries=True)}
+            wanted += [(name, loss) for loss, can in losses.items() if can] or [(name, "candidates")]
     own = {(rung.teacher, rung.loss): rung for rung in recipe.ladder}
     alone = {"gamma": 0.0, "beside": None, "hold": 0.0, "candidates": strongest.candidates}
     rungs = []
@@ -192,7 +213,8 @@ def train_contrastive(job: Job) -> None:
 
 def compare_all(job: Job) -> None:
     """Compare every system with the final student on the test queries (paired, Holm-corrected)."""
-    systems, reference, splits = job.settings["systems"], job.settings["reference"], job.surroundings.splits
+    systems = {label: stage for label, stage in job.settings["systems"].items() if stage in job.inputs}
+    reference, splits = job.settings["reference"], job.surroundings.splits
     measures = measures_of(job.settings)
     evaluations = {label: job.evaluation(stage) for label, stage in systems.items()}
     fused = _fused(reference)

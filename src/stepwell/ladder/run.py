@@ -3,13 +3,13 @@
 import os
 import shutil
 import time
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
 from stepwell import distributed
 from stepwell.collection import open_collection, resolve_splits
-from stepwell.display import Progress, duration, progress, say, warn
+from stepwell.display import Progress, ask, duration, progress, say, warn
 from stepwell.distil.training import checkpoint_seconds
 from stepwell.errors import RunError, StepwellError
 from stepwell.files import cache, whole, write_text
@@ -23,6 +23,7 @@ from stepwell.recipe import Recipe
 from stepwell.recipe.yaml_file import dump_recipe
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.records import Results, SystemTable
+from stepwell.teachers.embeddings import Bill
 
 
 def prepare(recipe: Recipe) -> Context:
@@ -48,8 +49,11 @@ def plan(recipe: Recipe, out: Path) -> Plan:
     return make_plan(ctx, stages_of(ctx, to_search=True), Workspace(out, shared_facts(ctx)))
 
 
-def run(recipe: Recipe, out: Path) -> dict[str, Any]:
-    """Run a recipe to its end, or go on with what is in the folder ``out``; return what ``results.json`` says."""
+def run(recipe: Recipe, out: Path, yes: bool = False) -> dict[str, Any]:
+    """Run a recipe to its end, or go on with what is in the folder ``out``; return what ``results.json`` says.
+
+    ``yes``: what costs money is paid for without a question.
+    """
     _refuse_another(out, recipe)
     ctx = prepare(recipe)
     with Workspace(out, shared_facts(ctx)) as workspace:
@@ -59,6 +63,7 @@ def run(recipe: Recipe, out: Path) -> dict[str, Any]:
         stages = stages_of(ctx, to_search=True)
         estimate = make_plan(ctx, stages, Workspace(out, shared_facts(ctx)))
         say(f"{recipe.name}: {len(stages)} stages, about {duration(estimate.total)} still to go; the folder is {out}.")
+        agree(estimate.bills, estimate.a_character, yes)
         began = time.monotonic()
         with Tracking.of(recipe, out) as ctx.surroundings.tracking, progress(round(estimate.total), recipe.name) as bar:
             climb(ctx, workspace, estimate, bar)
@@ -84,9 +89,25 @@ def _refuse_another(out: Path, recipe: Recipe) -> None:
 def _look_for_keys(recipe: Recipe) -> None:
     """Say at once which key is missing: the hosted teacher that wants it may come hours later, or need it no more."""
     for name, teacher in recipe.teachers.items():
-        key = getattr(teacher, "key", None)
+        key = teacher.key_name
         if key and not os.environ.get(key):
             warn(f"the key of the teacher {name} is read from {key}, which is not set: new scores need it.")
+
+
+def agree(bills: Sequence[Bill], a_character: float, yes: bool) -> None:
+    """Ask before anything is paid for; refuse where the answer is no, or nobody is there to give one."""
+    paid, problem = [bill for bill in bills if bill.paid], ""
+    told = " ".join(bill.line(a_character) for bill in bills)
+    if told:
+        say(told)
+    if paid and not yes and distributed.is_main():
+        answer = ask("Send these texts, and pay for it?")
+        if answer is None:
+            problem = "This has to be paid for, and no terminal is there to ask on: add --yes (in Python: yes=True)."
+        elif not answer:
+            problem = "Nothing was sent. What is finished is kept."
+    if distributed.any_says(bool(problem)):
+        raise StepwellError(f"{' '.join(bill.line(a_character) for bill in paid)} {problem}")
 
 
 def climb(ctx: Context, workspace: Workspace, estimate: Plan, bar: Progress, said: Container[str] = ()) -> None:

@@ -22,6 +22,7 @@ from stepwell.recipe import AnyTeacher, Recipe, Rung, Side, TokensSection
 from stepwell.retrieval.run import Run
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems.records import Record
+from stepwell.teachers.embeddings import Bill
 from stepwell.teachers.opening import Kind, Texts, kind_of
 from stepwell.teachers.protocol import Teacher
 
@@ -187,6 +188,7 @@ class Stage:
     run: Callable[[Job], None]  # a plain function of a module, so that it can't hold a recipe
     says: Says = say_nothing  # what it found, from its folder
     cost: Callable[[Prices], Work] = lambda prices: Work()
+    bill: Callable[[], Bill | None] = lambda: None  # what it sends elsewhere and what that costs, as things are now
     collective: bool = True  # all processes take part (training, encoding, scoring), or the main one alone
     optional: Mapping[str, str] = field(default_factory=dict)  # inputs that may be missing: their stage was left out
     named: bool = False  # the key also depends on which stages the inputs are: for decisions, which name a stage

@@ -1,6 +1,7 @@
 """Stages that make a teacher; what differs from kind to kind is in :mod:`stepwell.teachers.opening`."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from stepwell import distributed
@@ -14,8 +15,11 @@ from stepwell.ladder.stage import Job, Stage, recorded
 from stepwell.ladder.trainings import build_dense, contrast, go_on, learn
 from stepwell.models.token_store import both_tokens
 from stepwell.recipe import DualEncoderTeacher, Rung, TokensSection
-from stepwell.systems.records import TakenScores, Training
-from stepwell.teachers.opening import Kind, kind_of
+from stepwell.systems.records import Record, SentTexts, TakenScores, TakenVectors, Training
+from stepwell.teachers.opening import Kind, Making, kind_of, lots_of
+
+TAKEN: dict[str, type[Record]] = {"vectors": TakenVectors, "embeddings-api": SentTexts}
+"""What a stage leaves that makes a teacher without a model, by the teacher's kind; scores where it is not said."""
 
 
 def teacher(b: Builder, name: str, miner: str = "bm25") -> str:
@@ -24,14 +28,21 @@ def teacher(b: Builder, name: str, miner: str = "bm25") -> str:
     ``miner`` is the stage with the lists that a teacher which learns over lists gets its candidates from.
     """
     stage, kind = f"teacher.{name}", b.kind(name)
-    if stage in b.stages:
+    made = kind.inputs()[0]
+    if made in b.stages:
         return stage
     for part in kind.parts:
         teacher(b, part.name, miner)
     if kind.model is None:
-        inputs, says = {other: other for other in kind.inputs()[1:]}, recorded(TakenScores)
+        inputs = {other: other for other in kind.inputs()[1:]}
+        says = recorded(TAKEN.get(kind.section.kind, TakenScores))
         title = kind.titled.format(name, ", ".join(part.name for part in kind.parts))
-        b.add(Stage(stage, kind.stage, title, kind.settings(), inputs, make_without_model, says, collective=False))
+        lots = lots_of(b.ctx.collection, b.ctx.surroundings.query_rows)
+        cost, bill = partial(Prices.asking, kind=kind, texts=sum(lot.size for lot in lots)), partial(kind.bill, lots)
+        settings, run = kind.settings(), make_without_model
+        b.add(Stage(made, kind.stage, title, settings, inputs, run, says, cost, bill, collective=False))
+        if kind.section.embeds_queries:
+            searched(b, "dev", stage, name)
     elif kind.section.embeds:
         _dense(b, kind)
     else:
@@ -106,9 +117,10 @@ def _model(b: Builder, kind: Kind[Any], stage: str, inputs: dict[str, str], run:
 
 
 def make_without_model(job: Job) -> None:
-    """Read a file of scores, or write down a teacher that has nothing to make: one behind HTTP, or made of others."""
-    kind = kind_of(job.stage.removeprefix("teacher."), job.surroundings.teachers)
-    kind.make(job.folder, job.surroundings.collection, job.settings)
+    """Read what a teacher left in files, or write down one that has nothing to make: behind HTTP, or made of others."""
+    around, name = job.surroundings, job.stage.removeprefix("teacher.").removesuffix(".vectors")
+    making = Making(job.folder, around.collection, job.settings, around.query_rows, job.progress)
+    kind_of(name, around.teachers).make(making)
 
 
 def take_or_train_dense(job: Job) -> None:

@@ -1,5 +1,6 @@
 """Stages that train the student: built and warmed up, distilled, pulled to a teacher's vectors."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from numpy.typing import NDArray
 from sentence_transformers.base.modules import Transformer
 
 from stepwell import distributed
+from stepwell.display import warn
 from stepwell.distil.candidates import Candidates, Draw
+from stepwell.distil.head import with_head
 from stepwell.distil.objectives import EmbeddingObjective, Imitated, StudentObjective, Terms
 from stepwell.distil.training import Objective, TrainingLog, train
-from stepwell.errors import CollectionError
+from stepwell.errors import CollectionError, RecipeError
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.scoring import Scores, warn_of
@@ -27,6 +30,7 @@ from stepwell.models.token_store import both_tokens, unlabelled_tokens
 from stepwell.recipe import DenseSection, DenseTraining, Optimiser, Refine, Rung, StudentSection, teacher_temperature
 from stepwell.retrieval.vectors import Vectors, write_texts
 from stepwell.systems.records import Manifest, TeacherScores, Training, Updates
+from stepwell.teachers.opening import Lot
 from stepwell.teachers.spread import histogram
 
 MORE = "texts.npy"
@@ -172,18 +176,27 @@ def _distil(job: Job, rung: Rung | Refine) -> None:
     if teacher is not None and rung.beta and distributed.is_main():
         scores = _in_batch_scores(teacher, candidates, draw, rung.batch)
         warn_of(job.kind().name, scores, teacher_temperature(rung))
+    terms, hold = terms_of(rung, "batch" if in_batch else "candidates"), job.vectors("hold")
+    if hold is not None and hold.passages.shape[1] != encoder.dimension:
+        warn(
+            f"the student's vectors have {encoder.dimension:,} numbers, as no embedding rung has widened it to the "
+            f"{hold.passages.shape[1]:,} of its teacher: `hold` is left out of this rung."
+        )
+        terms, hold = replace(terms, hold=0.0), None
+        if not (terms.alpha or terms.beta or terms.beside):
+            raise RecipeError("without `hold`, nothing is left to learn from in this rung: set `beta` or `alpha`.")
     objective = StudentObjective(
         encoder,
         *both_tokens(around.collection, encoder),
         candidates,
         around.splits.train,
-        terms_of(rung, "batch" if in_batch else "candidates"),
+        terms,
         draw,
         teacher_scores=None if given is None else given.scores,
         teacher=teacher,
         start=job.vectors("start"),
         beside=job.vectors("beside"),
-        hold=job.vectors("hold"),
+        hold=hold,
     )
     learn(job, objective, rung, encoder)
 
@@ -218,31 +231,56 @@ def _imitate(job: Job, rung: Rung) -> None:
     """Pull the student's vectors to its teacher's."""
     around, encoder, teacher = job.surroundings, open_student(job), job.vectors("teacher")
     assert teacher is not None
-    rows, more = around.splits.train.query_rows.astype(np.int64), []
+    rows = around.splits.train.query_rows.astype(np.int64)
+    rows = rows if len(teacher.query_rows) else rows[:0]  # a file may have vectors of passages alone
+    more = []
     for folder in (folder for role, folder in job.inputs.items() if role.startswith("more-")):
         made = Manifest.load(folder).settings
-        side, texts, vectors = made["side"], around.texts[made["texts"]], np.load(folder / MORE, mmap_mode="r")
-        own = unlabelled_tokens(texts, encoder, side)
-        more.append(Imitated(side, own, np.arange(len(texts)), vectors.__getitem__))
-    tokens = both_tokens(around.collection, encoder)
-    learn(job, EmbeddingObjective(encoder, *tokens, teacher, rows, around.seed, more), rung, encoder)
+        side, others, vectors = made["side"], around.texts[made["texts"]], np.load(folder / MORE, mmap_mode="r")
+        own = unlabelled_tokens(others, encoder, side)
+        more.append(Imitated(side, own, np.arange(len(others)), vectors.__getitem__))
+    texts, width = both_tokens(around.collection, encoder), int(teacher.passages.shape[1])
+    if rung.head == "keep" and width != encoder.dimension:
+        if job.settings["student"]["dimensions"] is not None:
+            raise RecipeError(cut_and_widened(job.kind().name, width))
+        encoder = with_head(encoder, texts, teacher, rows)
+    learn(job, EmbeddingObjective(encoder, *texts, teacher, rows, around.seed, more), rung, encoder)
+
+
+def cut_and_widened(teacher: str, width: int) -> str:
+    """Say that a student can't be both cut and widened."""
+    return (
+        f"the student is cut to `dimensions`, and the embedding rung of {teacher!r} would give it {width:,} numbers, "
+        "as its teacher has: leave `dimensions` of the student out, set the same `dimensions` for the teacher, or set "
+        "`head: none` in the rung."
+    )
 
 
 def more_vectors(b: Builder, stage: str, rung: Rung) -> dict[str, str]:
     """Add a teacher's vectors of the texts from elsewhere that an embedding rung learns from; return the inputs."""
-    section, inputs, found = b.recipe.teachers[rung.teacher], {"model": f"teacher.{rung.teacher}"}, {}
+    kind, found = b.kind(rung.teacher), {}
+    inputs = {"model": f"teacher.{rung.teacher}" if kind.model else kind.inputs()[0]}
     for side, texts in b.ctx.more(rung).items():
         things, sizes = ("queries", (0, len(texts))) if side == "query" else ("passages", (len(texts), 0))
         name, title = f"{stage}.more-{side}", f"encode {len(texts):,} further {things} with {rung.teacher}"
-        settings, cost = {"texts": texts.fingerprint, "side": side}, partial(Prices.encode, model=section, texts=sizes)
-        found[f"more-{side}"] = b.add(Stage(name, "more-vectors", title, settings, inputs, encode_more, cost=cost))
+        settings = {"texts": texts.fingerprint, "side": side}
+        bill = partial(kind.bill, [Lot(side, len(texts), texts.slice)])
+        encoding = partial(Prices.encode, model=kind.section, texts=sizes)
+        cost = encoding if kind.model else partial(Prices.asking, kind=kind, texts=len(texts))
+        stage_ = Stage(name, "more-vectors", title, settings, inputs, encode_more, cost=cost, bill=bill)
+        found[f"more-{side}"] = b.add(stage_)
     return found
 
 
 def encode_more(job: Job) -> None:
     """Encode texts from elsewhere that a rung learns from with its teacher."""
     texts, side = job.surroundings.texts[job.settings["texts"]], job.settings["side"]
-    encoder = job.encoder("model")
+    kind: Any = job.kind("model")
     job.progress.start(len(texts), "texts")
+    if kind.model is None:
+        if distributed.is_main():
+            kind.embed([Lot(side, len(texts), texts.slice)], [job.folder / MORE], job.progress)
+        return
+    encoder = job.encoder("model")
     tokens, rows = unlabelled_tokens(texts, encoder, side), range(len(texts))
     write_texts(encoder, tokens, rows, side, job.folder / MORE, job.progress)

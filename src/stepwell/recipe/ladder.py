@@ -79,9 +79,11 @@ class Rung(Optimiser):
     """A dual-encoder teacher whose in-batch term stays beside this rung's own."""
     beside_weight: Weight = Field(0.5, description="Weight of that term.")
     hold: Weight = 0.0
-    """Weight of staying near the embedding teacher's vectors (the embedding rung's loss, kept beside); it needs vectors of the student's width."""
+    """Weight of staying near the embedding teacher's vectors (the embedding rung's loss, kept beside); it needs vectors of the student's width, which it has behind a head that was kept."""
     negatives: str = "auto"
     """Who mines: `student`, `bm25` or a dual-encoder teacher's name; auto = the last dual-encoder teacher at or before this rung, else bm25."""
+    head: Literal["keep", "none"] = "keep"
+    """With `embedding`, where the teacher's vectors have another width than the student's: `keep` gives the student a linear layer to the teacher's width, which is saved and exported with it; `none` learns one for this rung and throws it away, and the student keeps its width."""
     more_passages: str | None = None
     """With `embedding`: a file of further texts that the student learns to embed as passages; they are never searched. One text a line, or in a `.jsonl` file one object a line with `text` (and `title`); also as `.gz`."""
     more_queries: str | None = None

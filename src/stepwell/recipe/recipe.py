@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from stepwell.recipe.ladder import Mining, Refine, Rung, WarmUp
-from stepwell.recipe.teachers import AnyTeacher, DualEncoderTeacher, ListTeacher, SeveralTeachers
+from stepwell.recipe.teachers import AnyTeacher, DualEncoderTeacher, ListTeacher, SeveralTeachers, VectorsTeacher
 from stepwell.recipe.training import Count, Fraction, Pooling, Positive, Prompts, Section, Similarity
 
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
@@ -180,7 +180,7 @@ class Recipe(Section):
         rung = self.ladder[number - 1]
         if rung.negatives != "auto":
             return rung.negatives
-        seen = [other.teacher for other in self.ladder[:number] if self.teachers[other.teacher].embeds]
+        seen = [other.teacher for other in self.ladder[:number] if self.teachers[other.teacher].embeds_queries]
         return seen[-1] if seen else "bm25"
 
     @field_validator("teachers")
@@ -227,10 +227,26 @@ class Recipe(Section):
             yield ": alpha and beta are 0, and there is no `beside` and no `hold`: nothing is left to learn from; set `beta`"
         if rung.hold and self.embedding_teacher is None:
             yield ": `hold` stays near the vectors of an embedding rung, and the ladder has none"
+        yield from self._silent_on_queries(rung)
         if beside is not None and not beside.embeds:
             yield f": `beside` needs a dual-encoder teacher, and {rung.beside!r} is none"
         if miner is not None and not miner.embeds:
             yield f": only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none"
+
+    def _silent_on_queries(self, rung: Rung) -> Iterator[str]:
+        """Yield what a rung asks of a teacher that has vectors of passages alone."""
+        used = {
+            f"the loss `{rung.loss}`": None if rung.loss == "embedding" else rung.teacher,
+            "`beside`": rung.beside,
+            "`negatives`": rung.negatives,
+            "`hold`": self.embedding_teacher if rung.hold else None,
+        }
+        for what, name in used.items():
+            teacher = self.teachers.get(name or "")
+            if teacher is not None and teacher.embeds and not teacher.embeds_queries:
+                yield f": {what} needs vectors of queries, and the teacher {name!r} has vectors of passages alone; name a file of them in its `queries`, or take it for the loss `embedding` alone"
+        if rung.more and isinstance(self.teachers.get(rung.teacher), VectorsTeacher):
+            yield f": `more_passages` and `more_queries` are texts that the teacher embeds, and {rung.teacher!r} is a file of vectors, which has none of them"
 
     def _teacher_mistakes(self, teacher: AnyTeacher) -> Iterator[str]:
         for name in teacher.names:
@@ -240,6 +256,8 @@ class Recipe(Section):
                 yield f": `imitate` needs a dual-encoder teacher, and {teacher.imitate!r} is none"
             yield from _idle_keys(teacher)
         for name in teacher.names:
+            if self.teachers[name].embeds and not self.teachers[name].embeds_queries:
+                yield f": {name!r} has vectors of passages alone, and so no scores; name a file of vectors in its `queries`"
             if isinstance(self.teachers[name], SeveralTeachers):
                 yield f": {name!r} is made of teachers itself; name them one by one in `of`"
 

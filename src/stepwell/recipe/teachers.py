@@ -1,8 +1,9 @@
 """The teachers of a recipe, one section a kind; what a teacher can do is a flag, so that nobody asks for its kind."""
 
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from stepwell.recipe.training import (
     Count,
@@ -14,6 +15,7 @@ from stepwell.recipe.training import (
     RerankTraining,
     Section,
     Similarity,
+    Weight,
 )
 
 Missing = Literal["error", "drop", "floor"]
@@ -24,8 +26,18 @@ class Teacher(Section):
 
     embeds: ClassVar[bool] = False
     """Whether it has a vector of every text; one that has not gives scores of lists, and can rerank."""
-    place: ClassVar[str | None] = None
-    """The field that names a file or directory, which may stand beside the recipe."""
+    places: ClassVar[tuple[str, ...]] = ()
+    """The fields that name a file or directory, which may stand beside the recipe."""
+
+    @property
+    def embeds_queries(self) -> bool:
+        """Whether it has vectors of queries too: it can then mine, score, and be compared on dev and test."""
+        return self.embeds
+
+    @property
+    def key_name(self) -> str | None:
+        """The environment variable with the key of its server, where it has one."""
+        return None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -36,7 +48,7 @@ class Teacher(Section):
 class ModelTeacher(Teacher):
     """A teacher that is a model: trained by the ladder from `from`, or taken as it is when `train` is empty."""
 
-    place: ClassVar[str | None] = "base"
+    places: ClassVar[tuple[str, ...]] = ("base",)
 
     base: str = Field(alias="from", description="A hub name or a directory (`demo`: the bundled all-MiniLM-L6-v2).")
     layers: Count | None = Field(None, description="Keep the first so many layers before training; all when empty.")
@@ -89,7 +101,7 @@ class LateInteractionTeacher(ListTeacher):
 class ScoresTeacher(Teacher):
     """A teacher of which only the scores are there, in a file."""
 
-    place: ClassVar[str | None] = "file"
+    places: ClassVar[tuple[str, ...]] = ("file",)
 
     kind: Literal["scores"]
     file: str
@@ -127,33 +139,121 @@ class BestTeacher(SeveralTeachers):
     kind: Literal["best"]
 
 
-class HostedTeacher(Teacher):
-    """A re-ranker behind an HTTP API that takes a query and documents and gives a score of each."""
+def _web(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"the url of a hosted teacher begins with http:// or https://, and {url!r} does not")
+    if "@" in urlsplit(url).netloc:
+        raise ValueError(
+            "the url holds a name or a password, which would be written into every copy of the recipe: name the environment variable of a key instead"
+        )
+    return url
 
-    kind: Literal["http"]
-    url: str = Field(description="Where requests are posted, such as `http://localhost:8080/rerank`.")
+
+class Server(Teacher):
+    """A teacher behind an HTTP API."""
+
+    url: Annotated[str, AfterValidator(_web)]
+    """Where requests are posted."""
     model: str | None = Field(None, description="The model's name in the request, where the API wants one.")
-    key: str | None = None
-    """The name of the environment variable with the key, sent as `Authorization: Bearer`; the key itself is never written anywhere."""
-    documents: str = Field("documents", description="What the API calls the list of texts (`texts` for TEI).")
     extra: dict[str, str | int | float | bool] = Field(default_factory=dict)
-    """Further fields of the request, such as `{raw_scores: true}` for TEI."""
-    batch: Count = Field(32, description="Documents a request, at most.")
+    """Further fields of the request, such as `{truncate: true}` for TEI."""
+    batch: Count = Field(32, description="Texts a request, at most.")
     parallel: Count = Field(4, description="Requests at a time.")
     timeout: Positive = Field(60.0, description="Seconds to wait for an answer.")
     retries: int = Field(6, ge=0, description="Further attempts after 429, 5xx or no answer, ever longer apart.")
+
+
+class HostedTeacher(Server):
+    """A re-ranker behind an HTTP API that takes a query and documents and gives a score of each."""
+
+    kind: Literal["http"]
+    key: str | None = None
+    """The name of the environment variable with the key, sent as `Authorization: Bearer`; the key itself is never written anywhere."""
+    documents: str = Field("documents", description="What the API calls the list of texts (`texts` for TEI).")
     logit: bool = Field(False, description="The API gives probabilities: log(p / (1 - p)) is taken of each.")
 
-    @field_validator("url")
-    @classmethod
-    def _web(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"the url of a hosted teacher begins with http:// or https://, and {url!r} does not")
-        return url
+    @property
+    def key_name(self) -> str | None:
+        """The environment variable with the key of its server."""
+        return self.key
 
     def facts(self) -> dict[str, Any]:
         """Return what the scores depend on."""
         return self.model_dump(include={"url", "model", "documents", "extra"})
+
+
+class VectorTeacher(Teacher):
+    """A teacher of which vectors are to be had, and no model that makes them."""
+
+    embeds: ClassVar[bool] = True
+
+    similarity: Similarity = "cos"
+    """How its vectors are compared; for `cos` they are normalised, whatever length they come with."""
+    dimensions: Count | None = None
+    """Keep the first so many numbers of each vector (Matryoshka); all when empty."""
+    scale: Positive | None = Field(None, description="From similarity to logit; 20 for cos and 1 for dot when empty.")
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor from a similarity to a logit."""
+        return self.scale if self.scale is not None else (20.0 if self.similarity == "cos" else 1.0)
+
+
+class VectorsTeacher(VectorTeacher):
+    """A teacher of which only vectors are there, in files."""
+
+    places: ClassVar[tuple[str, ...]] = ("passages", "passage_ids", "queries", "query_ids")
+
+    kind: Literal["vectors"]
+    passages: str
+    """Vectors of all passages: Parquet (an id and a list of numbers a row), JSONL (`{"id": ..., "vector": [...]}` a line; also as `.gz`), or `.npy`. Ids that the collection has not are passed over."""
+    passage_ids: str | None = None
+    """For `.npy`: the file with the id of each row, one a line."""
+    queries: str | None = None
+    """The same of all queries of train, dev and test. Without them the teacher teaches passages alone: it can't mine or score, and its headroom is not known."""
+    query_ids: str | None = Field(None, description="For `.npy`: the file with the id of each query.")
+
+    @property
+    def embeds_queries(self) -> bool:
+        """Whether there is a file of the queries' vectors."""
+        return self.queries is not None
+
+    @model_validator(mode="after")
+    def _ids(self) -> "VectorsTeacher":
+        for file, ids, key in (
+            (self.passages, self.passage_ids, "passage_ids"),
+            (self.queries, self.query_ids, "query_ids"),
+        ):
+            if file is not None and file.endswith(".npy") and ids is None:
+                raise ValueError(f"{file} holds numbers alone: name the file with the id of each row in `{key}`")
+            if ids is not None and (file is None or not file.endswith(".npy")):
+                raise ValueError(
+                    f"`{key}` is for the rows of a `.npy` file; Parquet and JSONL hold their ids themselves"
+                )
+        return self
+
+
+class EmbeddingsTeacher(Server, VectorTeacher):
+    """An embedding model behind an OpenAI-compatible `/v1/embeddings` (OpenAI, TEI, vLLM, Ollama, infinity).
+
+    Every text is sent once, ever: vectors are kept whole by the text's hash, so other `dimensions` cost nothing.
+    """
+
+    kind: Literal["embeddings-api"]
+    api_key_env: str | None = None
+    """The name of the environment variable with the key, sent as `Authorization: Bearer`; the key itself is never written anywhere."""
+    prompts: Prompts | None = Field(None, description="Written in front of texts, as for the student.")
+    price_per_million: Weight | None = None
+    """What a million tokens cost, in any currency; `plan` and the question of `run` then say the cost."""
+
+    @property
+    def key_name(self) -> str | None:
+        """The environment variable with the key of its server."""
+        return self.api_key_env
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the vectors of a text depend on."""
+        return self.model_dump(include={"url", "model", "extra"})
 
 
 AnyTeacher = Annotated[
@@ -163,7 +263,9 @@ AnyTeacher = Annotated[
     | ScoresTeacher
     | MeanTeacher
     | BestTeacher
-    | HostedTeacher,
+    | HostedTeacher
+    | VectorsTeacher
+    | EmbeddingsTeacher,
     Field(discriminator="kind"),
 ]
 """A teacher of any kind, told apart by `kind`."""

@@ -154,15 +154,15 @@ def _located(recipe: Recipe, homes: list[Path]) -> Recipe:
         beside = (home / Path(text).expanduser() for home in homes if text and text not in BUNDLED)
         return next((str(place.resolve()) for place in beside if place.exists()), text)
 
-    def moved(section: S, *keys: str | None) -> S:
-        given = {key: getattr(section, key) for key in keys if key is not None}
+    def moved(section: S, *keys: str) -> S:
+        given = {key: getattr(section, key) for key in keys}
         return section.model_copy(update={key: locate(text) for key, text in given.items() if text is not None})
 
     return recipe.model_copy(
         update={
             "collection": moved(recipe.collection, "path"),
             "student": moved(recipe.student, "base"),
-            "teachers": {name: moved(teacher, teacher.place) for name, teacher in recipe.teachers.items()},
+            "teachers": {name: moved(teacher, *teacher.places) for name, teacher in recipe.teachers.items()},
             "ladder": [moved(rung, *MORE.values()) for rung in recipe.ladder],
         }
     )

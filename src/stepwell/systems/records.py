@@ -186,6 +186,27 @@ class TakenScores(Record):
 
 
 @dataclass(frozen=True)
+class TakenVectors(Record):
+    """What was read from a teacher's files of vectors."""
+
+    file = "taken.json"
+    said = "{vectors:,} vectors; {unknown:,} of them are of texts that the collection has not"
+    vectors: int
+    unknown: int
+
+
+@dataclass(frozen=True)
+class SentTexts(Record):
+    """What a hosted model was sent; ``tokens`` by its own count, 0 where it gives none."""
+
+    file = "taken.json"
+    said = "{texts:,} texts sent in {requests:,} requests, {tokens:,} tokens by the server's count"
+    texts: int
+    requests: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class TeacherScores(Record):
     """How far the scores that a rung learned from lie apart; None where no query has two."""
 

@@ -4,7 +4,7 @@ A new kind is a section in :mod:`stepwell.recipe.teachers` and a class here, wit
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
@@ -13,22 +13,30 @@ import numpy as np
 
 from stepwell.collection import Collection
 from stepwell.display import SILENT, Progress
-from stepwell.errors import RecipeError
+from stepwell.errors import RecipeError, RunError
 from stepwell.files import read_json, write_json
 from stepwell.models.build import build_cross_encoder, build_multi_vector, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
+from stepwell.models.shape import vector_width
+from stepwell.models.tokens import Side
 from stepwell.recipe import TokensSection, teachers as sections
-from stepwell.retrieval.vectors import Vectors
+from stepwell.recipe.training import Prompts
+from stepwell.retrieval.shards import write_array
+from stepwell.retrieval.vectors import BLOCK, Vectors
+from stepwell.teachers.embeddings import Bill, Embeddings, Sent
 from stepwell.teachers.from_file import FileTeacher, content_fingerprint, import_scores
 from stepwell.teachers.hosted import HostedReranker
 from stepwell.teachers.protocol import LogOdds, Rows, Scores, Several, Teacher
 from stepwell.teachers.scoring import Scorer, Stored
 from stepwell.teachers.store import ScoreStore
+from stepwell.teachers.vector_files import Shape, VectorFile, import_vectors
 
 Folders = Mapping[str, Path]  # of the stages that :meth:`Kind.inputs` names
 Section = TypeVar("Section", bound=sections.AnyTeacher)
+VectorSection = TypeVar("VectorSection", bound=sections.VectorsTeacher | sections.EmbeddingsTeacher)
+HOW = {"similarity", "dimensions", "scale"}  # what becomes of the vectors of a teacher without a model
 ListSection = TypeVar("ListSection", bound=sections.CrossEncoderTeacher | sections.LateInteractionTeacher)
 
 
@@ -38,6 +46,32 @@ class Texts(NamedTuple):
     collection: Collection
     tokens: TokensSection
     store_root: Path
+
+
+class Lot(NamedTuple):
+    """Texts that are embedded as one side: how many, and those from a place to another (exclusive)."""
+
+    side: Side
+    size: int
+    slice: Callable[[int, int], list[str]]
+
+
+def lots_of(collection: Collection, query_rows: Rows) -> list[Lot]:
+    """Return all passages of a collection, and some of its queries."""
+    return [
+        Lot("document", collection.n_passages, collection.passages_slice),
+        Lot("query", len(query_rows), lambda start, stop: collection.query_texts(query_rows[start:stop])),
+    ]
+
+
+class Making(NamedTuple):
+    """What a teacher without a model is made from, in a stage's folder."""
+
+    folder: Path
+    collection: Collection
+    settings: Mapping[str, Any]
+    query_rows: Rows  # (Q,), sorted: the queries that the run uses
+    progress: Progress = SILENT
 
 
 class Reads(NamedTuple):
@@ -88,9 +122,21 @@ class Kind(Generic[Section]):
         """Return what :meth:`make` depends on."""
         return self.section.model_dump()
 
-    def make(self, folder: Path, collection: Collection, settings: Mapping[str, Any]) -> None:
+    def width(self) -> int | None:
+        """Return the width of its vectors; None where it is not known, or has none."""
+        return None
+
+    def rounds(self, texts: int) -> float:
+        """Return the rounds of requests that the vectors of so many texts take."""
+        return 0.0
+
+    def bill(self, lots: Sequence[Lot]) -> Bill | None:
+        """Return what having texts embedded costs beyond this machine, where it does."""
+        return None
+
+    def make(self, job: Making) -> None:
         """Write what :meth:`open` reads into a stage's folder, where there is no model."""
-        write_json(folder / "teacher.json", self.section.model_dump())
+        write_json(job.folder / "teacher.json", self.section.model_dump())
 
     def cost(self, queries: float, k: int) -> Cost:
         """Return what the scores of K candidates of so many queries take when none of them is there yet."""
@@ -140,6 +186,10 @@ class DualEncoder(Kind[sections.DualEncoderTeacher]):
     def inputs(self) -> tuple[str, ...]:
         """Return the stage of its vectors."""
         return (f"teacher.{self.name}.vectors",)
+
+    def width(self) -> int | None:
+        """Return the width of its vectors, by the files of its base."""
+        return vector_width(self.section)
 
     def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
         """Open it as a teacher that scores any pair by the similarity of vectors."""
@@ -213,13 +263,13 @@ class ScoresFile(Kind[sections.ScoresTeacher]):
         """Return what is in the file, wherever it lies."""
         return {**self.section.model_dump(exclude={"file"}), "sha256": content_fingerprint(Path(self.section.file))}
 
-    def make(self, folder: Path, collection: Collection, settings: Mapping[str, Any]) -> None:
+    def make(self, job: Making) -> None:
         """Read the file into a store of the stage's own."""
-        content = settings["sha256"]
-        store = ScoreStore.open(folder / "scores", content, collection.texts_fingerprint)
-        floors, counts = import_scores(Path(self.section.file), store, collection)
-        np.save(folder / "floors.npy", floors)
-        write_json(folder / "scores.json", {"sha256": content, "kept": len(store), **counts})
+        content = job.settings["sha256"]
+        store = ScoreStore.open(job.folder / "scores", content, job.collection.texts_fingerprint)
+        floors, counts = import_scores(Path(self.section.file), store, job.collection)
+        np.save(job.folder / "floors.npy", floors)
+        write_json(job.folder / "scores.json", {"sha256": content, "kept": len(store), **counts})
 
     def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
         """Open what :meth:`make` read; there is nothing outside of a ladder."""
@@ -259,6 +309,138 @@ class Hosted(Kind[sections.HostedTeacher]):
         return Stored(texts.store_root, name, collection.texts_fingerprint, scorer, block)
 
 
+# -- vectors without a model
+
+
+class Vectored(Kind[VectorSection]):
+    """A teacher of which vectors are to be had: its stage leaves them as a model's vectors lie, and no model."""
+
+    def inputs(self) -> tuple[str, ...]:
+        """Return the stage of its vectors."""
+        return (f"teacher.{self.name}.vectors",)
+
+    @property
+    def shape(self) -> Shape:
+        """What becomes of its vectors as they come."""
+        return Shape(self.section.similarity, self.section.dimensions)
+
+    def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
+        """Open its vectors; there is nothing outside of a ladder."""
+        return super().open(texts) if folders is None else Vectors.open(folders[self.inputs()[0]])
+
+    def finish(self, job: Making, width: int, facts: Mapping[str, Any]) -> None:
+        """Write what :meth:`Vectors.open` reads beside the arrays; ``facts`` are told when the stage is done."""
+        rows = job.query_rows if self.section.embeds_queries else job.query_rows[:0]
+        if not len(rows):
+            write_array(job.folder / "queries.npy", np.zeros((0, width), np.float32))
+        write_array(job.folder / "query_rows.npy", rows)
+        cosine = self.section.similarity == "cos"
+        about = {"scale": self.section.logit_scale, "cosine": cosine, "dimension": width}
+        write_json(job.folder / "taken.json", dict(facts))
+        write_json(job.folder / "vectors.json", about)  # the last: where it is, all is
+
+
+class VectorsFile(Vectored[sections.VectorsTeacher]):
+    """Vectors in files, which a stage reads once."""
+
+    stage = "take-vectors"
+    titled = "read the vectors of {}"
+
+    @property
+    def files(self) -> dict[str, VectorFile]:
+        """The files, by what they hold vectors of."""
+        section, found = self.section, dict[str, VectorFile]()
+        for side, name, ids in (
+            ("passages", section.passages, section.passage_ids),
+            ("queries", section.queries, section.query_ids),
+        ):
+            if name is not None:
+                found[side] = VectorFile(Path(name), None if ids is None else Path(ids), side)
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """Return what is in the files, wherever they lie."""
+        content = {side: file.fingerprint() for side, file in self.files.items()}
+        return {"kind": self.section.kind, **self.section.model_dump(include=HOW), "sha256": content}
+
+    def width(self) -> int:
+        """Return the width of its vectors, by the first of them."""
+        file = self.files["passages"]
+        return self.shape.width(file.width(), str(file.path))
+
+    def make(self, job: Making) -> None:
+        """Read the files, matched with the collection."""
+        collection, files = job.collection, self.files
+        widths = {side: file.width() for side, file in files.items()}
+        if len(set(widths.values())) > 1:
+            raise RunError(
+                f"{files['queries'].path} has vectors with {widths['queries']:,} numbers, and {files['passages'].path} "
+                f"with {widths['passages']:,}: queries and passages are not of one space. Take both of one model."
+            )
+        every = np.arange(collection.n_passages, dtype=np.int32)
+        texts = {
+            "passages": (collection.find_passage, collection.passage_ids, every),
+            "queries": (collection.find_query, collection.query_ids, job.query_rows),
+        }
+        read = unknown = 0
+        for side, file in files.items():
+            counts = import_vectors(file, job.folder / f"{side}.npy", self.shape, *texts[side])
+            read, unknown = read + counts[0], unknown + counts[1]
+        self.finish(job, self.width(), {"vectors": read, "unknown": unknown})
+
+
+class Api(Vectored[sections.EmbeddingsTeacher]):
+    """An embedding model behind an HTTP API, which is sent each text once, ever."""
+
+    stage = "embed-vectors"
+    titled = "{} embeds over HTTP"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what its vectors depend on."""
+        return self.section.model_dump(include={"kind", "prompts", *HOW}) | self.section.facts()
+
+    def width(self) -> int | None:
+        """Return the width of its vectors, where the recipe says it or some are there."""
+        return self.section.dimensions or Embeddings(self.section).kept.width
+
+    def _blocks(self, lots: Sequence[Lot]) -> Iterator[list[str]]:
+        """Yield texts as they are sent, some at a time."""
+        prompts = self.section.prompts or Prompts()
+        for lot in lots:
+            prompt = prompts.query if lot.side == "query" else prompts.passage
+            for start in range(0, lot.size, BLOCK):
+                yield [prompt + text for text in lot.slice(start, min(start + BLOCK, lot.size))]
+
+    def bill(self, lots: Sequence[Lot]) -> Bill:
+        """Return what is yet to be sent of some texts."""
+        return Embeddings(self.section).bill(self.name, self._blocks(lots))
+
+    def rounds(self, texts: int) -> float:
+        """Return the rounds of requests that so many texts take, some of them at a time."""
+        return math.ceil(texts / self.section.batch) / self.section.parallel
+
+    def embed(self, lots: Sequence[Lot], targets: Sequence[Path], progress: Progress = SILENT) -> Sent:
+        """Write the vectors of each lot into an array (N, D), having embedded what was never sent."""
+        api = Embeddings(self.section)
+        sent = api.fetch(lambda: self._blocks(lots), progress)
+        width = api.shape.width(api.kept.width or 0, self.section.url)
+        for lot, target in zip(lots, targets, strict=True):
+            out, start = np.lib.format.open_memmap(target, "w+", np.float32, (lot.size, width)), 0
+            for texts in self._blocks([lot]):
+                out[start : start + len(texts)] = api.read(texts)
+                start += len(texts)
+            out.flush()
+        return sent
+
+    def make(self, job: Making) -> None:
+        """Have all passages and queries embedded."""
+        lots = lots_of(job.collection, job.query_rows)
+        job.progress.start(sum(lot.size for lot in lots), "texts")
+        sent = self.embed(lots, [job.folder / "passages.npy", job.folder / "queries.npy"], job.progress)
+        width = int(np.load(job.folder / "passages.npy", mmap_mode="r").shape[1])
+        self.finish(job, width, sent._asdict())
+
+
 # -- several
 
 
@@ -291,6 +473,8 @@ KINDS: dict[str, type[Kind[Any]]] = {
     "http": Hosted,
     "mean": SeveralKind,
     "best": Best,
+    "vectors": VectorsFile,
+    "embeddings-api": Api,
 }
 
 

@@ -1,0 +1,256 @@
+"""Teachers of which vectors are there and no model, in a ladder."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+from sentence_transformers import SentenceTransformer
+
+from conftest import write_recipe
+from embedding_server import EmbeddingServer, status
+from stepwell import api
+from stepwell.errors import StepwellError
+from stepwell.ladder.build import stages_of
+from stepwell.ladder.run import prepare
+from stepwell.models.encoder import Encoder
+from stepwell.recipe.yaml_file import load_recipe
+from stepwell.retrieval.vectors import Vectors
+from stepwell.systems.folder import RunFolder
+from stepwell.systems.records import Training
+
+RECIPE = """\
+name: given
+collection: {path: COLLECTION}
+tokens: {query: 24, passage: 32, pair: 56}
+student: {from: MODEL, layers: 1}
+teachers:
+  given: TEACHER
+mining: {depth: 20, last: 10, near_duplicate: null}
+ladder:
+  - {teacher: given, loss: embedding, steps: 3, batch: 16, force: true}
+  - {teacher: given, loss: in-batch, candidates: 4, steps: 2, batch: 8, hold: 0.5, force: true}
+refine: {rounds: 0}
+judging: {depth: 20, level: 0}
+proof: full
+"""
+FILES = "{kind: vectors, passages: passages.parquet, queries: queries.parquet}"
+ALONE = "".join(line for line in RECIPE.splitlines(keepends=True) if "in-batch" not in line)
+"""The embedding rung alone."""
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory, tiny_path, tiny_model):
+    """Return the folder of a run in which a model teaches."""
+    place = tmp_path_factory.mktemp("model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEPWELL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        api.run(recipe(place, tiny_path, tiny_model, "{kind: dual-encoder, from: MODEL}"), place / "run")
+    return place / "run"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_collection, taught):
+    """Return a folder with that model's vectors as files, in another order."""
+    place, run = tmp_path_factory.mktemp("given"), RunFolder(taught)
+    vectors = Vectors.open(run.folder_of("teacher.given.vectors"))
+    named = {"passages": tiny_collection.passage_ids, "queries": tiny_collection.query_ids}
+    for name, ids in named.items():
+        table = np.asarray(getattr(vectors, name))
+        order = np.random.default_rng(0).permutation(len(table))
+        content = {"id": [ids[int(row)] for row in order], "vector": list(table[order])}
+        pq.write_table(pa.table(content), place / f"{name}.parquet")
+    return place
+
+
+def recipe(folder, tiny_path, tiny_model, teacher, text=RECIPE, name="recipe"):
+    return write_recipe(folder / f"{name}.yaml", tiny_path, tiny_model, text.replace("TEACHER", teacher))
+
+
+def test_files_of_vectors_teach_what_the_model_itself_teaches(folder, taught, tiny_path, tiny_model, tmp_path):
+    plain = FILES.replace("}", ", similarity: dot, scale: 20}")  # as they are, to the bit
+    result = api.run(recipe(folder, tiny_path, tiny_model, plain), tmp_path / "run")
+    weights = [load_file(run / "model" / "model.safetensors") for run in (taught, tmp_path / "run")]
+    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0].keys() | weights[1].keys())
+    assert result.asymmetric == "teacher.given.vectors" and "teacher.given.dev" in result.stages
+    assert result.table.systems.keys() == RunFolder(taught).results.table.systems.keys() > {"teacher given"}
+    found = [api.search(run, "an old river", mode="asymmetric")[0] for run in (taught, tmp_path / "run")]
+    assert found[0] == found[1]
+
+
+def test_passages_alone_teach_the_embedding_rung(folder, tiny_path, tiny_model, tmp_path):
+    alone = recipe(folder, tiny_path, tiny_model, "{kind: vectors, passages: passages.parquet}", ALONE, "alone")
+    stages = {stage.name for stage in stages_of(prepare(load_recipe(alone)))}
+    assert "teacher.given.vectors" in stages
+    assert not stages & {"teacher.given.dev", "teacher.given.test", "teacher.given.train", "straight-given-in-batch"}
+    result = api.run(alone, tmp_path / "run")
+    assert "teacher given" not in result.table.systems
+    assert "ladder, passages by given" in result.table.systems
+
+
+def test_what_needs_vectors_of_queries_is_refused_without_them(folder, tiny_path, tiny_model):
+    for rung, says in {
+        "{teacher: given, loss: in-batch}": "the loss `in-batch` needs vectors of queries",
+        "{teacher: given, loss: embedding, negatives: given}": "`negatives` needs vectors of queries",
+        "{teacher: given, loss: embedding, more_passages: m.txt}": "is a file of vectors, which has none of them",
+    }.items():
+        text = ALONE.replace("{teacher: given, loss: embedding, steps: 3, batch: 16, force: true}", rung)
+        wrong = recipe(folder, tiny_path, tiny_model, "{kind: vectors, passages: passages.parquet}", text, "wrong")
+        with pytest.raises(StepwellError, match=says):
+            load_recipe(wrong)
+
+
+def test_other_vectors_make_what_follows_again_and_another_place_does_not(folder, tiny_path, tiny_model, tmp_path):
+    def settings(place):
+        given = recipe(place, tiny_path, tiny_model, FILES)
+        stages = {stage.name: stage for stage in stages_of(prepare(load_recipe(given)))}
+        return stages["teacher.given.vectors"].settings
+
+    for name in ("passages", "queries"):
+        (tmp_path / f"{name}.parquet").write_bytes((folder / f"{name}.parquet").read_bytes())
+    before = settings(tmp_path)
+    assert before == settings(folder)
+    (tmp_path / "queries.parquet").write_bytes((folder / "passages.parquet").read_bytes())
+    assert settings(tmp_path) != before
+
+
+# -- an embeddings API ----------------------------------------------------------------------------------------
+
+API = "{kind: embeddings-api, url: URL, batch: 16, api_key_env: EMBED_KEY, price_per_million: 2, retries: 0}"
+
+
+@pytest.fixture
+def server(tiny_model, monkeypatch, tmp_path):
+    """Return a server that embeds with the tiny model."""
+    encoder = Encoder.open(str(tiny_model))
+    made = EmbeddingServer(lambda texts: encoder.encode(encoder.tokenise(texts, "document"), "document"))
+    monkeypatch.setenv("STEPWELL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EMBED_KEY", "s3cret")
+    yield made
+    made.close()
+
+
+def test_a_hosted_model_teaches_and_sees_each_text_once_over_a_kill_and_a_second_run(
+    server, tiny_path, tiny_model, tiny_collection, tmp_path, capsys
+):
+    file = recipe(tmp_path, tiny_path, tiny_model, API.replace("URL", server.url))
+    plan = api.plan(file, tmp_path / "run")
+    said = r"given would be sent (\d+) texts with about [\d,]+ tokens \(.*costs less than 0\.01 at 2 a million\."
+    assert re.search(said, " ".join(plan.table().notes)) and plan.to_json()["sent"][0]["texts"] == 100
+    with pytest.raises(StepwellError, match=r"100 texts.*no terminal is there to ask on: add --yes \(in Python: yes=T"):
+        api.run(file, tmp_path / "run")
+    assert not server.requests  # nobody agreed
+    server.play = [None, None, status(400, b"killed")]
+    with pytest.raises(StepwellError, match="HTTP 400, killed"):
+        api.run(file, tmp_path / "run", yes=True)
+    result = api.run(file, tmp_path / "run", yes=True)
+    assert "teacher given" in result.table.systems and result.asymmetric == "teacher.given.vectors"
+    asked = len(server.requests)
+    assert api.plan(file, tmp_path / "run").bills == ()
+    other = recipe(tmp_path, tiny_path, tiny_model, API.replace("URL", server.url).replace("}", ", dimensions: 32}"))
+    api.run(other, tmp_path / "other")  # asks nobody: nothing is left to pay for
+    assert len(server.requests) == asked
+    texts = [*tiny_collection.passage_texts(), *tiny_collection.query_texts()]
+    assert server.answered.keys() == set(texts) and set(server.answered.values()) == {1}
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"s3cret" in path.read_bytes() for path in written)
+    out, err = capsys.readouterr()
+    assert "s3cret" not in out + err
+
+
+def test_who_says_no_sends_nothing_and_who_says_yes_is_asked_once(server, tiny_path, tiny_model, tmp_path, monkeypatch):
+    file = recipe(tmp_path, tiny_path, tiny_model, API.replace("URL", server.url), ALONE.replace("full", "none"))
+    asked: list[str] = []
+    monkeypatch.setattr("stepwell.ladder.run.ask", lambda question: bool(asked.append(question)))
+    with pytest.raises(StepwellError, match="Nothing was sent"):
+        api.run(file, tmp_path / "run")
+    assert len(asked) == 1 and not server.requests
+    monkeypatch.setattr("stepwell.ladder.run.ask", lambda question: asked.append(question) is None)
+    api.run(file, tmp_path / "run")
+    assert len(asked) == 2 and set(server.answered.values()) == {1}
+    api.run(file, tmp_path / "run")
+    api.ablate(file, {"variants": {"as it is": {}, "longer": {"ladder.1.steps": 4}}}, tmp_path / "ablation")
+    assert len(asked) == 2  # all was paid for
+
+
+def test_texts_from_elsewhere_are_embedded_too(server, tiny_path, tiny_model, tmp_path):
+    (tmp_path / "more.txt").write_text("one more\nanother one\n")
+    text = ALONE.replace("steps: 3", "steps: 3, more_passages: more.txt")
+    free = API.replace("URL", server.url).replace(", price_per_million: 2", ", price_per_million: 0")
+    file = recipe(tmp_path, tiny_path, tiny_model, free, text)
+    sent = api.plan(file, tmp_path / "run").to_json()["sent"]
+    assert [one["texts"] for one in sent] == [100, 2]
+    api.run(file, tmp_path / "run")  # it costs nothing
+    assert server.answered["one more"] == 1 and set(server.answered.values()) == {1}
+
+
+# -- a teacher of another width -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory, folder):
+    """Return a folder with the same vectors, turned into 48 numbers: all angles stay."""
+    place = tmp_path_factory.mktemp("wide")
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((48, 32)))[0].T  # (32, 48)
+    for name in ("passages", "queries"):
+        table = pq.read_table(folder / f"{name}.parquet").to_pydict()
+        table["vector"] = list((np.array(table["vector"]) @ turn).astype(np.float32))
+        pq.write_table(pa.table(table), place / f"{name}.parquet")
+    return place
+
+
+def test_the_student_of_a_wide_teacher_keeps_its_head(wide, folder, tiny_path, tiny_model, tmp_path):
+    result = api.run(recipe(wide, tiny_path, tiny_model, FILES), tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    plain = SentenceTransformer(str(run.model), device="cpu")
+    assert plain.get_embedding_dimension() == 48
+    assert [type(module).__name__ for module in plain][-2:] == ["Dense", "Normalize"]
+    log = Training.load(run.folder_of("rung-2")).log
+    assert log.parts["hold"][0] < 1.5  # it learned to be near, and stays
+    assert result.asymmetric == "teacher.given.vectors" and "ladder, passages by given" in result.table.systems
+    texts = ["an old river", "a deep engine and the number"]
+    exported = api.export(tmp_path / "run", ["onnx", "safetensors"], tmp_path / "export")
+    assert np.allclose(SentenceTransformer(str(exported.folder), device="cpu").encode(texts), plain.encode(texts))
+    encoder = Encoder.open(run.model)
+    ours = encoder.encode(encoder.tokenise(texts, "query"), "query")
+    assert np.allclose(ours, plain.encode(texts), atol=1e-5)
+    assert api.search(tmp_path / "run", texts[0], mode="asymmetric")
+
+
+def test_a_head_that_is_not_kept_leaves_the_student_its_width(wide, tiny_path, tiny_model, tmp_path):
+    text = ALONE.replace("steps: 3", "steps: 3, head: none").replace("full", "none")
+    result = api.run(recipe(wide, tiny_path, tiny_model, FILES, text, "none"), tmp_path / "run")
+    assert SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu").get_embedding_dimension() == 32
+    assert result.asymmetric is None and "ladder, passages by given" not in result.table.systems
+    text = RECIPE.replace("steps: 3", "steps: 3, head: none")
+    with pytest.raises(StepwellError, match=r"rung 2.*have 32 numbers, the teacher's 48\. Keep the head"):
+        api.plan(recipe(wide, tiny_path, tiny_model, FILES, text, "none"), tmp_path / "other")
+    text = ALONE.replace("layers: 1}", "layers: 1, dimensions: 16}")
+    with pytest.raises(StepwellError, match=r"rung 1.*is cut to `dimensions`.* would give it 48 numbers"):
+        api.plan(recipe(wide, tiny_path, tiny_model, FILES, text, "cut"), tmp_path / "other")
+
+
+def test_where_the_rung_that_widens_is_left_out_nothing_else_fails(
+    wide, tiny_path, tiny_model, tiny_collection, tmp_path, capsys
+):
+    for name, ids in (("passages", tiny_collection.passage_ids), ("queries", tiny_collection.query_ids)):
+        far = np.ones((len(ids), 48), np.float32)  # all alike: it is ahead of nobody
+        pq.write_table(pa.table({"id": list(ids), "vector": list(far)}), tmp_path / f"{name}.parquet")
+    text = RECIPE.replace("batch: 16, force: true", "batch: 16").replace("full", "none")
+    result = api.run(recipe(tmp_path, tiny_path, tiny_model, FILES, text), tmp_path / "run")
+    assert "`hold` is left out of this rung" in capsys.readouterr().err
+    assert result.asymmetric is None and "ladder, passages by given" not in result.table.systems
+    assert SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu").get_embedding_dimension() == 32
+
+
+def test_two_towers_share_the_head(wide, tiny_path, tiny_model, tmp_path):
+    text = ALONE.replace("layers: 1}", "layers: 1, towers: 2}").replace("full", "none")
+    api.run(recipe(wide, tiny_path, tiny_model, FILES, text, "towers"), tmp_path / "run")
+    plain, encoder = (
+        SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu"),
+        Encoder.open(tmp_path / "run" / "model"),
+    )
+    ours = encoder.encode(encoder.tokenise(["an old river"], "query"), "query")
+    assert ours.shape == (1, 48) and np.allclose(ours, plain.encode_query(["an old river"]), atol=1e-5)
