@@ -36,7 +36,7 @@ GRID: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _no_probe(monkeypatch):
     """Take the machine's speed as known: measuring it takes longer than the rest."""
-    monkeypatch.setattr(running, "probe", lambda base: SPEED)
+    monkeypatch.setattr(running, "speed_of", lambda base: SPEED)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def ablation(tiny_recipe, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEPWELL_CACHE", str(cache))
         patch.setattr(Workspace, "_finish", recorded)
-        patch.setattr(running, "probe", lambda base: SPEED)
+        patch.setattr(running, "speed_of", lambda base: SPEED)
         result = api.ablate(tiny_recipe, GRID, out)
     return SimpleNamespace(out=out, result=result, finished=finished, cache=cache)
 

@@ -195,8 +195,8 @@ def prices_of(ctx: Context) -> Prices:
     """Count a run's texts, and their tokens on a sample with the student's tokenizer."""
     recipe, collection, queries = ctx.recipe, ctx.collection, ctx.surroundings.query_rows
     student, longest = recipe.student, recipe.tokens.longest
-    model = build_student(student.base, None, "first", student.pooling, student.similarity, 1, longest)
-    encoder = Encoder(model)
+    shape = student.layers, student.pick, student.pooling, student.similarity, student.towers, longest
+    encoder = Encoder(build_student(student.base, *shape, student.prompts, student.dimensions))
     special = encoder.template.overhead[0]
     random = np.random.default_rng(0)
 
