@@ -20,8 +20,10 @@ from stepwell.systems.records import (
     Results,
     ScoreFacts,
     Selection,
+    SentTexts,
     SystemTable,
     TakenScores,
+    TakenVectors,
     TeacherScores,
     Training,
     Updates,
@@ -48,6 +50,8 @@ ALL = (
     SystemTable.of({"a": "rung-1.test"}, Comparison("a", ("R@5",), 6, 0.95, (ROW,))),
     Manifest(name="rung-1", kind="distil", key="0", inputs={"start": "1"}, finished="2026-01-01", seconds=1.25),
     Results(collection={"path": "c", "fingerprint": "0"}, final="start", stages={}, asymmetric=None),
+    SentTexts(12, 3, 480),
+    TakenVectors(60, 2),
 )
 
 
@@ -97,6 +101,8 @@ def test_lines_say_what_was_decided():
     assert ALL[3].line().endswith("1 that were right are broken; right in all 1 -> 1")
     assert ALL[4].line() == "standard deviation within a query 1.00; scores from 1.0 to 12.0"
     assert ALL[5].line() == "4 scores; 1 of them are of texts that the collection has not"
+    assert ALL[-2].line() == "12 texts sent in 3 requests, 480 tokens by the server's count"
+    assert ALL[-1].line() == "60 vectors; 2 of them are of texts that the collection has not"
     assert "2 steps" in Training(ALL[9].log).line() and Training(TrainingLog()).line() is None
 
 
