@@ -16,6 +16,7 @@ from stepwell.errors import StepwellError
 from stepwell.ladder.plan import probe, speed_of
 from stepwell.models.build import build_static, build_student
 from stepwell.models.encoder import Encoder
+from stepwell.models.preparation import OwnTokenizer
 from stepwell.models.reranker import Reranker
 from stepwell.models.shape import vector_width
 from stepwell.models.tokens import Tokens
@@ -414,3 +415,16 @@ def test_towers_that_cut_texts_apart_are_refused(tmp_path):
     model.save_pretrained(str(tmp_path / "uneven"), create_model_card=False)
     with pytest.raises(StepwellError, match="its towers cut texts at 32 and 96 tokens"):
         Encoder.open(tmp_path / "uneven")
+
+
+@pytest.mark.parametrize("architecture", sorted({*zoo.ARCHITECTURES} - {"t5", "nomic-bert"}))
+def test_an_ordinary_model_is_prepared_in_the_fast_way(tmp_path, architecture):
+    encoder = Encoder.open(zoo.encoder(architecture, tmp_path / "encoder", prompts=PROMPTS))
+    assert not any(isinstance(tokenizer, OwnTokenizer) for tokenizer in encoder.preparation.tokenizers.values())
+    assert Reranker.open(zoo.classifier(architecture, tmp_path / "classifier")).preparation.template is not None
+
+
+def test_a_model_with_inputs_of_its_own_says_so(tmp_path, capsys):
+    reranker = Reranker.open(zoo.classifier("bert", tmp_path, chat=zoo.CHAT))
+    said = " ".join(capsys.readouterr().err.split())
+    assert reranker.preparation.template is None and "sentence-transformers prepares its texts" in said

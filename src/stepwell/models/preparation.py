@@ -147,7 +147,6 @@ class Preparation:
     tokenizers: Mapping[Side, Any]  # called with texts: their ids
     prompts: Mapping[Side, str]  # written in front of each text before its tokenizer is called
     more: Mapping[Side, Mapping[str, Any]]  # features that are no tensors
-    own: bool = False  # whether sentence-transformers itself prepares the texts
 
     def tokenise(self, texts: Sequence[str], side: Side, limit: int) -> Tokens:
         """Tokenise texts of one side in memory, for inputs of at most ``limit`` tokens."""
@@ -182,7 +181,7 @@ def prepare_texts(model: Any, prompts: Mapping[Side, str], limit: int) -> Prepar
     """Return how the texts of an encoder become its inputs, each of at most ``limit`` tokens."""
     if isinstance(model[0], StaticEmbedding):
         bags = {side: BagTokenizer(model, side, prompt) for side, prompt in prompts.items()}
-        return Preparation(Bags(), bags, dict.fromkeys(prompts, ""), {side: {} for side in prompts}, own=True)
+        return Preparation(Bags(), bags, dict.fromkeys(prompts, ""), {side: {} for side in prompts})
     own = {side: OwnTokenizer(model, side, prompt) for side, prompt in prompts.items()}
     features = {side: tokenizer.features(SHORT) for side, tokenizer in own.items()}
     pooled = all(module.include_prompt for module in model.modules() if isinstance(module, Pooling))
@@ -192,7 +191,7 @@ def prepare_texts(model: Any, prompts: Mapping[Side, str], limit: int) -> Prepar
         if not any(_text_difference(ours, tokenizer, limit) for tokenizer in own.values()):
             return ours
     bare = _bare(model.tokenizer, features["document"])
-    theirs = Preparation(bare, own, dict.fromkeys(prompts, ""), more, own=True)
+    theirs = Preparation(bare, own, dict.fromkeys(prompts, ""), more)
     for tokenizer in own.values():
         if difference := _text_difference(theirs, tokenizer, limit):
             raise RunError(
