@@ -136,14 +136,6 @@ def say(remark: str | Table) -> None:
         _err.print(remark.text() if plain and isinstance(remark, Table) else remark, soft_wrap=plain, crop=False)
 
 
-def confirmed(text: str) -> bool:
-    """Ask on a terminal whether to go on, and return the answer; without a terminal, it is no."""
-    if not sys.stdin.isatty():
-        _err.print(text, soft_wrap=not _err.is_terminal)
-        return False
-    return _err.input(f"{text} Go on? [y/N] ").strip().lower() in ("y", "yes")
-
-
 def warn(text: str) -> None:
     """Print a warning on standard error, also when quiet."""
     _err.print(f"Warning: {text}", style="yellow", soft_wrap=not _err.is_terminal)

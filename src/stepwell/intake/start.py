@@ -8,7 +8,7 @@ from stepwell.collection.readers.beir import write_split, write_texts
 from stepwell.collection.readers.folder import Folder
 from stepwell.collection.source import Source
 from stepwell.collection.store import refuse
-from stepwell.display import Table, confirmed, say
+from stepwell.display import Table, ask, say
 from stepwell.errors import CollectionError, StepwellError
 from stepwell.files import whole, writing
 from stepwell.intake.contents import Contents, look
@@ -118,7 +118,7 @@ def _synthesise(source: Source, made: Path, test: Path | None, synthetic: dict[s
     def agree(cost: str) -> bool:
         if yes:
             say(cost)
-        return yes or confirmed(cost)
+        return yes or bool(ask(f"{cost} Go on?"))
 
     real = RealQueries(test) if test else None
     with writing(made):

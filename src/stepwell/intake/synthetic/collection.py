@@ -157,10 +157,10 @@ def _open(source: Source, options: SyntheticOptions, agree: Callable[[str], bool
         return ModelGenerator(options.generator) if options.generator else None
     chat.check_key()
     still = cost(source, options)
-    if still is not None and still.requests and not agree(still.sentence(chat.name, chat.url)):
+    if still is not None and still.requests and not agree(price := still.sentence(chat.name, chat.url)):
         raise StepwellError(
-            f"nothing was asked of {chat.name} at {chat.url}, and nothing was spent: say yes to what it costs, or add "
-            "--yes."
+            f"{price} Nothing was asked of {chat.name} at {chat.url}, and nothing was spent: say yes to what it costs, "
+            "or add --yes."
         )
     return chat
 
