@@ -241,13 +241,42 @@ def index(
     settings: IndexSettings | None = None,
     collection: str | None = None,
     split: str | None = None,
+    vectors: str | Path | None = None,
+    vector_ids: Path | None = None,
 ) -> Report:
-    """Build an index of a finished run, or of a model and a collection, and measure it."""
+    """Build an index of a finished run, or of a model and a collection, and measure it.
+
+    Parameters
+    ----------
+    source
+        A finished run's folder, or a model's directory or hub name.
+    out
+        The new folder.
+    settings
+        How it is made; exact search in fp32 when None.
+    collection
+        What is indexed; that of the run when None.
+    split
+        Whose queries measure it; those of dev when None and there is one.
+    vectors
+        Vectors of the passages that are there already, and are taken as they are: the teacher of the run whose space
+        its student was pulled to, or a file of them. The model then embeds queries alone.
+    vector_ids
+        The file with the id of each row, for vectors in a ``.npy`` file.
+
+    Raises
+    ------
+    StepwellError
+        When the vectors are not all there or not of the model's space, or ``out`` holds something else.
+    """
     from stepwell.indexes.folder import build
     from stepwell.indexes.settings import IndexSettings
 
     wanted = settings or IndexSettings()
-    return build(*_vectors_of(source, collection, [wanted]), Path(out), wanted, split)
+    if vectors is None:
+        return build(*_vectors_of(source, collection, [wanted]), Path(out), wanted, split)
+    given = _given_vectors(source, collection, vectors, vector_ids)
+    return build(*given[:3], Path(out), wanted, split, given[3])
 
 
 def compare_indexes(
@@ -255,11 +284,16 @@ def compare_indexes(
     settings: Sequence[IndexSettings] | None = None,
     collection: str | None = None,
     split: str | None = None,
+    vectors: str | Path | None = None,
+    vector_ids: Path | None = None,
 ) -> list[Report]:
     """Measure several kinds of indexes without keeping them; what is worth comparing when ``settings`` is None."""
     from stepwell.indexes import folder
 
-    opened, encoder, passages = _vectors_of(source, collection, settings or ())
+    if vectors is None:
+        opened, encoder, passages = _vectors_of(source, collection, settings or ())
+    else:
+        opened, encoder, passages, _ = _given_vectors(source, collection, vectors, vector_ids)
     wanted = folder.choices(*passages.shape) if settings is None else settings
     return folder.compare(opened, encoder, passages, wanted, split)
 
@@ -289,6 +323,25 @@ def _vectors_of(
     if opened.encoder is None or opened.vectors is None:
         raise RunError(f"{source} is an index already, and what it lost can't come back: build from the run or model.")
     return opened.collection, opened.encoder, opened.vectors.passages
+
+
+def _given_vectors(
+    source: str | Path, named: str | None, vectors: str | Path, ids: Path | None
+) -> tuple[Collection, Encoder, NDArray[np.float32], str]:
+    """Return what an index of vectors that are there already is made from, and what those are."""
+    from stepwell.models.encoder import Encoder
+    from stepwell.systems.existing import existing_vectors, fingerprint_of
+    from stepwell.systems.opening import open_system
+
+    system = open_system(source, "index")
+    if system.kind not in ("run", "model"):
+        raise RunError(f"{source} is no finished run and no model: given vectors need one that embeds the queries.")
+    collection = system.open_collection(named)
+    if collection is None:
+        raise RunError(f"{source} is a model: name the collection that the vectors are of with --collection.")
+    encoder = Encoder.open(system.model)
+    found = existing_vectors(system, collection, encoder, vectors, ids)
+    return collection, encoder, found, fingerprint_of(vectors, ids, found)
 
 
 def _recipe(recipe: Recipe | str | Path) -> Recipe:

@@ -1,6 +1,8 @@
 """Teachers of which vectors are there and no model, in a ladder."""
 
+import json
 import re
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,11 @@ from sentence_transformers import SentenceTransformer
 from conftest import write_recipe
 from embedding_server import EmbeddingServer, status
 from stepwell import api
+from stepwell.collection import open_collection
+from stepwell.distil.objectives import EmbeddingObjective
 from stepwell.errors import StepwellError
+from stepwell.indexes.settings import IndexSettings
+from stepwell.ladder import trainings
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare
 from stepwell.models.encoder import Encoder
@@ -80,6 +86,28 @@ def test_files_of_vectors_teach_what_the_model_itself_teaches(folder, taught, ti
     assert found[0] == found[1]
 
 
+def test_lists_are_compared_with_the_teachers_own(taught, tiny_collection):
+    run = RunFolder(taught)
+    ours = Vectors.open(run.folder_of(f"{run.results.final}.vectors"))
+    theirs = Vectors.open(run.folder_of("teacher.given.vectors"))
+    rows = tiny_collection.qrels("test").query_rows
+
+    def firsts(queries, passages, k):
+        return [set(row[:k].tolist()) for row in np.argsort(-(queries @ passages.T), axis=1, kind="stable")]
+
+    found = run.results.overlap
+    assert (found.teacher, found.queries, found.held_out_of) == ("given", len(rows), "test")
+    for at, k in enumerate((10, 100)):
+        own = firsts(theirs.of_queries(rows), theirs.passages, k)
+        mixed, alone = (firsts(ours.of_queries(rows), side.passages, k) for side in (theirs, ours))
+        for system, lists in {"ladder, passages by given": mixed, "ladder": alone}.items():
+            share = np.mean([len(a & b) / len(a) for a, b in zip(own, lists, strict=True)])
+            mean, low, high = list(found.systems[system].values())[at]
+            assert mean == pytest.approx(share) and low <= mean <= high
+    assert "Overlap with the lists of given" in (taught / "results.txt").read_text()
+    assert "--mode asymmetric" in (taught / "report.html").read_text()
+
+
 def test_passages_alone_teach_the_embedding_rung(folder, tiny_path, tiny_model, tmp_path):
     alone = recipe(folder, tiny_path, tiny_model, "{kind: vectors, passages: passages.parquet}", ALONE, "alone")
     stages = {stage.name for stage in stages_of(prepare(load_recipe(alone)))}
@@ -114,6 +142,99 @@ def test_other_vectors_make_what_follows_again_and_another_place_does_not(folder
     assert before == settings(folder)
     (tmp_path / "queries.parquet").write_bytes((folder / "passages.parquet").read_bytes())
     assert settings(tmp_path) != before
+
+
+# -- queries that nobody has judged ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(tmp_path, tiny_path, tiny_collection):
+    """Return a collection with 60 more queries, which no split judges."""
+    place = tmp_path / "asked"
+    shutil.copytree(tiny_path, place)
+    texts = tiny_collection.passage_texts(range(60))
+    more = [{"_id": f"u{i}", "text": f"tell me of {text[:40]}"} for i, text in enumerate(texts)]
+    again = {"_id": "again", "text": tiny_collection.query_texts(tiny_collection.qrels("test").query_rows[:1])[0]}
+    with (place / "queries.jsonl").open("a") as file:
+        file.writelines(json.dumps(query) + "\n" for query in [*more, again])
+    return place
+
+
+def test_queries_without_labels_teach_and_a_part_of_them_is_held_out(asked, tiny_model, tmp_path, monkeypatch):
+    learned = []
+    monkeypatch.setattr(
+        trainings, "EmbeddingObjective", lambda *given: learned.append(given[4]) or EmbeddingObjective(*given)
+    )
+    text = ALONE.replace("{path: COLLECTION}", "{path: COLLECTION, unlabelled_queries: true}")
+    text = text.replace("proof: full", "proof: none")
+    vectors = "{kind: vectors, passages: passages.parquet, queries: queries.parquet, queries_cover: unlabelled}"
+    collection, encoder = open_collection(asked), Encoder.open(str(tiny_model))
+    rows = {"passages": collection.passage_ids, "queries": [f"u{i}" for i in range(60)]}
+    for name, ids in rows.items():
+        side, texts = ("document", collection.passage_texts(range(60))) if name == "passages" else ("query", None)
+        texts = texts or collection.query_texts([collection.find_query(one) for one in ids])
+        found = encoder.encode(encoder.tokenise(texts, side), side)
+        pq.write_table(pa.table({"id": list(ids), "vector": list(found)}), tmp_path / f"{name}.parquet")
+    results = {
+        kind: api.run(recipe(tmp_path, asked, tiny_model, teacher, text, kind), tmp_path / kind)
+        for kind, teacher in {"model": "{kind: dual-encoder, from: MODEL}", "vectors": vectors}.items()
+    }
+    for result in results.values():
+        assert (result.overlap.queries, result.overlap.held_out_of) == (20, "unlabelled")
+    assert results["vectors"].overlap.systems == results["model"].overlap.systems
+    by_model, by_file = ({collection.query_ids[row] for row in rows} for rows in learned)
+    unjudged = {f"u{i}" for i in range(60)}
+    assert len(by_file) == 40 and by_file < unjudged and by_model == by_file | (by_model - unjudged)
+    assert len(by_model - unjudged) == len(collection.qrels("train").query_rows)
+    assert "teacher given" in results["model"].table.systems and "teacher given" not in results["vectors"].table.systems
+
+
+def test_queries_without_labels_are_refused_where_there_are_none(tiny_path, tiny_model, folder, tmp_path):
+    text = ALONE.replace("{path: COLLECTION}", "{path: COLLECTION, unlabelled_queries: true}")
+    with pytest.raises(StepwellError, match="asks for the queries that no split judges, and tiny has none"):
+        prepare(load_recipe(recipe(folder, tiny_path, tiny_model, FILES, text, "none")))
+    cover = FILES.replace("}", ", queries_cover: unlabelled}")
+    with pytest.raises(StepwellError, match="set `unlabelled_queries: true` of the collection"):
+        load_recipe(recipe(folder, tiny_path, tiny_model, cover, ALONE, "cover"))
+
+
+# -- an index of what is there ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [IndexSettings(), IndexSettings("usearch"), IndexSettings(faiss="HNSW16,Flat")])
+def test_an_index_of_given_vectors_finds_what_the_asymmetric_retriever_finds(taught, folder, tmp_path, settings):
+    if settings.kind != "exact":
+        pytest.importorskip(settings.kind)
+    wanted = api.search(taught, "an old river", mode="asymmetric")
+    for number, vectors in enumerate(("given", folder / "passages.parquet")):
+        report = api.index(taught, tmp_path / str(number), settings, vectors=vectors)
+        assert report.measured.recall_10 > 0.99
+        found = api.search(tmp_path / str(number), "an old river")
+        assert [hit.passage_id for hit in found] == [hit.passage_id for hit in wanted]
+
+
+def test_other_vectors_are_another_index(taught, folder, tmp_path):
+    api.index(taught, tmp_path / "index")
+    with pytest.raises(StepwellError, match="holds an index with other settings or of another model"):
+        api.index(taught, tmp_path / "index", vectors="given")
+
+
+def test_vectors_of_another_space_are_refused_or_told(taught, folder, tiny_path, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    table = pq.read_table(folder / "passages.parquet")
+    for width in (32, 16):
+        other = rng.normal(size=(table.num_rows, width)).astype(np.float32)
+        pq.write_table(pa.table({"id": table["id"], "vector": list(other)}), tmp_path / f"{width}.parquet")
+    with pytest.raises(StepwellError, match=r"are not those that the student in .* was taught by"):
+        api.index(taught, tmp_path / "a", vectors=tmp_path / "32.parquet")
+    with pytest.raises(StepwellError, match=r"has vectors with 16 numbers, and those of .* have 32"):
+        api.index(taught, tmp_path / "b", vectors=tmp_path / "16.parquet")
+    with pytest.raises(StepwellError, match=r"no teacher whose vectors the queries of .* \(that is given\)"):
+        api.index(taught, tmp_path / "c", vectors="gone")
+    with pytest.raises(StepwellError, match="name the collection that the vectors are of"):
+        api.index(taught / "model", tmp_path / "d", vectors=tmp_path / "32.parquet")
+    api.index(taught / "model", tmp_path / "e", collection=str(tiny_path), vectors=tmp_path / "32.parquet")
+    assert "does not seem to have learned the space" in capsys.readouterr().err
 
 
 # -- an embeddings API ----------------------------------------------------------------------------------------

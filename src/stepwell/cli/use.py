@@ -157,6 +157,10 @@ def index(
     compare: Annotated[
         bool, typer.Option("--compare", help="Measure what there is to choose from; keep nothing.")
     ] = False,
+    vectors: Annotated[
+        str | None, typer.Option(help="Vectors that are there already: a teacher of the run, or a file.")
+    ] = None,
+    vector_ids: Annotated[Path | None, typer.Option(help="The id of each row, for a .npy file of vectors.")] = None,
     collection: CollectionOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -164,10 +168,10 @@ def index(
     if compare == (out is not None):
         raise StepwellError("say where the index goes with --out, or ask with --compare what there is to choose from.")
     if out is None:
-        reports = api.compare_indexes(source, None, collection, split)
+        reports = api.compare_indexes(source, None, collection, split, vectors, vector_ids)
     else:
         settings = stepwell.IndexSettings(kind, precision, dimension, rescore, rescore_with, effort, uri, faiss)
-        reports = [api.index(source, out, settings, collection, split)]
+        reports = [api.index(source, out, settings, collection, split, vectors, vector_ids)]
     if as_json:
         print_json([report.to_json() for report in reports])
         return

@@ -13,7 +13,8 @@ from stepwell.collection.qrels import Qrels
 from stepwell.errors import CollectionError
 from stepwell.recipe import CollectionSection
 
-CARVED_SHARE, CARVED_LEAST = 0.1, 20  # of the training queries, for a missing dev or test
+CARVED_SHARE, CARVED_LEAST = 0.1, 20  # of the training queries, for a missing dev or test; and of those without labels
+HELD_OUT = 1_000  # queries on which lists are compared, at most
 DIFFERS = 0.2  # from how large a difference on dev is said to be of another kind than the test
 
 NO_TEST = (
@@ -34,6 +35,21 @@ class Splits:
     notes: tuple[str, ...]
     synthetic: Mapping[str, int] = field(default_factory=dict)  # how many queries of train and dev are
     tested: bool = True  # whether ``test`` is a test, of queries that somebody asked and that decided nothing
+    unlabelled: Rows = field(default_factory=lambda: np.zeros(0, np.int32))  # that no split judges, to learn from
+    held_out: Rows = field(default_factory=lambda: np.zeros(0, np.int32))  # that lists are compared on
+
+    @property
+    def query_rows(self) -> Rows:
+        """All queries that are used, sorted."""
+        parts = (self.train.query_rows, self.dev.query_rows, self.test.query_rows, self.unlabelled, self.held_out)
+        return np.unique(np.concatenate(parts))
+
+    @property
+    def held_out_of(self) -> str:
+        """What the queries are that lists are compared on."""
+        if not np.isin(self.held_out, self.test.query_rows).all():
+            return "unlabelled"
+        return "test" if self.tested else "dev"
 
 
 def hash_order(collection: Collection, rows: Rows) -> Rows:
@@ -79,7 +95,31 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
             f"dev: {shares[0]:.0%} of its queries ask for passages that training queries ask for too, of test "
             f"{shares[1]:.0%}: dev may promise more than test keeps"
         )
-    return Splits(train, dev, test, tuple(notes), synthetic, tested)
+    unlabelled, held_out = _without_labels(collection, section, (dev, test), notes)
+    return Splits(train, dev, test, tuple(notes), synthetic, tested, unlabelled, held_out)
+
+
+def _without_labels(
+    collection: Collection, section: CollectionSection, judged: tuple[Qrels, Qrels], notes: list[str]
+) -> tuple[Rows, Rows]:
+    """Return the queries without labels to learn from, and those that lists are compared on: held out, or the test."""
+    if not section.unlabelled_queries:
+        return np.zeros(0, np.int32), np.sort(hash_order(collection, judged[1].query_rows)[:HELD_OUT])
+    labelled = [collection.qrels(split).query_rows for split in collection.splits]
+    rows = np.setdiff1d(np.arange(collection.n_queries, dtype=np.int32), np.concatenate(labelled))
+    known = {normal(text) for split in judged for text in collection.query_texts(split.query_rows)}
+    fresh = [normal(text) not in known for text in collection.query_texts(rows)]
+    rows = hash_order(collection, rows[np.array(fresh, dtype=np.bool_)])
+    if len(rows) < 2:
+        raise CollectionError(
+            f"`unlabelled_queries` asks for the queries that no split judges, and {collection.name} has "
+            f"{len(rows) or 'none'} (of {collection.n_queries:,} queries): add some to its queries, or leave it out."
+        )
+    count = min(max(round(CARVED_SHARE * len(rows)), CARVED_LEAST), HELD_OUT, len(rows) // 2)
+    notes.append(
+        f"unlabelled: {len(rows):,} queries that no split judges; {count:,} of them are held out, to compare lists on"
+    )
+    return np.sort(rows[count:]), np.sort(rows[:count])
 
 
 def _names(collection: Collection, section: CollectionSection) -> dict[str, str | None]:

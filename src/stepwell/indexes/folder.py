@@ -50,10 +50,12 @@ def build(
     out: Path,
     settings: IndexSettings,
     split: str | None = None,
+    given: str | None = None,
 ) -> Report:
     """Build an index of passages' vectors (N, D) in ``out`` and measure it; one that was interrupted is gone on with.
 
     ``out`` is not there yet, or empty, or this very index. The model is copied; the queries of ``split`` measure.
+    ``given``: the fingerprint of vectors that are not the model's own.
     """
     out, settings = out.absolute(), fitting(settings, passages.shape[1])
     if not len(passages):
@@ -62,6 +64,7 @@ def build(
     texts = {"name": collection.name, "fingerprint": collection.fingerprint, "passages": collection.n_passages}
     facts: dict[str, Any] = {"settings": settings.to_json(), "collection": texts}
     facts["model"] = model | {"dimension": passages.shape[1]}
+    facts |= {"given": given} if given else {}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     facts |= {"format": FORMAT, "version": VERSION, "key": key, "name": f"stepwell_{key[:24]}"}
     if _is_there(out, key):

@@ -9,6 +9,7 @@ from stepwell.evaluation import compare
 from stepwell.files import write_text
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.judging import fuse, judged, measures_of, rerank, search, search_bm25, searched
+from stepwell.ladder.overlap import overlap
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.scoring import lessons
 from stepwell.ladder.stage import Job, Stage, recorded
@@ -110,7 +111,8 @@ def _asymmetric(b: Builder, top: str) -> dict[str, str]:
     title, settings = f"queries by the student, passages by {name}", {"asymmetric": True}
     gates = (SAME_WIDTH,) if heads else None
     stage = _test(b, ASYMMETRIC, "search-test", title, inputs, search, settings=settings, only_if=gates)
-    return {f"{top}, passages by {name}": stage}
+    overlap(b, name, label := f"{top}, passages by {name}", top, gates)
+    return {label: stage}
 
 
 def decide_same_width(job: Job) -> None:

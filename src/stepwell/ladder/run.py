@@ -22,7 +22,7 @@ from stepwell.models.engines.machine import machine
 from stepwell.recipe import Recipe
 from stepwell.recipe.yaml_file import dump_recipe
 from stepwell.systems.folder import RunFolder
-from stepwell.systems.records import Results, SystemTable
+from stepwell.systems.records import Overlap, Results, SystemTable
 from stepwell.teachers.embeddings import Bill
 
 
@@ -135,6 +135,7 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
     names = {name: str(folder.relative_to(out)) for name, folder in workspace.folders.items()}
     final = workspace.resolve(f"student@{len(ctx.recipe.ladder) + ctx.recipe.refine.rounds}")
     comparison = SystemTable.load(workspace.folders["table"]).content
+    overlap = Overlap.load(workspace.folders["overlap"]) if "overlap" in workspace.folders else None
     with whole(out / "model") as draft:
         shutil.copytree(workspace.folders[final] / "model", draft)
     runs = out / "runs"
@@ -155,9 +156,11 @@ def _leave(ctx: Context, workspace: Workspace, out: Path) -> dict[str, Any]:
         machine=machine(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         comparison=comparison,
+        overlap=overlap,
     )
-    with whole(out / "results.txt") as draft:
-        shutil.copyfile(workspace.folders["table"] / "table.txt", draft)
+    tables = [] if overlap is None else [overlap.table().text()]
+    tables.insert(0, (workspace.folders["table"] / "table.txt").read_text(encoding="utf-8").rstrip("\n"))
+    write_text(out / "results.txt", "\n\n".join(tables) + "\n")
     results.save(out)
     say(f"The student is {out / 'model'} (sentence-transformers); runs, results.json and results.txt lie beside it.")
     return dict(results.to_json())

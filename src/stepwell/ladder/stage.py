@@ -49,9 +49,8 @@ class Surroundings:
 
     @property
     def query_rows(self) -> NDArray[np.int32]:
-        """All queries that the run uses: train, dev and test."""
-        parts = (self.splits.train, self.splits.dev, self.splits.test)
-        return np.unique(np.concatenate([part.query_rows for part in parts]))
+        """All queries that the run uses: train, dev and test, and those without labels where it uses them."""
+        return self.splits.query_rows
 
     @property
     def dev(self) -> str:

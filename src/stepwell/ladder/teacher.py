@@ -4,6 +4,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from stepwell import distributed
 from stepwell.distil.candidates import Draw
 from stepwell.distil.objectives import RerankObjective
@@ -119,7 +121,8 @@ def _model(b: Builder, kind: Kind[Any], stage: str, inputs: dict[str, str], run:
 def make_without_model(job: Job) -> None:
     """Read what a teacher left in files, or write down one that has nothing to make: behind HTTP, or made of others."""
     around, name = job.surroundings, job.stage.removeprefix("teacher.").removesuffix(".vectors")
-    making = Making(job.folder, around.collection, job.settings, around.query_rows, job.progress)
+    without_labels = np.union1d(around.splits.unlabelled, around.splits.held_out)
+    making = Making(job.folder, around.collection, job.settings, around.query_rows, job.progress, without_labels)
     kind_of(name, around.teachers).make(making)
 
 

@@ -231,8 +231,8 @@ def _imitate(job: Job, rung: Rung) -> None:
     """Pull the student's vectors to its teacher's."""
     around, encoder, teacher = job.surroundings, open_student(job), job.vectors("teacher")
     assert teacher is not None
-    rows = around.splits.train.query_rows.astype(np.int64)
-    rows = rows if len(teacher.query_rows) else rows[:0]  # a file may have vectors of passages alone
+    rows = np.union1d(around.splits.train.query_rows, around.splits.unlabelled)
+    rows = np.intersect1d(rows, teacher.query_rows).astype(np.int64)  # a file may have vectors of few queries, or none
     more = []
     for folder in (folder for role, folder in job.inputs.items() if role.startswith("more-")):
         made = Manifest.load(folder).settings

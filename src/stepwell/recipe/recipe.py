@@ -57,6 +57,8 @@ class CollectionSection(Section):
     """Use at most so many dev queries, chosen by hash; all when empty."""
     test_queries: Count | None = None
     """Use at most so many test queries, chosen by hash; all when empty."""
+    unlabelled_queries: bool = False
+    """Also use the queries that no split judges: a tenth of them (20 to 1,000, by hash) is held out, to compare the student's lists in the teacher's vectors with the teacher's own; embedding rungs learn the vectors of the others."""
     relevant_from: Count | None = None
     """The grade from which binary measures count a passage of the test as relevant; nDCG takes the grades as they are. Empty = the format's own: 2 for TREC DL passages, else 1."""
 
@@ -79,8 +81,8 @@ class CollectionSection(Section):
     def choice(self) -> dict[str, Any]:
         """Return what decides which queries train, steer and test, and how the test is judged."""
         roles = {"train", "dev", "test", "train_queries", "dev_queries", "test_queries"}
-        judged = {"relevant_from": self.relevant_from} if self.relevant_from is not None else {}
-        return self.model_dump(include=roles) | judged
+        others = {"relevant_from", "unlabelled_queries"}
+        return self.model_dump(include=roles) | self.model_dump(include=others, exclude_defaults=True)
 
 
 class TokensSection(Section):
@@ -202,6 +204,8 @@ class Recipe(Section):
         for number, rung in enumerate(self.ladder, start=1):
             yield from (f"rung {number} of the ladder{mistake}" for mistake in self._rung_mistakes(rung))
         for name, teacher in self.teachers.items():
+            if not teacher.embeds_queries and teacher.has_query_vectors and not self.collection.unlabelled_queries:
+                yield f"teacher {name!r}: `queries_cover: unlabelled` is for queries that no split judges, and the recipe does not use them: set `unlabelled_queries: true` of the collection"
             yield from (f"teacher {name!r}{mistake}" for mistake in self._teacher_mistakes(teacher))
         if self.refine.rounds and not (self.refine.alpha or self.refine.beta):
             yield "refine: alpha and beta are 0: nothing is left to learn from; set `beta`, or `rounds: 0`"
@@ -244,7 +248,7 @@ class Recipe(Section):
         for what, name in used.items():
             teacher = self.teachers.get(name or "")
             if teacher is not None and teacher.embeds and not teacher.embeds_queries:
-                yield f": {what} needs vectors of queries, and the teacher {name!r} has vectors of passages alone; name a file of them in its `queries`, or take it for the loss `embedding` alone"
+                yield f": {what} needs vectors of queries, and the teacher {name!r} has vectors of passages alone; name a file of them in its `queries` (with `queries_cover: all`), or take it for the loss `embedding` alone"
         if rung.more and isinstance(self.teachers.get(rung.teacher), VectorsTeacher):
             yield f": `more_passages` and `more_queries` are texts that the teacher embeds, and {rung.teacher!r} is a file of vectors, which has none of them"
 

@@ -35,6 +35,11 @@ class Teacher(Section):
         return self.embeds
 
     @property
+    def has_query_vectors(self) -> bool:
+        """Whether it has vectors of some queries at least: its lists can then be compared with others."""
+        return self.embeds_queries
+
+    @property
     def key_name(self) -> str | None:
         """The environment variable with the key of its server, where it has one."""
         return None
@@ -212,10 +217,17 @@ class VectorsTeacher(VectorTeacher):
     queries: str | None = None
     """The same of all queries of train, dev and test. Without them the teacher teaches passages alone: it can't mine or score, and its headroom is not known."""
     query_ids: str | None = Field(None, description="For `.npy`: the file with the id of each query.")
+    queries_cover: Literal["all", "unlabelled"] = "all"
+    """Which queries that file has: `all`; or `unlabelled`, those that no split judges (`unlabelled_queries: true` of the collection), where train and dev are synthetic and nobody has embedded them. It then can't mine or score, as without a file."""
 
     @property
     def embeds_queries(self) -> bool:
-        """Whether there is a file of the queries' vectors."""
+        """Whether there is a file of all queries' vectors."""
+        return self.queries is not None and self.queries_cover == "all"
+
+    @property
+    def has_query_vectors(self) -> bool:
+        """Whether there is a file of queries' vectors."""
         return self.queries is not None
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from stepwell.reports import climb
 from stepwell.reports.answers import Answer, Score, Texts, won_and_lost
 from stepwell.reports.costs import Cost, costs
 from stepwell.systems.folder import RunFolder
-from stepwell.systems.records import SystemTable
+from stepwell.systems.records import Overlap, SystemTable
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class RunFacts:
     versions: dict[str, str]
     machine: dict[str, str]
     comparison: dict[str, Any] | None  # the test table as in ``results.json``, None before it is made
+    overlap: dict[str, Any] | None  # with a teacher's own lists, None where its vectors can't be searched
     start: float | None  # the dev quality of the student at the start
     steps: list[climb.Step]
     costs: list[Cost]
@@ -83,6 +84,7 @@ def facts_of(place: str | Path) -> RunFacts:
         versions=dict((results and results.versions) or (last and last.versions) or {}),
         machine=dict((results and results.machine) or (last and last.machine) or {}),
         comparison=comparison or None,
+        overlap=asdict(overlap) if (overlap := run.read("overlap", Overlap)) else None,
         start=climb.start_quality(run, deciding),
         steps=climb.steps(run),
         costs=costs(run, systems),

@@ -14,6 +14,7 @@ from stepwell.distil.negatives import MiningReport
 from stepwell.distil.refine import RANK_GROUPS
 from stepwell.distil.training import TrainingLog
 from stepwell.evaluation import Comparison
+from stepwell.evaluation.comparison import bounded
 from stepwell.files import read_json, write_json, write_text
 from stepwell.teachers.spread import Histogram, Spread
 
@@ -251,6 +252,29 @@ class Training(Record):
 
 
 @dataclass(frozen=True)
+class Overlap(Record):
+    """How many passages of a teacher's own lists others find among its vectors, on queries that were held out."""
+
+    file = "overlap.json"
+    by_name = False
+    teacher: str
+    queries: int
+    held_out_of: str  # what the queries are: test, dev or unlabelled
+    systems: Mapping[str, Mapping[str, tuple[float, float, float]]]  # by measure: the mean and its 95 % interval
+
+    def table(self) -> Table:
+        """Return the shares as a table."""
+        measures = list(next(iter(self.systems.values())))
+        rows = [[name, *(bounded(of[m][0], of[m][1:]) for m in measures)] for name, of in self.systems.items()]
+        note = (
+            f"R@k: share of the first k passages of {self.teacher}, by its own vectors of the query, that the system "
+            f"has among its first k; {self.queries:,} queries ({self.held_out_of}) that nothing was trained on, with "
+            "95 % bootstrap intervals."
+        )
+        return Table(f"Overlap with the lists of {self.teacher}", ["system", *measures], rows, (note,))
+
+
+@dataclass(frozen=True)
 class Updates(Record):
     """The optimiser steps of the ladder and refine, warm-up apart, in all and of each rung."""
 
@@ -322,6 +346,7 @@ class Results(Record):
     machine: Mapping[str, Any] = field(default_factory=dict)
     finished: str | None = None
     comparison: Mapping[str, Any] = field(default_factory=dict)  # as in SystemTable's file
+    overlap: Overlap | None = None  # with a teacher's own lists, where its vectors can be searched
 
     @property
     def table(self) -> SystemTable:

@@ -72,6 +72,7 @@ class Making(NamedTuple):
     settings: Mapping[str, Any]
     query_rows: Rows  # (Q,), sorted: the queries that the run uses
     progress: Progress = SILENT
+    unlabelled: Rows | None = None  # (U,), sorted: those of them that no split judges
 
 
 class Reads(NamedTuple):
@@ -328,9 +329,15 @@ class Vectored(Kind[VectorSection]):
         """Open its vectors; there is nothing outside of a ladder."""
         return super().open(texts) if folders is None else Vectors.open(folders[self.inputs()[0]])
 
+    def rows(self, job: Making) -> Rows:
+        """Return the queries that it has vectors of."""
+        if self.section.embeds_queries:
+            return job.query_rows
+        return job.query_rows[:0] if job.unlabelled is None or not self.section.has_query_vectors else job.unlabelled
+
     def finish(self, job: Making, width: int, facts: Mapping[str, Any]) -> None:
         """Write what :meth:`Vectors.open` reads beside the arrays; ``facts`` are told when the stage is done."""
-        rows = job.query_rows if self.section.embeds_queries else job.query_rows[:0]
+        rows = self.rows(job)
         if not len(rows):
             write_array(job.folder / "queries.npy", np.zeros((0, width), np.float32))
         write_array(job.folder / "query_rows.npy", rows)
@@ -361,7 +368,8 @@ class VectorsFile(Vectored[sections.VectorsTeacher]):
     def settings(self) -> dict[str, Any]:
         """Return what is in the files, wherever they lie."""
         content = {side: file.fingerprint() for side, file in self.files.items()}
-        return {"kind": self.section.kind, **self.section.model_dump(include=HOW), "sha256": content}
+        cover = self.section.model_dump(include={"queries_cover"}, exclude_defaults=True)
+        return {"kind": self.section.kind, **self.section.model_dump(include=HOW), "sha256": content, **cover}
 
     def width(self) -> int:
         """Return the width of its vectors, by the first of them."""
@@ -380,7 +388,7 @@ class VectorsFile(Vectored[sections.VectorsTeacher]):
         every = np.arange(collection.n_passages, dtype=np.int32)
         texts = {
             "passages": (collection.find_passage, collection.passage_ids, every),
-            "queries": (collection.find_query, collection.query_ids, job.query_rows),
+            "queries": (collection.find_query, collection.query_ids, self.rows(job)),
         }
         read = unknown = 0
         for side, file in files.items():
