@@ -307,6 +307,33 @@ def test_texts_from_elsewhere_are_embedded_too(server, tiny_path, tiny_model, tm
     assert server.answered["one more"] == 1 and set(server.answered.values()) == {1}
 
 
+def test_passages_whose_vectors_are_there_are_not_sent(
+    server, folder, wide, tiny_path, tiny_model, tiny_collection, tmp_path, capsys
+):
+    free = API.replace("URL", server.url).replace(", price_per_million: 2", ", price_per_million: 0")
+    text = ALONE.replace("full", "none")
+
+    def teacher(file):
+        return free.replace("}", f", passages: {file}}}")
+
+    file = recipe(tmp_path, tiny_path, tiny_model, teacher(folder / "passages.parquet"), text)
+    assert [one["texts"] for one in api.plan(file, tmp_path / "run").to_json()["sent"]] == [48]
+    result = api.run(file, tmp_path / "run")
+    sent = [text for text in tiny_collection.passage_texts() if text in server.answered]
+    assert len(sent) == 8 and server.answered.total() == 8 + 40  # some passages, to see whether they agree; all queries
+    assert result.overlap is not None and "not what" not in capsys.readouterr().err
+    api.run(recipe(tmp_path, tiny_path, tiny_model, free, text, "sent"), tmp_path / "sent")
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "sent")]
+    assert all(np.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0].keys() | weights[1])
+    table = pq.read_table(folder / "passages.parquet")
+    other = list(np.random.default_rng(0).normal(size=(table.num_rows, 32)).astype(np.float32))
+    pq.write_table(pa.table({"id": table["id"], "vector": other}), tmp_path / "other.parquet")
+    api.run(recipe(tmp_path, tiny_path, tiny_model, teacher("other.parquet"), text, "other"), tmp_path / "other")
+    assert "are not what" in capsys.readouterr().err
+    with pytest.raises(StepwellError, match=r"has vectors with 48 numbers, and .* gives 32: they are not of one model"):
+        api.run(recipe(tmp_path, tiny_path, tiny_model, teacher(wide / "passages.parquet"), text), tmp_path / "wide")
+
+
 # -- a teacher of another width -------------------------------------------------------------------------------
 
 

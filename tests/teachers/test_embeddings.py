@@ -15,7 +15,7 @@ from stepwell.errors import StepwellError
 from stepwell.recipe.teachers import EmbeddingsTeacher
 from stepwell.retrieval.vectors import Vectors
 from stepwell.teachers.embeddings import Embeddings
-from stepwell.teachers.opening import Making, kind_of, lots_of
+from stepwell.teachers.opening import Making, kind_of
 
 TEXTS = [f"text number {n}" for n in range(10)]
 
@@ -234,7 +234,7 @@ def test_a_collection_is_embedded_with_prompts_and_billed_before(server, tiny_di
         {"kind": "embeddings-api", "url": server.url, "prompts": {"query": "q: "}, "price_per_million": 0.5}
     )
     kind, rows = kind_of("api", {"api": section}), np.int32([0, 1])
-    bill = kind.bill(lots_of(collection, rows))
+    bill = kind.bill(kind.lots(collection, rows))
     texts = [*collection.passage_texts(), "q: apples", "q: pears"]
     assert bill[:2] == ("api", server.url) and bill.texts == 5 and bill.characters == sum(map(len, texts))
     assert bill.paid and bill.cost(0.25) == pytest.approx(0.25 * bill.characters * 0.5 / 1e6)
@@ -246,7 +246,7 @@ def test_a_collection_is_embedded_with_prompts_and_billed_before(server, tiny_di
     assert np.allclose(found.passages, want[:3], atol=1e-6)
     assert np.allclose(found.of_queries(rows), want[3:], atol=1e-6)
     assert json.loads((folder / "taken.json").read_text()) == {"texts": 5, "requests": 1, "tokens": 16}
-    assert kind.bill(lots_of(collection, rows)).texts == 0 and kind.width() == 8
+    assert kind.bill(kind.lots(collection, rows)).texts == 0 and kind.width() == 8
 
 
 def test_what_costs_nothing_is_no_bill_to_agree_to(server):

@@ -18,7 +18,7 @@ from stepwell.ladder.trainings import build_dense, contrast, go_on, learn
 from stepwell.models.token_store import both_tokens
 from stepwell.recipe import DualEncoderTeacher, Rung, TokensSection
 from stepwell.systems.records import Record, SentTexts, TakenScores, TakenVectors, Training
-from stepwell.teachers.opening import Kind, Making, kind_of, lots_of
+from stepwell.teachers.opening import Kind, Making, kind_of
 
 TAKEN: dict[str, type[Record]] = {"vectors": TakenVectors, "embeddings-api": SentTexts}
 """What a stage leaves that makes a teacher without a model, by the teacher's kind; scores where it is not said."""
@@ -39,7 +39,7 @@ def teacher(b: Builder, name: str, miner: str = "bm25") -> str:
         inputs = {other: other for other in kind.inputs()[1:]}
         says = recorded(TAKEN.get(kind.section.kind, TakenScores))
         title = kind.titled.format(name, ", ".join(part.name for part in kind.parts))
-        lots = lots_of(b.ctx.collection, b.ctx.surroundings.query_rows)
+        lots = kind.lots(b.ctx.collection, b.ctx.surroundings.query_rows)
         cost, bill = partial(Prices.asking, kind=kind, texts=sum(lot.size for lot in lots)), partial(kind.bill, lots)
         settings, run = kind.settings(), make_without_model
         b.add(Stage(made, kind.stage, title, settings, inputs, run, says, cost, bill, collective=False))

@@ -231,8 +231,9 @@ def _imitate(job: Job, rung: Rung) -> None:
     """Pull the student's vectors to its teacher's."""
     around, encoder, teacher = job.surroundings, open_student(job), job.vectors("teacher")
     assert teacher is not None
-    rows = np.union1d(around.splits.train.query_rows, around.splits.unlabelled)
-    rows = np.intersect1d(rows, teacher.query_rows).astype(np.int64)  # a file may have vectors of few queries, or none
+    learned = np.union1d(around.splits.train.query_rows, around.splits.unlabelled)
+    # a file may have vectors of few queries, or of none
+    rows: NDArray[np.int64] = np.intersect1d(learned, teacher.query_rows).astype(np.int64)
     more = []
     for folder in (folder for role, folder in job.inputs.items() if role.startswith("more-")):
         made = Manifest.load(folder).settings

@@ -232,17 +232,17 @@ class VectorsTeacher(VectorTeacher):
 
     @model_validator(mode="after")
     def _ids(self) -> "VectorsTeacher":
-        for file, ids, key in (
-            (self.passages, self.passage_ids, "passage_ids"),
-            (self.queries, self.query_ids, "query_ids"),
-        ):
-            if file is not None and file.endswith(".npy") and ids is None:
-                raise ValueError(f"{file} holds numbers alone: name the file with the id of each row in `{key}`")
-            if ids is not None and (file is None or not file.endswith(".npy")):
-                raise ValueError(
-                    f"`{key}` is for the rows of a `.npy` file; Parquet and JSONL hold their ids themselves"
-                )
+        _check_ids(self.passages, self.passage_ids, "passage_ids")
+        _check_ids(self.queries, self.query_ids, "query_ids")
         return self
+
+
+def _check_ids(file: str | None, ids: str | None, key: str) -> None:
+    """Refuse numbers without ids, and ids twice."""
+    if file is not None and file.endswith(".npy") and ids is None:
+        raise ValueError(f"{file} holds numbers alone: name the file with the id of each row in `{key}`")
+    if ids is not None and (file is None or not file.endswith(".npy")):
+        raise ValueError(f"`{key}` is for the rows of a `.npy` file; Parquet and JSONL hold their ids themselves")
 
 
 class EmbeddingsTeacher(Server, VectorTeacher):
@@ -251,7 +251,12 @@ class EmbeddingsTeacher(Server, VectorTeacher):
     Every text is sent once, ever: vectors are kept whole by the text's hash, so other `dimensions` cost nothing.
     """
 
+    places: ClassVar[tuple[str, ...]] = ("passages", "passage_ids")
+
     kind: Literal["embeddings-api"]
+    passages: str | None = None
+    """A file of the vectors that this model gave of the passages before, as for `kind: vectors`: they are taken as they are, and of the passages only a few are sent, to see whether they agree."""
+    passage_ids: str | None = Field(None, description="For `.npy`: the file with the id of each row, one a line.")
     api_key_env: str | None = None
     """The name of the environment variable with the key, sent as `Authorization: Bearer`; the key itself is never written anywhere."""
     prompts: Prompts | None = Field(None, description="Written in front of texts, as for the student.")
@@ -266,6 +271,11 @@ class EmbeddingsTeacher(Server, VectorTeacher):
     def facts(self) -> dict[str, Any]:
         """Return what the vectors of a text depend on."""
         return self.model_dump(include={"url", "model", "extra"})
+
+    @model_validator(mode="after")
+    def _ids(self) -> "EmbeddingsTeacher":
+        _check_ids(self.passages, self.passage_ids, "passage_ids")
+        return self
 
 
 AnyTeacher = Annotated[

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from stepwell.collection import Collection
-from stepwell.display import SILENT, Progress
+from stepwell.display import SILENT, Progress, warn
 from stepwell.errors import RecipeError, RunError
 from stepwell.files import read_json, write_json
 from stepwell.models.build import build_cross_encoder, build_multi_vector, build_student
@@ -23,6 +23,7 @@ from stepwell.models.shape import vector_width
 from stepwell.models.tokens import Side
 from stepwell.recipe import TokensSection, teachers as sections
 from stepwell.recipe.training import Prompts
+from stepwell.retrieval.run import Floats
 from stepwell.retrieval.shards import write_array
 from stepwell.retrieval.vectors import BLOCK, Vectors
 from stepwell.teachers.embeddings import Bill, Embeddings, Sent
@@ -37,6 +38,7 @@ Folders = Mapping[str, Path]  # of the stages that :meth:`Kind.inputs` names
 Section = TypeVar("Section", bound=sections.AnyTeacher)
 VectorSection = TypeVar("VectorSection", bound=sections.VectorsTeacher | sections.EmbeddingsTeacher)
 HOW = {"similarity", "dimensions", "scale"}  # what becomes of the vectors of a teacher without a model
+SEEN, ALIKE = 8, 0.95  # passages that are embedded again beside vectors that were given; how near these have to be
 ListSection = TypeVar("ListSection", bound=sections.CrossEncoderTeacher | sections.LateInteractionTeacher)
 
 
@@ -56,12 +58,9 @@ class Lot(NamedTuple):
     slice: Callable[[int, int], list[str]]
 
 
-def lots_of(collection: Collection, query_rows: Rows) -> list[Lot]:
-    """Return all passages of a collection, and some of its queries."""
-    return [
-        Lot("document", collection.n_passages, collection.passages_slice),
-        Lot("query", len(query_rows), lambda start, stop: collection.query_texts(query_rows[start:stop])),
-    ]
+def queries_of(collection: Collection, query_rows: Rows) -> Lot:
+    """Return some of a collection's queries."""
+    return Lot("query", len(query_rows), lambda start, stop: collection.query_texts(query_rows[start:stop]))
 
 
 class Making(NamedTuple):
@@ -130,6 +129,11 @@ class Kind(Generic[Section]):
     def rounds(self, texts: int) -> float:
         """Return the rounds of requests that the vectors of so many texts take."""
         return 0.0
+
+    def lots(self, collection: Collection, query_rows: Rows) -> list[Lot]:
+        """Return the texts of a collection that it embeds: all passages, and some queries."""
+        passages = Lot("document", collection.n_passages, collection.passages_slice)
+        return [passages, queries_of(collection, query_rows)]
 
     def bill(self, lots: Sequence[Lot]) -> Bill | None:
         """Return what having texts embedded costs beyond this machine, where it does."""
@@ -397,19 +401,41 @@ class VectorsFile(Vectored[sections.VectorsTeacher]):
         self.finish(job, self.width(), {"vectors": read, "unknown": unknown})
 
 
+def _some(passages: int) -> Rows:
+    """Return the passages that are embedded again beside vectors that were given, spread evenly."""
+    return np.unique(np.linspace(0, passages - 1, min(SEEN, passages)).astype(np.int32))
+
+
 class Api(Vectored[sections.EmbeddingsTeacher]):
     """An embedding model behind an HTTP API, which is sent each text once, ever."""
 
     stage = "embed-vectors"
     titled = "{} embeds over HTTP"
 
+    @property
+    def file(self) -> VectorFile | None:
+        """The file with the vectors that it gave of the passages before, where there is one."""
+        name, ids = self.section.passages, self.section.passage_ids
+        return None if name is None else VectorFile(Path(name), None if ids is None else Path(ids), "passages")
+
     def settings(self) -> dict[str, Any]:
         """Return what its vectors depend on."""
-        return self.section.model_dump(include={"kind", "prompts", *HOW}) | self.section.facts()
+        given = {} if self.file is None else {"sha256": {"passages": self.file.fingerprint()}}
+        return self.section.model_dump(include={"kind", "prompts", *HOW}) | self.section.facts() | given
 
     def width(self) -> int | None:
         """Return the width of its vectors, where the recipe says it or some are there."""
+        if self.file is not None:
+            return self.shape.width(self.file.width(), str(self.file.path))
         return self.section.dimensions or Embeddings(self.section).kept.width
+
+    def lots(self, collection: Collection, query_rows: Rows) -> list[Lot]:
+        """Return the texts of a collection that are sent; of passages with vectors a few, to see whether they agree."""
+        if self.file is None:
+            return super().lots(collection, query_rows)
+        rows = _some(collection.n_passages)
+        some = Lot("document", len(rows), lambda start, stop: collection.passage_texts(rows[start:stop]))
+        return [some, queries_of(collection, query_rows)]
 
     def _blocks(self, lots: Sequence[Lot]) -> Iterator[list[str]]:
         """Yield texts as they are sent, some at a time."""
@@ -441,12 +467,36 @@ class Api(Vectored[sections.EmbeddingsTeacher]):
         return sent
 
     def make(self, job: Making) -> None:
-        """Have all passages and queries embedded."""
-        lots = lots_of(job.collection, job.query_rows)
+        """Have all passages and queries embedded, but for passages whose vectors are there."""
+        lots, file, passages = self.lots(job.collection, job.query_rows), self.file, job.folder / "passages.npy"
         job.progress.start(sum(lot.size for lot in lots), "texts")
-        sent = self.embed(lots, [job.folder / "passages.npy", job.folder / "queries.npy"], job.progress)
-        width = int(np.load(job.folder / "passages.npy", mmap_mode="r").shape[1])
-        self.finish(job, width, sent._asdict())
+        if file is not None:  # read before anything is sent: it may lack some
+            every = np.arange(job.collection.n_passages, dtype=np.int32)
+            find, ids = job.collection.find_passage, job.collection.passage_ids
+            import_vectors(file, passages, self.shape, find, ids, every)
+        first = passages if file is None else job.folder / "seen.npy"
+        sent = self.embed(lots, [first, job.folder / "queries.npy"], job.progress)
+        if file is not None:
+            self._compare(np.load(first), np.load(passages, mmap_mode="r"), file)
+            first.unlink()
+        self.finish(job, int(np.load(passages, mmap_mode="r").shape[1]), sent._asdict())
+
+    def _compare(self, seen: Floats, given: Floats, file: VectorFile) -> None:
+        """Refuse vectors of another width than the file's; warn where they are others than it has of these passages."""
+        if seen.shape[1] != given.shape[1]:
+            raise RunError(
+                f"{file.path} has vectors with {given.shape[1]:,} numbers, and {self.section.url} gives "
+                f"{seen.shape[1]:,}: they are not of one model. Name the model that the file's vectors are of."
+            )
+        own = given[_some(len(given))]
+        norms = np.linalg.norm(seen, axis=1) * np.linalg.norm(own, axis=1)
+        alike = float(((seen * own).sum(axis=1) / norms).mean())
+        if alike < ALIKE:
+            warn(
+                f"the vectors in {file.path} are not what {self.section.url} gives of the same passages (cosine "
+                f"{alike:.2f} in the mean of {len(seen)}): it is another model, or the texts were written in another "
+                "way there (title, prompt, cut). Queries embedded by it may not find what they should."
+            )
 
 
 # -- several
