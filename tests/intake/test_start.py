@@ -109,7 +109,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
         ({"a.csv": "x,y\n1,2\n"}, "no column of texts"),
         ({"a.csv": "text\n"}, "holds no row"),
         ({"queries.jsonl": '{"_id": "q", "text": "what"}'}, "corpus.jsonl"),
-        ({"corpus.jsonl": "{}", "queries.jsonl": "{}"}, "qrels"),
+        ({"corpus.jsonl": "{}", "queries.jsonl": "{}"}, "no column of texts"),
         ({"image.png": ""}, "nothing that tells its format"),
     ],
 )

@@ -189,6 +189,27 @@ def test_queries_without_labels_teach_and_a_part_of_them_is_held_out(asked, tiny
     assert "teacher given" in results["model"].table.systems and "teacher given" not in results["vectors"].table.systems
 
 
+def test_from_two_tables_with_vectors_and_no_label_to_a_run(tiny_collection, tiny_model, tmp_path, capsys):
+    home, encoder = tmp_path / "mine", Encoder.open(str(tiny_model))
+    home.mkdir()
+    rows = range(tiny_collection.n_passages)
+    texts = [f"{text}. And {text} comes back." for text in tiny_collection.passage_texts(rows)]
+    asked = [f"where is {text[:25]}" for text in texts]
+    for name, side, content in (("passages", "document", texts), ("queries", "query", asked)):
+        vectors = list(encoder.encode(encoder.tokenise(content, side), side))
+        ids = [f"{name[0]}{row}" for row in rows]
+        pq.write_table(pa.table({"id": ids, "text": content, "embedding": vectors}), home / f"{name}.parquet")
+    made = api.init(home, tmp_path / "recipe.yaml", str(tiny_model), 1)
+    said = capsys.readouterr().err
+    assert re.search(r"queries +queries.parquet +no split judges them", said)
+    assert re.search(r"vectors of passages +passages.parquet, embedding", said)
+    recipe = api.load_recipe(made.recipe, {"ladder.1.epochs": 2, "proof": "none"})
+    assert recipe.collection.unlabelled_queries and recipe.teachers["given"].queries_cover == "unlabelled"
+    result = api.run(recipe, tmp_path / "run")
+    assert (result.overlap.queries, result.overlap.held_out_of, result.tested) == (20, "unlabelled", False)
+    assert api.search(tmp_path / "run", asked[0], mode="asymmetric")[0].passage_id in {f"p{row}" for row in rows}
+
+
 def test_queries_without_labels_are_refused_where_there_are_none(tiny_path, tiny_model, folder, tmp_path):
     text = ALONE.replace("{path: COLLECTION}", "{path: COLLECTION, unlabelled_queries: true}")
     with pytest.raises(StepwellError, match="asks for the queries that no split judges, and tiny has none"):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
+from os.path import relpath
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -192,7 +193,7 @@ class Source(ABC):
 
 def stamp_files(home: Path, files: Iterable[Path]) -> dict[str, Any]:
     """Return sizes and times of files."""
-    found = {file.relative_to(home).as_posix(): file.stat() for file in files}
+    found = {Path(relpath(file, home)).as_posix(): file.stat() for file in files}  # which may lie beside it
     return {"files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}}
 
 

@@ -7,15 +7,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.parquet as pq
+
 from stepwell.collection import demo
 from stepwell.collection.collection import hash_text
 from stepwell.collection.readers import folder, huggingface, irds
 from stepwell.collection.readers.formats import find_source, section_of
 from stepwell.collection.readers.lines import named_files
-from stepwell.collection.readers.tables import COLUMNS, ENDINGS, STEMS, find_table, read_table
+from stepwell.collection.readers.tables import COLUMNS, ENDINGS, STEMS, find_table, is_vector, read_table, read_texts
 from stepwell.collection.source import Judgement, Kind, Problem, Report, Source, Text, ignore, once
 from stepwell.display import Cell
 from stepwell.errors import CollectionError
+from stepwell.teachers.vector_files import VECTORS
 
 SAMPLE = 200  # rows of a table that are looked at
 
@@ -31,6 +34,8 @@ class Contents:
     place: str  # what opens it, as a recipe names it
     source: Source | None = None  # its reader; None for a collection that is opened by its place
     facts: list[list[Cell]] = field(default_factory=list)  # lines to show: what, how it is, how that is known
+    asked: Path | None = None  # a table of queries that nobody has judged
+    vectors: dict[str, Path] = field(default_factory=dict)  # of passages and queries: files that hold vectors too
 
 
 def look(directory: str | Path) -> Contents:
@@ -62,10 +67,10 @@ def look(directory: str | Path) -> Contents:
         return _directory(source, home)
     if len(lacking) < len(errors):  # the format can't be told
         raise CollectionError(str(errors[0]))
-    passages = find_table(home, "passage")
-    if passages is None or source.splits or len(lacking) < 2:
+    passages, asked = find_table(home, "passage"), find_table(home, "query")
+    if passages is None or source.splits or len(lacking) > 2 - (asked is not None):
         raise CollectionError(str(lacking[0]))
-    return _table(passages)
+    return _table(passages, asked)
 
 
 def _directory(source: Source, home: Path) -> Contents:
@@ -86,7 +91,7 @@ def _directory(source: Source, home: Path) -> Contents:
     return Contents("passages", str(home), source, facts)
 
 
-def _table(path: Path) -> Contents:
+def _table(path: Path, asked: Path | None = None) -> Contents:
     if path.name.removesuffix(".gz").rpartition(".")[2] not in ENDINGS:
         raise CollectionError(
             f"{path} is no table ({', '.join(ENDINGS)}): name the directory that holds it, or turn it into one."
@@ -101,10 +106,29 @@ def _table(path: Path) -> Contents:
         columns = _passage_columns(sample, path)
     facts: list[list[Cell]] = [["table", path.name, None]]
     facts += [[role, column or "none", reason] for role, (column, reason) in columns.items()]
-    if not are_pairs:
-        facts.append(["queries", "none", "no column and no file is named so"])
-    source = Loose(path, {role: column for role, (column, _) in columns.items()})
-    return Contents("pairs" if are_pairs else "passages", str(path), source, facts)
+    source = Loose(path, {role: column for role, (column, _) in columns.items()}, asked)
+    if are_pairs:
+        return Contents("pairs", str(path), source, facts)
+    found = "none", "no column and no file is named so"
+    facts.append(["queries", *(found if asked is None else (asked.name, "no split judges them"))])
+    vectors = dict[str, Path]()
+    for side, file in (("passages", path), ("queries", asked)):
+        if file is not None and (column := vector_column(file)) is not None:
+            vectors[side] = file
+            facts.append([f"vectors of {side}", f"{file.name}, {column}", "by its name"])
+    return Contents("passages", str(path), source, facts, asked, vectors)
+
+
+def vector_column(path: Path) -> str | None:
+    """Return the column of a table that holds vectors; None where there is none."""
+    plain = path.name.removesuffix(".gz")
+    if plain.endswith(".parquet"):
+        listed = {field.name for field in pq.read_schema(path) if is_vector(field.type)}
+        return next((name for name in VECTORS if name in listed), None)
+    if not plain.endswith(".jsonl"):
+        return None
+    first = next(read_table(path, path.name, refuse_here), (0, {}))[1]
+    return next((name for name in VECTORS if isinstance(first.get(name), list)), None)
 
 
 def _named(sample: list[dict[str, Any]], names: tuple[str, ...]) -> Guess:
@@ -139,16 +163,18 @@ def _passage_columns(sample: list[dict[str, Any]], path: Path) -> dict[str, Gues
 class Loose(Source):
     """One table, of passages or of queries with a passage that answers each, whose columns were guessed."""
 
-    def __init__(self, path: Path, columns: Mapping[str, str | None]) -> None:
+    def __init__(self, path: Path, columns: Mapping[str, str | None], asked: Path | None = None) -> None:
         super().__init__(path)
         self.columns = columns
+        if asked is not None:
+            self.files["query"], self.labels["query"] = [asked], asked.name
 
     def find(self, report: Report) -> None:
         """Name the collection after the file."""
         self.name, self.files["passage"] = self.home.name.partition(".")[0], [self.home]
 
-    def read(self, kind: Kind, report: Report) -> Iterator[Text]:
-        """Yield the passages; of pairs the distinct passages, or queries."""
+    def read(self, kind: Kind, report: Report) -> Iterator[Text] | None:
+        """Yield the passages, or the queries that nobody has judged; of pairs the distinct passages, or queries."""
         rows = read_table(self.home, self.home.name, report)
         if "positive" in self.columns:
             texts = (
@@ -156,7 +182,10 @@ class Loose(Source):
             )
             return once((Text(number, _id(text), "", text, self.home.name) for number, text in texts if text), "text")
         if kind == "query":
-            return iter(())
+            asked = next(iter(self.files["query"]), None)
+            if asked is None:
+                return None
+            return read_texts(self, read_table(asked, asked.name, report), kind, asked.name, report)
 
         def field(row: Any, part: str) -> str:
             return self._field(row, f"passage.{part}")

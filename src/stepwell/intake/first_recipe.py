@@ -3,6 +3,7 @@
 import json
 import re
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ _BY_MODEL = """\
 _MORE = """\
     more_queries: {path}  # {count} of {generator} whose passage did not come back: texts without labels
 """
+_UNLABELLED = """\
+  unlabelled_queries: true  # those that no split judges: learned from, but for a tenth on which lists are compared
+"""
 _SEARCH_ORIGIN = """\
 # To search your whole texts with the finished model:
 #   stepwell search runs/NAME/model "a question" --collection {origin}
@@ -46,14 +50,21 @@ Synthetic queries are no ground for a cross-encoder, so the vectors of a dual en
 
 
 def write_recipe(
-    directory: str | Path, target: str | Path, student: str = "demo", layers: int = 2, origin: str | None = None
+    directory: str | Path,
+    target: str | Path,
+    student: str = "demo",
+    layers: int = 2,
+    origin: str | None = None,
+    vectors: Mapping[str, Path] | None = None,
+    unlabelled: bool = False,
 ) -> Path:
     """Write a commented recipe for a collection, sized to it; return its file.
 
     Its ladder: the vectors of a dual encoder, then a small cross-encoder, then a larger one, these two with
     keep, then refine. With few training queries, or synthetic ones: the vectors of a dual encoder, then its scores.
     Teachers are made from the student's base. ``origin`` is the folder that the passages come from, when the collection
-    was made from one that can be searched.
+    was made from one that can be searched. ``vectors``, files of passages' (and queries'), are what is learned
+    where there are some. ``unlabelled``: there are queries that no split judges.
     """
     target = free_place(target)
     check_layers(student, layers)
@@ -67,11 +78,14 @@ def write_recipe(
     by_model, more = _of_generator(Path(place), path) if is_own else ("", "")
     trained_on, synthetic = len(splits.train.query_rows), bool(splits.synthetic.get("train"))
     ladder = "small_ladder" if synthetic or trained_on < FEW_QUERIES else "ladder"
+    ladder = "vectors_ladder" if vectors else ladder
     template = "".join((_TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8") for name in ("head", ladder))
     search = _SEARCH_ORIGIN.format(origin=_quoted(origin)) if origin else ""
     text = template.format(
         synthetic=_SYNTHETIC + by_model + search if synthetic else "",
         more=more,
+        unlabelled=_UNLABELLED if unlabelled else "",
+        given=_given(vectors or {}, unlabelled),
         name=_quoted(collection.name),
         passages=f"{collection.n_passages:,}",
         queries=f"{collection.n_queries:,}",
@@ -103,6 +117,13 @@ def _of_generator(folder: Path, path: str) -> tuple[str, str]:
     by_model = _BY_MODEL.format(generator=name, kinds=kinds or "none was kept") if generator else ""
     more = _MORE.format(path=_quoted(f"{path}/{UNLABELLED}"), count=f"{others:,}", generator=name) if others else ""
     return by_model, more
+
+
+def _given(vectors: Mapping[str, Path], unlabelled: bool) -> str:
+    """Return what the recipe says of files of vectors."""
+    lines = [f"    {side}: {_quoted(str(path))}" for side, path in vectors.items()]
+    cover = ["    queries_cover: unlabelled   # nobody has embedded the synthetic ones"]
+    return "\n".join(lines + (cover if unlabelled and "queries" in vectors else [])) + "\n"
 
 
 def _describe(collection: Collection, splits: Splits) -> str:

@@ -79,7 +79,8 @@ def start(
         else:
             report = _synthesise(source, made, test, synthetic, yes)
     origin = contents.place if isinstance(source, Folder) else None
-    write_recipe(made or directory, target, student, layers, origin)
+    vectors = contents.vectors if "passages" in contents.vectors else None
+    write_recipe(made or directory, target, student, layers, origin, vectors, contents.asked is not None)
     return Start(target, made, contents, report)
 
 

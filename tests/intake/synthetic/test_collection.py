@@ -103,7 +103,7 @@ def test_real_queries_test_and_nothing_else(docs, tmp_path):
         ("real:2", "comet.md#1", "1"),
         ("real:4", "castle.md#1", "1"),
     ]
-    assert report.dropped["a real query of the test"] == 1
+    assert report.dropped["a query that people asked"] == 1
     splits = resolve_splits(open_collection(tmp_path / "made"), CollectionSection(path="made"))
     assert splits.tested
     assert len(splits.test.query_rows) == 3

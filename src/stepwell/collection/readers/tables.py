@@ -126,11 +126,18 @@ def _read_parquet(path: Path, name: str, report: Report) -> Iterator[tuple[int, 
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
+            columns = [field.name for field in file.schema_arrow if not is_vector(field.type)]
+            for batch in file.iter_batches(batch_size=1024, columns=columns):
                 for number, record in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020
                     yield number, record
     except (OSError, pa.ArrowException) as error:
         report(Problem("error", name, None, "unreadable", f"can't be read as Parquet ({error}); copy it again."))
+
+
+def is_vector(kind: pa.DataType) -> bool:
+    """Return whether a column holds lists of numbers: no text, and costly to read."""
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(listed and pa.types.is_floating(kind.value_type))
 
 
 def _find_column(role: str, there: Iterable[str], named: Mapping[str, str]) -> str | None:

@@ -117,6 +117,7 @@ def make_collection(
     with _held(workplace, json.loads(json.dumps(settings))):
         headings = Headings.of(source.texts("passage", refuse))
         test = real.judge(text.id for text in source.texts("passage", refuse)) if real else []
+        asked = {text.id: text.joined for text in source.texts("query", refuse)}  # by people, and judged by nobody
         report = SyntheticReport(headings.passages, options.asked_of)
         share = _share(headings.passages, options)
         if share < 1:
@@ -124,14 +125,15 @@ def make_collection(
             report.notes.append(f"Of {counts} were asked, chosen by hash.")
         generator = model or _open(source, options, agree)
         made = _generate(generator, source, options, share, workplace / _GENERATED) if generator else None
-        taken, trial = _Taken(real.texts.values() if real else (), report), workplace / "trial"
+        people = (real.texts if real else {}) | asked
+        taken, trial = _Taken(people.values(), report), workplace / "trial"
         tried = ((text, taken.of(found)) for text, found in _proposals(source, headings, share, made))
         write_split(trial, "train", _write_texts(trial, tried))
         kept, unlabelled = _that_come_back(trial, taken, options, workplace)
         proposals = _proposals(source, headings, share, made)
         left = ((text, [one for one in found if one.id in kept]) for text, found in proposals)
         with whole(target) as folder:
-            pairs = _write_texts(folder, left, options.asked_of, real.texts if real else {})
+            pairs = _write_texts(folder, left, options.asked_of, people)
             report.unlabelled = len(unlabelled)
             if unlabelled:
                 (folder / UNLABELLED).write_text("".join(f"{one}\n" for one in unlabelled), encoding="utf-8")
@@ -239,7 +241,7 @@ class _Taken:
             # a heading is one query for all that stands beneath it
             self.report.proposed[one.origin] += reason is not None or one.id not in self.origins
             if reason is None and hashed in self._real:
-                reason = "a real query of the test"
+                reason = "a query that people asked"
             elif reason is None and self._texts.get(hashed, one.id) != one.id:
                 reason = "asked of another passage too"
             if reason is not None:
