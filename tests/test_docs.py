@@ -179,3 +179,8 @@ def test_a_block_that_fails_fails_its_page(
 def test_a_mark_counts_for_the_next_block_only() -> None:
     found = blocks("<!-- no-run -->\n```bash\na\n```\n\n```bash\nb\n```\n<!-- no-run -->\nwords\n```bash\nc\n```\n")
     assert [(block.text, block.mark) for block in found] == [("a\n", "no-run"), ("b\n", ""), ("c\n", "")]
+
+
+def test_the_page_about_existing_vectors_shows_the_recipe_that_is_shipped() -> None:
+    recipe = (ROOT / "recipes" / "existing-vectors.yaml").read_text(encoding="utf-8")
+    assert recipe[recipe.index("name:") :] in (ROOT / "docs" / "existing-vectors.md").read_text(encoding="utf-8")

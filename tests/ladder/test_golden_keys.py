@@ -45,10 +45,20 @@ def write_collection(name, tiny, folder):
 def plain(value, places):
     """Return settings with names in the place of directories and of what is in them."""
     if isinstance(value, dict):
-        return {key: "CONTENT" if key == "content" else plain(inner, places) for key, inner in value.items()}
+        hidden = ("content", "sha256")
+        return {key: "CONTENT" if key in hidden else plain(inner, places) for key, inner in value.items()}
     if isinstance(value, list):
         return [plain(inner, places) for inner in value]
     return places.get(value, value) if isinstance(value, str) else value
+
+
+def given(folder, side, home):
+    """Write a file of vectors, 32 numbers each."""
+    name = "corpus" if side == "passages" else "queries"
+    ids = [json.loads(line)["_id"] for line in (home / f"{name}.jsonl").read_text().splitlines()]
+    file = folder / f"{side}.jsonl"
+    file.write_text("".join(json.dumps({"id": one, "vector": [1.0] * 32}) + "\n" for one in ids))
+    return file
 
 
 def keys_of(name, tiny, model, folder):
@@ -56,7 +66,12 @@ def keys_of(name, tiny, model, folder):
     home = write_collection(name, tiny, folder)
     recipe = load_recipe(RECIPES[name])
     bases = {f"teachers.{teacher}.from": str(model) for teacher in recipe.teachers}
-    layers = {f"teachers.{teacher}.layers": 2 for teacher, section in recipe.teachers.items() if section.layers}
+    cut = [teacher for teacher, section in recipe.teachers.items() if getattr(section, "layers", None)]
+    layers = {f"teachers.{teacher}.layers": 2 for teacher in cut}
+    for teacher, section in recipe.teachers.items():  # vectors of the width that the student has
+        if section.kind == "vectors":
+            del bases[f"teachers.{teacher}.from"]
+            bases |= {f"teachers.{teacher}.{side}": str(given(folder, side, home)) for side in ("passages", "queries")}
     fits = {"student.from": str(model), "student.layers": 2, "collection.path": str(home), **bases, **layers}
     ctx = prepare(load_recipe(RECIPES[name], fits))
     kept = Workspace(folder / "nowhere", {"collection": "fixed"})

@@ -190,6 +190,8 @@ def straight_rungs(b: Builder) -> list[Rung]:
             losses = {"embedding": b.embeds(name), "in-batch": b.embeds(name, queries=True)}
             wanted += [(name, loss) for loss, can in losses.items() if can] or [(name, "candidates")]
     own = {(rung.teacher, rung.loss): rung for rung in recipe.ladder}
+    if b.last == 1 and strongest.loss == "embedding":  # the ladder itself is straight
+        wanted = [pair for pair in wanted if pair not in own]
     alone = {"gamma": 0.0, "beside": None, "hold": 0.0, "candidates": strongest.candidates}
     rungs = []
     for name, loss in dict.fromkeys(wanted):
