@@ -108,6 +108,18 @@ def test_lists_are_compared_with_the_teachers_own(taught, tiny_collection):
     assert "--mode asymmetric" in (taught / "report.html").read_text()
 
 
+def test_vectors_teach_a_querys_own_candidates(folder, taught, tiny_path, tiny_model, tmp_path):
+    text = RECIPE.replace("loss: in-batch, candidates: 4", "loss: candidates, beta: 1, alpha: 0, candidates: 4")
+    text = text.replace("full", "quick")
+    plain = FILES.replace("}", ", similarity: dot, scale: 20}")
+    runs = {"{kind: dual-encoder, from: MODEL}": tmp_path / "model", plain: tmp_path / "files"}
+    for teacher, out in runs.items():
+        result = api.run(recipe(folder, tiny_path, tiny_model, teacher, text, out.name), out)
+        assert "straight from given, candidates" in result.table.systems
+    logs = [Training.load(RunFolder(run).folder_of("rung-2")).log for run in runs.values()]
+    assert logs[0].parts["soft"] == logs[1].parts["soft"] and min(logs[0].parts["soft"]) > 0
+
+
 def test_passages_alone_teach_the_embedding_rung(folder, tiny_path, tiny_model, tmp_path):
     alone = recipe(folder, tiny_path, tiny_model, "{kind: vectors, passages: passages.parquet}", ALONE, "alone")
     stages = {stage.name for stage in stages_of(prepare(load_recipe(alone)))}

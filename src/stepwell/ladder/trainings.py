@@ -170,6 +170,12 @@ def _distil(job: Job, rung: Rung | Refine) -> None:
         raise CollectionError(
             "there are no training queries with candidates for this rung; check the qrels of the training split."
         )
+    if given is None and rung.beta and not in_batch:  # a teacher that embeds scores by its vectors
+        vectors = job.vectors("teacher")
+        assert vectors is not None
+        given = Scores(candidates, vectors.score(candidates.queries, candidates.passages))
+        if distributed.is_main():
+            warn_of(job.kind().name, given.tables, teacher_temperature(rung))
     if given is not None:
         job.leave(TeacherScores(histogram(given.tables)))
     draw, teacher = Draw(rung.candidates, around.seed), job.vectors("teacher") if in_batch else None
