@@ -413,6 +413,13 @@ def test_a_head_that_is_not_kept_leaves_the_student_its_width(wide, tiny_path, t
         api.plan(recipe(wide, tiny_path, tiny_model, FILES, text, "cut"), tmp_path / "other")
 
 
+def test_the_baselines_of_a_student_that_is_cut_do_not_widen_it(folder, tiny_path, tiny_model, tmp_path):
+    text = "".join(line for line in RECIPE.splitlines(keepends=True) if "loss: embedding" not in line)
+    text = text.replace("layers: 1}", "layers: 1, dimensions: 16}").replace("hold: 0.5, ", "")
+    result = api.run(recipe(folder, tiny_path, tiny_model, FILES, text, "narrow"), tmp_path / "run")
+    assert "straight from given, embedding" in result.table.systems
+
+
 def test_where_the_rung_that_widens_is_left_out_nothing_else_fails(
     wide, tiny_path, tiny_model, tiny_collection, tmp_path, capsys
 ):

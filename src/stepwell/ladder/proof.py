@@ -192,7 +192,9 @@ def straight_rungs(b: Builder) -> list[Rung]:
     own = {(rung.teacher, rung.loss): rung for rung in recipe.ladder}
     if b.last == 1 and strongest.loss == "embedding":  # the ladder itself is straight
         wanted = [pair for pair in wanted if pair not in own]
-    alone = {"gamma": 0.0, "beside": None, "hold": 0.0, "candidates": strongest.candidates}
+    alone: dict[str, Any] = {"gamma": 0.0, "beside": None, "hold": 0.0, "candidates": strongest.candidates}
+    if recipe.student.dimensions is not None:  # a student that is cut is not widened
+        alone["head"] = "none"
     rungs = []
     for name, loss in dict.fromkeys(wanted):
         rung = own.get((name, loss), strongest)
