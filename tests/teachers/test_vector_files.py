@@ -88,6 +88,25 @@ def test_the_formats_in_use_are_read(collection, tmp_path):
     with gzip.open(tmp_path / "w.jsonl.gz", "wb") as file:
         file.write((tmp_path / "v.jsonl").read_bytes())
     assert np.allclose(taken(collection, tmp_path / "b", passages=str(tmp_path / "w.jsonl.gz")).passages, want)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(TABLE)
+    pq.write_table(pa.table({"id": pa.array(IDS), "vector": tensors}), tmp_path / "t.parquet")
+    assert np.allclose(taken(collection, tmp_path / "c", passages=str(tmp_path / "t.parquet")).passages, want)
+
+
+@pytest.mark.parametrize(
+    ("column", "type_"),
+    [
+        (["[1, 2, 3]"] * 3, "string"),
+        ([TABLE[0].tobytes()] * 3, "binary"),
+        ([1.0, 2.0, 3.0], "double"),
+        ([None] * 3, "null"),
+        ([{"values": [1.0]}] * 3, "struct"),
+    ],
+)
+def test_a_column_that_holds_no_lists_is_refused_by_its_type(collection, tmp_path, column, type_):
+    pq.write_table(pa.table({"id": pa.array(IDS), "vector": pa.array(column)}), tmp_path / "v.parquet")
+    with pytest.raises(StepwellError, match=rf"v\.parquet has vectors of the type {type_}.*as `list<float>`"):
+        taken(collection, tmp_path / "out", passages=str(tmp_path / "v.parquet"))
 
 
 @pytest.mark.parametrize("name", ["v.parquet", "v.jsonl", "v.npy"])
@@ -127,11 +146,14 @@ def test_what_is_no_file_of_vectors_is_refused(collection, tmp_path):
     np.save(tmp_path / "v.npy", np.arange(3))
     (tmp_path / "ids").write_text("p0\np1\n")
     np.save(tmp_path / "w.npy", TABLE)
+    with (tmp_path / "z.npy").open("wb") as file:
+        np.savez(file, TABLE)
     for name, says in {
         "v.jsonl": r"v\.jsonl:1: no line of vectors",
         "v.parquet": "has the columns id, text, and vectors need an id and a vector",
         "w.parquet": "can't be read as a Parquet file of vectors",
         "v.npy": r"array of int64 with the shape \(3,\)",
+        "z.npy": r"z\.npy is an archive of several arrays",
         "w.npy": r"w\.npy has 3 rows and .*ids has 2 ids",
         "none.parquet": "can't be read",
     }.items():

@@ -20,6 +20,7 @@ from stepwell.retrieval.run import Floats
 BLOCK = 4_096  # rows that are read at a time
 IDS: tuple[str, ...] = ("id", "_id", "corpus-id", "corpus_id", "passage-id", "passage_id", "docid", "doc_id", "pid")
 IDS += ("query-id", "query_id", "qid")
+LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 VECTORS = ("vector", "embedding", "embeddings", "vectors", "emb", "values")
 
 
@@ -62,6 +63,8 @@ class VectorFile:
     def __init__(self, path: Path, ids: Path | None, kind: str) -> None:
         self.path, self.ids, self.kind = path, ids, kind
         plain = path.name.removesuffix(".gz")
+        if plain.endswith(".npy") and ids is None:
+            raise RunError(f"{path} holds numbers alone: name the file with the id of each row, one a line.")
         self._read = self._npy if ids else self._parquet if plain.endswith(".parquet") else self._jsonl
         self._rows = ":" if self._read == self._jsonl else ", row "  # how a place in it is named
 
@@ -109,6 +112,8 @@ class VectorFile:
             vectors = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise RunError(f"{self.path} can't be read as a `.npy` file of vectors ({error}).") from error
+        if not isinstance(vectors, np.ndarray):
+            raise RunError(f"{self.path} is an archive of several arrays: write the one of the vectors as `.npy`.")
         if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
             raise RunError(
                 f"{self.path} holds an array of {vectors.dtype} with the shape {vectors.shape}: vectors are a table "
@@ -153,6 +158,13 @@ class VectorFile:
 
     def _listed(self, column: Any, first: int) -> Floats:
         """Return the lists of a column as rows (B, D); one of another length is refused."""
+        if isinstance(column, pa.ExtensionArray):  # a tensor of one dimension
+            column = column.storage
+        if not any(is_list(column.type) for is_list in LISTS):
+            raise RunError(
+                f"{self.path} has vectors of the type {column.type}, and a vector is a list of numbers: write that "
+                "column as `list<float>`."
+            )
         if not pa.types.is_fixed_size_list(column.type):
             lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
             wrong = np.flatnonzero((lengths != lengths[0]) | (lengths == 0)) if len(lengths) else lengths
