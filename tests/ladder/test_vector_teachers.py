@@ -246,6 +246,28 @@ def test_an_index_of_given_vectors_finds_what_the_asymmetric_retriever_finds(tau
         assert [hit.passage_id for hit in found] == [hit.passage_id for hit in wanted]
 
 
+def test_an_index_of_vectors_that_are_compared_by_dot_is_that_of_the_teacher(folder, tiny_path, tiny_model, tmp_path):
+    for name in ("passages", "queries"):
+        table = pq.read_table(folder / f"{name}.parquet").to_pydict()
+        lengths = np.random.default_rng(0).uniform(1, 5, size=(len(table["id"]), 1))
+        table["vector"] = list((np.array(table["vector"]) * lengths).astype(np.float32))
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+    text, dot = ALONE.replace("full", "none"), FILES.replace("}", ", similarity: dot}")
+    run = tmp_path / "run"
+    api.run(recipe(tmp_path, tiny_path, tiny_model, dot, text), run)
+    wanted = [hit.passage_id for hit in api.search(run, "an old river", mode="asymmetric")]
+    for vectors in ("given", tmp_path / "passages.parquet"):
+        api.index(run, tmp_path / f"index of {vectors!s:.5}", vectors=vectors)
+        found = api.search(tmp_path / f"index of {vectors!s:.5}", "an old river")
+        assert [hit.passage_id for hit in found] == wanted
+
+
+def test_a_folder_of_a_teachers_name_hides_nothing(taught, tmp_path, monkeypatch):
+    (tmp_path / "given").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert api.index(taught, tmp_path / "index", vectors="given").measured.recall_10 > 0.99
+
+
 def test_other_vectors_are_another_index(taught, folder, tmp_path):
     api.index(taught, tmp_path / "index")
     with pytest.raises(StepwellError, match="holds an index with other settings or of another model"):

@@ -10,7 +10,7 @@ import numpy as np
 from stepwell.collection import Collection
 from stepwell.display import say, warn
 from stepwell.errors import RunError
-from stepwell.files import cache, read_or_make
+from stepwell.files import cache, read_json, read_or_make
 from stepwell.models.encoder import Encoder
 from stepwell.retrieval.run import Floats
 from stepwell.retrieval.vectors import Vectors
@@ -29,9 +29,10 @@ def existing_vectors(
     Refused where they can't be of the space that the encoder's queries are in, as far as that can be seen.
     """
     run = system.run
-    own = Vectors.open(run.folder_of(run.results.asymmetric)) if run and run.results.asymmetric else None
+    place = run.folder_of(run.results.asymmetric) if run and run.results.asymmetric else None
+    own = Vectors.open(place) if place is not None else None
     over = run is not None and run.is_over(collection)
-    if not Path(named).exists():
+    if not Path(named).is_file():
         teacher = str(run.results.asymmetric).removeprefix("teacher.").removesuffix(".vectors") if own and run else None
         if own is None or str(named) != teacher or not over:
             raise RunError(
@@ -40,7 +41,11 @@ def existing_vectors(
                 ".npy with --vector-ids)."
             )
         return own.passages
-    found = _read(VectorFile(Path(named), ids, "passages"), collection, encoder, system)
+    cosine = encoder.cosine
+    if place is not None and over:  # the student may normalise where its teacher does not
+        cosine = read_json(place / "vectors.json")["cosine"]
+    shape = Shape("cos" if cosine else "dot", encoder.dimension)
+    found = _read(VectorFile(Path(named), ids, "passages"), collection, shape, system)
     places = np.unique(np.linspace(0, len(found) - 1, min(SAMPLE, len(found))).astype(np.int64))
     some = np.asarray(found[places])
     if own is not None and over:
@@ -64,7 +69,7 @@ def existing_vectors(
 
 def fingerprint_of(named: str | Path, ids: Path | None, vectors: Floats) -> str:
     """Return what an index of such vectors depends on: the content of their file, or the vectors themselves."""
-    if Path(named).exists():
+    if Path(named).is_file():
         return VectorFile(Path(named), ids, "passages").fingerprint()
     digest = hashlib.sha256()
     for start in range(0, len(vectors), 65_536):
@@ -72,13 +77,12 @@ def fingerprint_of(named: str | Path, ids: Path | None, vectors: Floats) -> str:
     return digest.hexdigest()
 
 
-def _read(file: VectorFile, collection: Collection, encoder: Encoder, system: System) -> Floats:
+def _read(file: VectorFile, collection: Collection, shape: Shape, system: System) -> Floats:
     """Return the vectors of a file as rows of the collection, from the cache where they were read before."""
-    content, width = file.fingerprint(), file.width()
-    shape = Shape("cos" if encoder.cosine else "dot", encoder.dimension)
-    if width != encoder.dimension and not (width > encoder.dimension and encoder.dimension in _dimensions(system)):
+    content, width, wanted = file.fingerprint(), file.width(), shape.dimensions or 0
+    if width != wanted and not (width > wanted and wanted in _dimensions(system)):
         raise RunError(
-            f"{file.path} has vectors with {width:,} numbers, and those of {system.name} have {encoder.dimension:,}: "
+            f"{file.path} has vectors with {width:,} numbers, and those of {system.name} have {wanted:,}: "
             "they are not of one space. Train a student on these vectors first, as recipes/existing-vectors.yaml does."
         )
     facts = f"{content} {collection.texts_fingerprint} {shape}"
