@@ -186,3 +186,16 @@ def test_a_named_test_of_synthetic_queries_is_refused(tiny_directory):
     collection = marked(tiny_directory, set(range(25, 30)), train=range(25), extra=range(25, 30))
     with pytest.raises(StepwellError, match="never test"):
         resolve_splits(collection, CollectionSection(path="x", test="extra"))
+
+
+def test_no_text_is_both_held_out_and_learned_without_labels(tiny_directory):
+    texts = {f"u{n}": f"asked {n % 100}" for n in range(300)} | {"u300": "Question 1"}
+    queries = [{"_id": f"q{n}", "text": f"question {n}"} for n in range(30)]
+    queries += [{"_id": name, "text": text} for name, text in texts.items()]
+    splits = {"train": range(20), "dev": range(20, 25), "test": range(25, 30)}
+    qrels = {name: [(f"q{n}", "p0", 1) for n in numbers] for name, numbers in splits.items()}
+    collection = open_collection(tiny_directory(queries=queries, **qrels))
+    found = resolve_splits(collection, CollectionSection(path="x", unlabelled_queries=True))
+    learned, held_out = (collection.query_texts(rows) for rows in (found.unlabelled, found.held_out))
+    assert len(held_out) == 20 and {*learned, *held_out} == {f"asked {n}" for n in range(100)}
+    assert len(learned) == 80 and not {*learned} & {*held_out}

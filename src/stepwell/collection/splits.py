@@ -95,21 +95,27 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
             f"dev: {shares[0]:.0%} of its queries ask for passages that training queries ask for too, of test "
             f"{shares[1]:.0%}: dev may promise more than test keeps"
         )
-    unlabelled, held_out = _without_labels(collection, section, (dev, test), notes)
+    unlabelled, held_out = _without_labels(collection, section, (train, dev, test), notes)
     return Splits(train, dev, test, tuple(notes), synthetic, tested, unlabelled, held_out)
 
 
 def _without_labels(
-    collection: Collection, section: CollectionSection, judged: tuple[Qrels, Qrels], notes: list[str]
+    collection: Collection, section: CollectionSection, judged: tuple[Qrels, Qrels, Qrels], notes: list[str]
 ) -> tuple[Rows, Rows]:
-    """Return the queries without labels to learn from, and those that lists are compared on: held out, or the test."""
+    """Return the queries without labels to learn from, and those that lists are compared on: held out, or the test.
+
+    A text counts once, and not where a split has it, so that nothing that is held out is learned under another id.
+    """
     if not section.unlabelled_queries:
-        return np.zeros(0, np.int32), np.sort(hash_order(collection, judged[1].query_rows)[:HELD_OUT])
+        return np.zeros(0, np.int32), np.sort(hash_order(collection, judged[-1].query_rows)[:HELD_OUT])
     labelled = [collection.qrels(split).query_rows for split in collection.splits]
     rows = np.setdiff1d(np.arange(collection.n_queries, dtype=np.int32), np.concatenate(labelled))
     known = {normal(text) for split in judged for text in collection.query_texts(split.query_rows)}
-    fresh = [normal(text) not in known for text in collection.query_texts(rows)]
-    rows = hash_order(collection, rows[np.array(fresh, dtype=np.bool_)])
+    rows, fresh = hash_order(collection, rows), []
+    for text in map(normal, collection.query_texts(rows)):
+        fresh.append(text not in known)
+        known.add(text)
+    rows = rows[np.array(fresh, dtype=np.bool_)]
     if len(rows) < 2:
         raise CollectionError(
             f"`unlabelled_queries` asks for the queries that no split judges, and {collection.name} has "
