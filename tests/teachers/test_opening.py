@@ -20,6 +20,8 @@ SECTIONS = {
     "hosted": {"kind": "http", "url": "http://localhost:1/rerank", "batch": 4, "parallel": 2, "logit": True},
     "all": {"kind": "mean", "of": ["ce", "colbert", "file", "hosted"]},
     "pick": {"kind": "best", "of": ["de", "ce"]},
+    "given": {"kind": "vectors", "passages": "vectors.parquet"},
+    "api": {"kind": "embeddings-api", "url": "http://localhost:1/v1/embeddings"},
 }
 
 
@@ -59,9 +61,15 @@ def test_several_teachers_cost_what_each_of_them_does(teachers):
     assert costs["all"] == Cost((Reads("m", 2, "pairs"), Reads("m", None, "texts")), rounds=10, kept=180)
 
 
-@pytest.mark.parametrize("name", ["file", "all", "pick"])
-def test_what_scores_no_pair_by_itself_is_refused_outside_of_a_ladder(teachers, texts, name):
-    with pytest.raises(StepwellError, match="scores no pair by itself"):
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        *(("file", "another teacher"), ("given", "another teacher"), ("api", "another teacher")),
+        *(("all", "ce, colbert, file, hosted"), ("pick", "de, ce")),
+    ],
+)
+def test_what_scores_no_pair_by_itself_is_refused_outside_of_a_ladder(teachers, texts, name, others):
+    with pytest.raises(StepwellError, match=f"scores no pair by itself.*Score with {others} instead"):
         kind_of(name, teachers).open(texts)
 
 

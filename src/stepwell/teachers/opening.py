@@ -161,9 +161,10 @@ class Kind(Generic[Section]):
 
     def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
         """Open it as a teacher that scores any pair and keeps the score; refuse what can't, or is yet to be trained."""
+        parts = ", ".join(part.name for part in self.parts)
         raise RecipeError(
             f"the teacher {self.name!r} is of the kind {self.section.kind}, which scores no pair by itself: "
-            "`score` needs a model or a server. Score with each of the teachers that it is made of instead."
+            f"`score` needs a model, or a server that re-ranks. Score with {parts or 'another teacher'} instead."
         )
 
     def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
