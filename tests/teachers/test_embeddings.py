@@ -112,6 +112,15 @@ def test_another_width_than_before_is_refused(server):
     assert len(server.requests) == 1  # the first of all goes alone
 
 
+def test_a_vector_that_is_0_where_it_is_cut_is_refused(server):
+    server.play = [spoiled(lambda vectors: [[0.0, 0.0, *vectors[0][2:]], *vectors[1:]])]
+    api = embeddings(server, dimensions=2)
+    fetched(api, TEXTS[:4])
+    with pytest.raises(StepwellError, match=r"of 'text number 0' is 0 in its first 2 numbers.*raise `dimensions`"):
+        api.read(TEXTS[:4])
+    assert np.isfinite(embeddings(server, dimensions=3).read(TEXTS[:4])).all()
+
+
 def test_a_redirect_is_not_followed(server, monkeypatch):
     monkeypatch.setenv("EMBED_KEY", "s3cret")
     other = EmbeddingServer()

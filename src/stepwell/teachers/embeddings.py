@@ -112,7 +112,14 @@ class Embeddings:
                 f"vectors that were just written are not in {self.kept.folder}; another program may have removed them, "
                 "or the disk is failing."
             )
-        return self.shape.of(vectors)
+        found = self.shape.of(vectors)
+        if not np.isfinite(found).all():
+            text = texts[int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])]
+            raise RunError(
+                f"the vector that {self.section.url} gave of {text[:80]!r} is 0 in its first {found.shape[1]:,} "
+                "numbers and can't be cut to them: raise `dimensions` of the teacher, or leave it out."
+            )
+        return found
 
     def _damaged(self, block: Sequence[str]) -> list[str]:
         _, whole = self.kept.read(keys_of(block))
