@@ -82,7 +82,7 @@ class Endpoint:
                 reason, asked = f"{getattr(error, 'reason', None) or error or type(error).__name__}", None
         raise StepwellError(
             f"{self.what} at {self.url} did not answer in {self.retries + 1} attempts; the last time: "
-            f"{self.hidden(reason)}. {self.kept}"
+            f"{self.hidden(reason)[:300]}. {self.kept}"
         )
 
     def _refusal(self, error: urllib.error.HTTPError) -> str:
@@ -103,7 +103,7 @@ class Endpoint:
                 else f"Name the environment variable of a key in `{self.key_field}`."
             )
         elif 300 <= error.code < 400:
-            advice = f"It points to {error.headers.get('Location')}: give the right address in `url`."
+            advice = f"It points to {self.hidden(str(error.headers.get('Location')))}: give the right address in `url`."
         raise StepwellError(f"{self.what} at {self.url} refuses: {said}. {advice}")
 
     def hidden(self, text: str) -> str:
@@ -117,4 +117,4 @@ def _seconds(asked: str | None, attempt: int) -> float:
         wish = float(asked or "")
     except ValueError:
         wish = math.nan
-    return min(max(wish, 0.0) if math.isfinite(wish) else 2.0**attempt, LONGEST_WAIT)
+    return min(max(wish, 0.0) if math.isfinite(wish) else 2.0 ** min(attempt, 10), LONGEST_WAIT)

@@ -68,6 +68,12 @@ def test_a_busy_server_is_asked_again_later(server):
         fetched(embeddings(server, retries=2))
 
 
+def test_however_often_a_server_is_asked_the_wait_has_an_end(server):
+    server.play, waits = [status(429)] * 1100, []
+    assert fetched(embeddings(server, waits, retries=1100), TEXTS[:4])[0] == 4
+    assert len(waits) == 1100 and max(waits) == 60
+
+
 def test_a_server_that_is_silent_is_left_after_the_timeout(server):
     gate = threading.Event()
     server.play = [lambda handler, body: gate.wait(), lambda handler, body: gate.wait()]
@@ -147,6 +153,8 @@ def test_the_key_is_read_from_the_environment_and_shown_nowhere(server, monkeypa
         status(401, b"who is s3cret?"): r"HTTP 401, who is \*\*\*\?.*Check the key in EMBED_KEY",
         status(200, b"hello s3cret"): r"hello \*\*\*",
         status(500, b"s3cret"): r"HTTP 500, \*\*\*",
+        status(302, Location="http://other/s3cret"): r"It points to http://other/\*\*\*",
+        status(200, b'{"data": [{"index": 0, "embedding": ["s3cret"]}]}'): r"to float: '\*\*\*'",
     }.items():
         server.play = [step]
         with pytest.raises(StepwellError, match=says) as error:

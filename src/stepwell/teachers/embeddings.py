@@ -167,9 +167,10 @@ class Embeddings:
             tokens = usage.get("total_tokens") or usage.get("prompt_tokens") or 0
             return vectors, int(tokens) if isinstance(tokens, int) else 0
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            why = client.shown(f"{type(error).__name__}: {error}".encode())
             raise StepwellError(
                 f"the hosted teacher at {self.section.url} gives something else than a vector for each text "
-                f"({type(error).__name__}: {error}): {client.shown(data)!r}. Nothing of this answer is kept. What is "
+                f"({why}): {client.shown(data)!r}. Nothing of this answer is kept. What is "
                 'understood is what OpenAI\'s API answers: {"data": [{"index": 0, "embedding": [...]}]}; the url of '
                 "such an API ends in /v1/embeddings."
             ) from None

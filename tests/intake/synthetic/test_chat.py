@@ -154,6 +154,15 @@ def test_a_refusal_is_final_and_the_key_is_shown_nowhere(server, status, match, 
     assert server.requests[0][0]["Authorization"] == "Bearer sk-s3cret"
 
 
+def test_no_part_of_a_key_is_shown_where_an_answer_is_cut(server, monkeypatch):
+    monkeypatch.setenv("CHAT_KEY", "sk-s3cret")
+    server.play = [(200, b"x" * shown + b"sk-s3cret" + b"x" * 400) for shown in range(150, 310)]
+    while server.play:
+        with pytest.raises(StepwellError, match="no chat completion") as error:
+            chat(server, key="CHAT_KEY", retries=0).ask(TEXTS[:1], 1, 7)
+        assert "sk" not in str(error.value)
+
+
 def test_a_key_that_is_missing_or_none_is_said_before_anything_is_asked(server, monkeypatch):
     monkeypatch.delenv("CHAT_KEY", raising=False)
     with pytest.raises(StepwellError, match="environment variable CHAT_KEY, which is not set"):

@@ -254,8 +254,8 @@ def _content(data: bytes) -> str:
         if not isinstance(content, str | None):
             raise TypeError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        start = " ".join(data[:200].decode("utf-8", "replace").split())
-        raise ValueError(f"an answer that is no chat completion, {start!r}") from None
+        said = " ".join(data.decode("utf-8", "replace").split())  # cut when the key is out of it
+        raise ValueError(f"an answer that is no chat completion, {said!r}") from None
     return content or ""  # a refusal to answer is an answer, and was paid for
 
 
