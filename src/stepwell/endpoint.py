@@ -112,9 +112,9 @@ class Endpoint:
 
 
 def _seconds(asked: str | None, attempt: int) -> float:
-    """Return how long to wait: what the server asks for in Retry-After, or 1, 2, 4... seconds."""
+    """Return how long to wait: what the server asks for in Retry-After, or 1, 2, 4... seconds where that is no time."""
     try:
         wish = float(asked or "")
     except ValueError:
         wish = math.nan
-    return min(max(wish, 0.0) if math.isfinite(wish) else 2.0 ** min(attempt, 10), LONGEST_WAIT)
+    return min(wish if math.isfinite(wish) and wish > 0 else 2.0 ** min(attempt, 10), LONGEST_WAIT)

@@ -68,6 +68,20 @@ def test_a_busy_server_is_asked_again_later(server):
         fetched(embeddings(server, retries=2))
 
 
+def test_a_server_that_asks_for_no_wait_at_all_is_not_asked_at_once(server):
+    server.play = [status(429, Retry_After="0"), status(429, Retry_After="-5"), status(429, Retry_After="99999")]
+    waits: list[float] = []
+    fetched(embeddings(server, waits), TEXTS[:4])
+    assert waits == [1, 2, 60]
+
+
+def test_a_count_of_tokens_that_is_none_costs_no_vector(server):
+    for usage in ([7], "7", {"total_tokens": "7"}, None):
+        rows = [{"index": at, "embedding": [1.0, at]} for at in range(4)]
+        server.play = [status(200, json.dumps({"data": rows, "usage": usage}).encode())]
+        assert fetched(embeddings(server, model=f"counts {usage}"), TEXTS[:4]) == (4, 1, 0)
+
+
 def test_however_often_a_server_is_asked_the_wait_has_an_end(server):
     server.play, waits = [status(429)] * 1100, []
     assert fetched(embeddings(server, waits, retries=1100), TEXTS[:4])[0] == 4
@@ -94,6 +108,7 @@ def test_a_server_that_is_silent_is_left_after_the_timeout(server):
         (spoiled(lambda vectors: [[0.0] * 8, *vectors[1:]]), "nothing but 0 for text 1 of 4"),
         (status(200, b"<html><body>Sign in</body></html>"), "JSONDecodeError.*<html><body>Sign in"),
         (status(200, b'{"data": [{"index": 0'), "JSONDecodeError"),
+        (status(200, b"[" * 100_000), "RecursionError"),
         (status(200, b"[1, 2]"), "something else than a vector for each text"),
         (status(200, b'{"data": [{"index": 0, "embedding": "AAAA"}]}'), "1 vectors of 4 texts"),
         (status(200, b'{"error": "no such model"}'), "no such model"),

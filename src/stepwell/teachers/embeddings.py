@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -163,10 +163,8 @@ class Embeddings:
             wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
             if len(wrong):
                 raise ValueError(f"a vector with NaN, infinity or nothing but 0 for text {wrong[0] + 1} of {count}")
-            usage = answer.get("usage") or {}
-            tokens = usage.get("total_tokens") or usage.get("prompt_tokens") or 0
-            return vectors, int(tokens) if isinstance(tokens, int) else 0
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            return vectors, _tokens(answer.get("usage"))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             why = client.shown(f"{type(error).__name__}: {error}".encode())
             raise StepwellError(
                 f"the hosted teacher at {self.section.url} gives something else than a vector for each text "
@@ -174,3 +172,11 @@ class Embeddings:
                 'understood is what OpenAI\'s API answers: {"data": [{"index": 0, "embedding": [...]}]}; the url of '
                 "such an API ends in /v1/embeddings."
             ) from None
+
+
+def _tokens(usage: Any) -> int:
+    """Return the tokens that a server has counted; 0 where it says so in no way that is known."""
+    if not isinstance(usage, dict):
+        return 0
+    tokens = usage.get("total_tokens") or usage.get("prompt_tokens")
+    return tokens if isinstance(tokens, int) else 0

@@ -253,7 +253,7 @@ def _content(data: bytes) -> str:
         content = json.loads(data)["choices"][0]["message"].get("content")
         if not isinstance(content, str | None):
             raise TypeError
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         said = " ".join(data.decode("utf-8", "replace").split())  # cut when the key is out of it
         raise ValueError(f"an answer that is no chat completion, {said!r}") from None
     return content or ""  # a refusal to answer is an answer, and was paid for
