@@ -1,9 +1,12 @@
 """An embeddings API, against a server on this machine: what is refused, what is tried again, what is kept."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -212,6 +215,21 @@ def test_others_that_are_under_way_are_kept_when_one_fails(server):
     with pytest.raises(StepwellError, match="HTTP 400"):
         fetched(embeddings(server, batch=1, parallel=2), TEXTS[1:3])
     assert fetched(embeddings(server, batch=1), TEXTS[:3])[0] == 1
+
+
+def test_what_is_under_way_is_kept_after_ctrl_c_and_no_more_is_sent(server):
+    fetched(embeddings(server, batch=1), TEXTS[:1])
+
+    def stopped(handler, body):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        send(handler, json.dumps({"data": [{"index": 0, "embedding": [2.0] * 8}]}).encode())
+
+    server.play = [stopped]
+    with pytest.raises(KeyboardInterrupt):
+        fetched(embeddings(server, batch=1))
+    assert len(server.requests) == 2
+    assert fetched(embeddings(server, batch=1), TEXTS[:2])[0] == 0
 
 
 @pytest.mark.parametrize("cut", [1, 30, 51, 52])

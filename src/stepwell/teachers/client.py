@@ -52,7 +52,8 @@ class Client:
     def all(self, asked: Iterable[Asked], ask: Callable[[Asked], Answer]) -> Iterator[tuple[Asked, Answer]]:
         """Yield the answer to each of some requests as soon as it is there, some of them at a time.
 
-        After an error nothing more is sent; what was under way is still yielded, so that it is not paid for twice.
+        After an error or Ctrl-C nothing more is sent; what was under way is still yielded, so that it is not paid for
+        twice. A second Ctrl-C gives it up.
         """
         failed: list[BaseException] = []
 
@@ -68,9 +69,17 @@ class Client:
         with ThreadPoolExecutor(self.server.parallel) as pool:
             under_way = {pool.submit(work, one): one for one in asked}
             try:
-                for done in as_completed(under_way):
+                while under_way:
+                    try:
+                        done = next(as_completed(under_way))
+                    except KeyboardInterrupt as stop:
+                        if failed and isinstance(failed[0], KeyboardInterrupt):
+                            raise
+                        failed.insert(0, stop)
+                        continue
+                    one = under_way.pop(done)
                     if done.exception() is None:
-                        yield under_way[done], done.result()
+                        yield one, done.result()
             finally:
                 failed.append(StepwellError("stopped"))  # by whoever reads the answers
         if len(failed) > 1:
