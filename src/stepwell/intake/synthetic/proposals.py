@@ -26,20 +26,6 @@ Of what people asked, 1.3 % are as near (1,258 claims of SciFact and their abstr
 UNLABELLED = "unlabelled_queries.txt"
 """A generator's queries whose passage does not come back: texts without labels for the embedding rung, one a line."""
 
-_WORDS = 12
-"""Words that a passage must keep when its first sentence is taken out."""
-
-COPIED = 0.8
-"""The share of a query's words in one stretch of its passage, as long as the query, from which on it is a copy.
-
-Of what people asked, 1.3 % are as near (1,258 claims of SciFact and their abstracts), 1.0 % in Cranfield (415)."""
-
-UNLABELLED = "unlabelled_queries.txt"
-"""A generator's queries whose passage does not come back: texts without labels for the embedding rung, one a line."""
-
-SHARED = 5
-"""Passages with one heading from which on the heading says too little."""
-
 _WORD = regex.compile(rf"{UNSPACED.pattern}|\w+")  # in scripts without blanks, a character
 
 HEADING, SENTENCE, GENERATED = "heading", "first sentence", "generated"
