@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
+from typer.testing import CliRunner
 
 from conftest import write_recipe
 from embedding_server import EmbeddingServer, status
 from stepwell import api
+from stepwell.cli import app
 from stepwell.collection import open_collection
 from stepwell.distil.objectives import EmbeddingObjective
 from stepwell.errors import StepwellError
@@ -272,6 +274,19 @@ def test_other_vectors_are_another_index(taught, folder, tmp_path):
     api.index(taught, tmp_path / "index")
     with pytest.raises(StepwellError, match="holds an index with other settings or of another model"):
         api.index(taught, tmp_path / "index", vectors="given")
+
+
+def test_ids_that_are_not_asked_for_and_rows_without_ids_are_refused(taught, folder, tmp_path):
+    ids, rows, table = tmp_path / "ids", tmp_path / "rows.npy", pq.read_table(folder / "passages.parquet")
+    ids.write_text("\n".join(table["id"].to_pylist()))
+    np.save(rows, np.array(table["vector"].to_pylist(), np.float32))
+    with pytest.raises(StepwellError, match=r"rows\.npy holds numbers alone: name the file with the id of each row"):
+        api.index(taught, tmp_path / "a", vectors=rows)
+    with pytest.raises(StepwellError, match=r"passages\.parquet holds its ids itself, and .*leave it out"):
+        api.index(taught, tmp_path / "b", vectors=folder / "passages.parquet", vector_ids=ids)
+    said = CliRunner().invoke(app, ["index", str(taught), "--out", str(tmp_path / "c"), "--vector-ids", str(ids)])
+    assert "name that file with --vectors" in str(said.exception)
+    assert api.index(taught, tmp_path / "d", vectors=rows, vector_ids=ids).measured.recall_10 > 0.99
 
 
 def test_vectors_of_another_space_are_refused_or_told(taught, folder, tiny_path, tmp_path, capsys):

@@ -167,6 +167,8 @@ def index(
     """Build an index of a run or a model, and say what it costs and loses against exact search in fp32."""
     if compare == (out is not None):
         raise StepwellError("say where the index goes with --out, or ask with --compare what there is to choose from.")
+    if vector_ids is not None and vectors is None:
+        raise StepwellError("--vector-ids says whose the rows of a .npy file are: name that file with --vectors.")
     if out is None:
         reports = api.compare_indexes(source, None, collection, split, vectors, vector_ids)
     else:

@@ -65,6 +65,8 @@ class VectorFile:
         plain = path.name.removesuffix(".gz")
         if plain.endswith(".npy") and ids is None:
             raise RunError(f"{path} holds numbers alone: name the file with the id of each row, one a line.")
+        if ids is not None and not plain.endswith(".npy"):
+            raise RunError(f"{path} holds its ids itself, and {ids} is for the rows of a `.npy` file: leave it out.")
         self._read = self._npy if ids else self._parquet if plain.endswith(".parquet") else self._jsonl
         self._rows = ":" if self._read == self._jsonl else ", row "  # how a place in it is named
 
