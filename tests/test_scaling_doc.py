@@ -12,7 +12,7 @@ from transformers import BertConfig
 from stepwell.ladder.prices import Prices
 from stepwell.models.shape import operations_a_token
 from stepwell.recipe import Optimiser
-from stepwell.teachers.opening import Cost, Reads
+from stepwell.teachers.kinds import Cost, Reads
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -18,7 +18,8 @@ from stepwell.errors import StepwellError
 from stepwell.recipe.teachers import EmbeddingsTeacher
 from stepwell.retrieval.vectors import Vectors
 from stepwell.teachers.embeddings import Embeddings
-from stepwell.teachers.opening import Making, kind_of
+from stepwell.teachers.kinds import Making
+from stepwell.teachers.opening import kind_of
 
 TEXTS = [f"text number {n}" for n in range(10)]
 

@@ -10,7 +10,8 @@ from stepwell.errors import StepwellError
 from stepwell.recipe import TokensSection
 from stepwell.recipe.teachers import AnyTeacher
 from stepwell.teachers import opening
-from stepwell.teachers.opening import KINDS, Cost, Kind, Reads, Texts, kind_of
+from stepwell.teachers.kinds import Cost, Kind, Reads, Texts
+from stepwell.teachers.opening import KINDS, kind_of
 
 SECTIONS = {
     "de": {"kind": "dual-encoder", "from": "m"},

@@ -12,7 +12,8 @@ from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.recipe.teachers import VectorsTeacher
 from stepwell.retrieval.vectors import Vectors
-from stepwell.teachers.opening import Making, kind_of
+from stepwell.teachers.kinds import Making
+from stepwell.teachers.opening import kind_of
 from stepwell.teachers.vector_files import BLOCK
 
 IDS = ("p2", "p0", "p1")

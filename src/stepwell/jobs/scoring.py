@@ -18,7 +18,8 @@ from stepwell.files import cache, check_free, whole
 from stepwell.jobs.cluster import Cluster, score_on
 from stepwell.models.reranker import Reranker
 from stepwell.recipe.yaml_file import load_recipe
-from stepwell.teachers.opening import Texts, kind_of
+from stepwell.teachers.kinds import Texts
+from stepwell.teachers.opening import kind_of
 from stepwell.teachers.protocol import Teacher
 from stepwell.teachers.scoring import Stored, missing, open_model
 

@@ -20,7 +20,8 @@ from stepwell.retrieval.run import Run
 from stepwell.retrieval.search import retrieve
 from stepwell.retrieval.vectors import write_vectors
 from stepwell.systems import records
-from stepwell.teachers.opening import Kind, kind_of
+from stepwell.teachers.kinds import Kind
+from stepwell.teachers.opening import kind_of
 
 
 class Builder:

@@ -7,7 +7,7 @@ from typing import Any
 from stepwell.distil.training import total_steps
 from stepwell.models.shape import config_of, operations_a_token
 from stepwell.recipe import Optimiser, Refine, Rung
-from stepwell.teachers.opening import Cost, Kind
+from stepwell.teachers.kinds import Cost, Kind
 
 ANSWER = 0.5
 """Seconds that a hosted teacher is guessed to take for a request."""

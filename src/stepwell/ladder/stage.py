@@ -23,7 +23,8 @@ from stepwell.retrieval.run import Run
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems.records import Record
 from stepwell.teachers.embeddings import Bill
-from stepwell.teachers.opening import Kind, Texts, kind_of
+from stepwell.teachers.kinds import Kind, Texts
+from stepwell.teachers.opening import kind_of
 from stepwell.teachers.protocol import Teacher
 
 S = TypeVar("S", bound=BaseModel)

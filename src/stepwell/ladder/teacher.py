@@ -18,7 +18,8 @@ from stepwell.ladder.trainings import build_dense, contrast, go_on, learn
 from stepwell.models.token_store import both_tokens
 from stepwell.recipe import DualEncoderTeacher, Rung, TokensSection
 from stepwell.systems.records import Record, SentTexts, TakenScores, TakenVectors, Training
-from stepwell.teachers.opening import Kind, Making, kind_of
+from stepwell.teachers.kinds import Kind, Making
+from stepwell.teachers.opening import kind_of
 
 TAKEN: dict[str, type[Record]] = {"vectors": TakenVectors, "embeddings-api": SentTexts}
 """What a stage leaves that makes a teacher without a model, by the teacher's kind; scores where it is not said."""

@@ -30,7 +30,7 @@ from stepwell.models.token_store import both_tokens, unlabelled_tokens
 from stepwell.recipe import DenseSection, DenseTraining, Optimiser, Refine, Rung, StudentSection, teacher_temperature
 from stepwell.retrieval.vectors import Vectors, write_texts
 from stepwell.systems.records import Manifest, TeacherScores, Training, Updates
-from stepwell.teachers.opening import Lot
+from stepwell.teachers.kinds import Lot
 from stepwell.teachers.spread import histogram
 
 MORE = "texts.npy"
