@@ -6,6 +6,7 @@ passage is embedded once over all of them, and N processes give the loss and the
 """
 
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -17,13 +18,16 @@ from accelerate.utils import parse_flag_from_env
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+PATIENCE = timedelta(days=7)
+"""How long processes wait for one that works alone, as when a server embeds; torch gives up after half an hour."""
+
 
 @lru_cache(maxsize=1)
 def state() -> PartialState:
     """Return accelerate's state of the processes, set up at the first call."""
     # Without a GPU, accelerate would take each of several processes for the only one, but for `cpu`.
     device = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not device)
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not device, timeout=PATIENCE)
 
 
 def rank() -> int:

@@ -19,6 +19,14 @@ T = TypeVar("T")
 LONGEST_WAIT = 60.0  # seconds between two attempts, at most
 
 
+class RefusedError(StepwellError):
+    """A server refuses a request, and another attempt is useless."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status  # of HTTP
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would carry the key to wherever it points."""
 
@@ -104,7 +112,7 @@ class Endpoint:
             )
         elif 300 <= error.code < 400:
             advice = f"It points to {self.hidden(str(error.headers.get('Location')))}: give the right address in `url`."
-        raise StepwellError(f"{self.what} at {self.url} refuses: {said}. {advice}")
+        raise RefusedError(f"{self.what} at {self.url} refuses: {said}. {advice}", error.code)
 
     def hidden(self, text: str) -> str:
         """Return a text without the key, which a server may repeat."""

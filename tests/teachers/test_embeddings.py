@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import stepwell.teachers.text_vectors as text_vectors
-from embedding_server import EmbeddingServer, cut_off, made_up, send, spoiled, status
+from embedding_server import EmbeddingServer, answer, cut_off, made_up, send, spoiled, status
 from stepwell.collection import open_collection
 from stepwell.errors import StepwellError
 from stepwell.recipe.teachers import EmbeddingsTeacher
@@ -20,6 +20,7 @@ from stepwell.retrieval.vectors import Vectors
 from stepwell.teachers.embeddings import Embeddings
 from stepwell.teachers.kinds import Making
 from stepwell.teachers.opening import kind_of
+from stepwell.teachers.text_vectors import keys_of
 
 TEXTS = [f"text number {n}" for n in range(10)]
 
@@ -185,6 +186,39 @@ def test_the_key_is_read_from_the_environment_and_shown_nowhere(server, monkeypa
         EmbeddingsTeacher(kind="embeddings-api", url="https://me:s3cret@api.example/v1/embeddings")
 
 
+def at_most(limit, length=100):
+    """Return a step that refuses requests with more texts than ``limit``, or with one longer than ``length``."""
+
+    def step(handler, body):
+        if len(body["input"]) > limit or max(map(len, body["input"])) > length:
+            send(handler, b"too much", 413 if len(body["input"]) > limit else 400)
+        else:
+            answer(handler, body, made_up(body["input"]))
+
+    return step
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_request_that_is_too_large_is_sent_in_halves(server, parallel):
+    server.play = [at_most(1)] * 40
+    api = embeddings(server, parallel=parallel, batch=4)
+    assert fetched(api)[:2] == (10, 10)
+    assert np.allclose(api.kept.read(keys_of(TEXTS))[0], made_up(TEXTS))
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_text_that_a_server_can_not_take_is_named_and_the_others_are_kept(server, parallel):
+    server.play = [at_most(4)] * 40
+    texts = [*TEXTS[:6], "long " * 30, *TEXTS[6:]]
+    api = embeddings(server, parallel=parallel, batch=4)
+    with pytest.raises(StepwellError, match=r"HTTP 400, too much.*to one text alone, with 150 characters: 'long long"):
+        fetched(api, texts)
+    before = len(server.requests)
+    server.play = []
+    again = fetched(embeddings(server, batch=4), TEXTS)[0]  # without it
+    assert again <= 4 and len(server.requests) - before <= 1
+
+
 def test_what_was_paid_for_before_an_outage_is_kept(server):
     def later(handler, body):
         server.play = [lambda handler, body: send(handler, b"no", 400)]
@@ -306,6 +340,11 @@ def test_what_costs_nothing_is_no_bill_to_agree_to(server):
 
     assert paid(api_key_env="EMBED_KEY") and paid(price_per_million=0.1)
     assert not paid() and not paid(api_key_env="EMBED_KEY", price_per_million=0)
+
+
+def test_extra_fields_do_not_take_the_place_of_the_texts(server):
+    with pytest.raises(ValueError, match="`extra` can't hold `input`"):
+        embeddings(server, extra={"input": "always this"})
 
 
 def test_stages_depend_on_the_model_and_not_on_how_it_is_reached():

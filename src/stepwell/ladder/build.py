@@ -105,8 +105,8 @@ def _check(b: Builder) -> None:
     if b.recipe.refine.rounds and b.embeds(b.refine_teacher):
         raise RecipeError(
             f"refine needs a cross-encoder or another teacher that reranks the student's lists, and "
-            f"{b.refine_teacher!r} is a dual encoder: name one in `refine.teacher`, or leave refine out with "
-            "`refine: {rounds: 0}`."
+            f"{b.refine_teacher!r} has vectors and reranks nothing: name one in `refine.teacher`, or leave refine out "
+            "with `refine: {rounds: 0}`."
         )
 
 

@@ -274,6 +274,8 @@ class EmbeddingsTeacher(Server, VectorTeacher):
 
     @model_validator(mode="after")
     def _ids(self) -> "EmbeddingsTeacher":
+        if "input" in self.extra:
+            raise ValueError("`extra` can't hold `input`: that is where the texts are sent")
         _check_ids(self.passages, self.passage_ids, "passage_ids")
         return self
 

@@ -1,11 +1,15 @@
 """A client for teachers behind an HTTP API: some requests at a time, and nothing lost that was answered."""
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from stepwell.display import warn
 from stepwell.endpoint import Endpoint
 from stepwell.errors import StepwellError
 from stepwell.recipe.teachers import Server
@@ -66,20 +70,12 @@ class Client:
                 failed.append(error)
                 raise
 
-        with ThreadPoolExecutor(self.server.parallel) as pool:
+        with _noticed(lambda: failed.insert(0, KeyboardInterrupt())), ThreadPoolExecutor(self.server.parallel) as pool:
             under_way = {pool.submit(work, one): one for one in asked}
             try:
-                while under_way:
-                    try:
-                        done = next(as_completed(under_way))
-                    except KeyboardInterrupt as stop:
-                        if failed and isinstance(failed[0], KeyboardInterrupt):
-                            raise
-                        failed.insert(0, stop)
-                        continue
-                    one = under_way.pop(done)
+                for done in as_completed(under_way):
                     if done.exception() is None:
-                        yield one, done.result()
+                        yield under_way[done], done.result()
             finally:
                 failed.append(StepwellError("stopped"))  # by whoever reads the answers
         if len(failed) > 1:
@@ -88,3 +84,23 @@ class Client:
     def shown(self, data: bytes) -> str:
         """Return the start of an answer in one line, without the key, should it be in there."""
         return self.endpoint.hidden(" ".join(data.decode("utf-8", "replace").split()))[:200]
+
+
+@contextmanager
+def _noticed(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` at the first Ctrl-C, wherever it comes; a second one raises as ever."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop()
+        warn("Stopping: answers that are under way are waited for and kept. Ctrl-C again gives them up.")
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

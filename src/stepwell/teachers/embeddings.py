@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stepwell.display import SILENT, Progress, warn
+from stepwell.endpoint import RefusedError
 from stepwell.errors import RunError, StepwellError
 from stepwell.files import cache
 from stepwell.recipe.teachers import EmbeddingsTeacher
@@ -23,6 +24,9 @@ from stepwell.teachers.vector_files import Shape
 WORDS = Words("vectors", "api_key_env", "`url`, `model` and `extra`")
 WINDOW = 16  # requests that are handed to each of the parallel ones at a time
 
+TOO_MUCH = (400, 413, 422)  # what a server says to a request that is too large, or that holds a text it can't take
+
+Asked = tuple[str, ...]
 Blocks = Iterable[Sequence[str]]
 """Texts, some at a time."""
 
@@ -48,7 +52,8 @@ class Bill(NamedTuple):
     def line(self, a_character: float) -> str:
         """Return it in a sentence."""
         cost = self.cost(a_character)
-        about = "" if cost is None else f"about {cost:,.2f}" if cost >= 0.01 else "less than 0.01"
+        small = "less than 0.01" if cost else "nothing"
+        about = "" if cost is None else f"about {cost:,.2f}" if cost >= 0.01 else small
         priced = about and f", which costs {about} at {self.price:g} a million"
         return (
             f"{self.teacher} would be sent {self.texts:,} texts with about {self.tokens(a_character):,.0f} tokens "
@@ -131,18 +136,29 @@ class Embeddings:
             return Sent()
         client, sent = Client(self.section, WORDS, self.wait), Sent()
 
-        def ask(asked: tuple[str, ...]) -> tuple[Floats, int]:
-            return self._read(client, client.post({"input": list(asked)}), len(asked))
+        def ask(asked: Asked) -> tuple[Floats, int]:
+            try:
+                return self._read(client, client.post({"input": list(asked)}), len(asked))
+            except RefusedError as error:
+                refused.setdefault(error, asked)
+                raise
 
-        rest = chain([first], texts)
-        requests = iter(lambda: tuple(islice(rest, self.section.batch)), ())
+        rest, refused = chain([first], texts), dict[RefusedError, Asked]()
+        requests: Iterator[Asked] = iter(lambda: tuple(islice(rest, self.section.batch)), ())
         usual = WINDOW * self.section.parallel
         window = 1 if self.kept.width is None else usual  # alone, the first of all shows what is wrong
         while now := list(islice(requests, window)):
-            for asked, (vectors, tokens) in client.all(now, ask):
-                self.kept.add(keys_of(asked), vectors)
-                sent = Sent(sent.texts + len(asked), sent.requests + 1, sent.tokens + tokens)
-                progress.advance(len(asked))
+            try:
+                for asked, (vectors, tokens) in client.all(tuple(now), ask):
+                    now.remove(asked)
+                    self.kept.add(keys_of(asked), vectors)
+                    sent = Sent(sent.texts + len(asked), sent.requests + 1, sent.tokens + tokens)
+                    progress.advance(len(asked))
+            except RefusedError as error:
+                halves = _halves(refused[error], error)
+                now.remove(refused[error])
+                requests = chain(halves, now, requests)
+                continue
             self.shape.width(self.kept.width or 0, self.section.url)  # before more is paid for
             window = usual
         return sent
@@ -172,6 +188,18 @@ class Embeddings:
                 'understood is what OpenAI\'s API answers: {"data": [{"index": 0, "embedding": [...]}]}; the url of '
                 "such an API ends in /v1/embeddings."
             ) from None
+
+
+def _halves(asked: Asked, error: RefusedError) -> tuple[Asked, Asked]:
+    """Return the halves of a request that was too much for the server; raise where that is one text alone."""
+    if error.status not in TOO_MUCH:
+        raise error
+    if len(asked) == 1:
+        raise StepwellError(
+            f"{error} That was its answer to one text alone, with {len(asked[0]):,} characters: {asked[0][:80]!r}. If "
+            "the text is what it can't take (too long, or empty), change it in the collection or take it out."
+        ) from None
+    return asked[: len(asked) // 2], asked[len(asked) // 2 :]
 
 
 def _tokens(usage: Any) -> int:
