@@ -16,6 +16,7 @@ from browser import browser, open_page  # noqa: F401 - fixtures
 from stepwell.collection import Collection, open_collection
 
 os.environ["STEPWELL_PRECISION"] = "fp32"  # exact comparisons, on machines that multiply bf16 faster too
+os.environ["HF_HUB_OFFLINE"] = "1"  # a model that is not there is missing at once, not after tries of a network
 os.environ["ACCELERATE_USE_CPU"] = "true"  # also where there is a GPU
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = "127.0.0.1,localhost"  # servers of the tests' own

@@ -212,7 +212,7 @@ def prepare_pairs(model: Any, limit: int) -> PairPreparation:
     with contextlib.suppress(RunError):
         template = Template.of(model.tokenizer)
         ours = PairPreparation(template, model, limit, template.overhead[1], prompt, more)
-        cuts = [min(limit, 2 * ROOM + odd + template.overhead[1]) for odd in (0, 1)]  # halves are rounded in ways
+        cuts = {min(limit, 2 * ROOM + odd + template.overhead[1]) for odd in (0, 1)}  # halves are rounded in ways
         if not prompt and not any(_pair_difference(ours, cut) for cut in cuts):
             return ours
     if around >= limit:
