@@ -103,6 +103,9 @@ def _begin(
 ) -> None:
     import torch
 
+    from stepwell.ladder import plan
+
+    plan.PROBE_SECONDS = 0.0
     for path, descriptor in zip(files, (1, 2), strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     os.environ.clear()

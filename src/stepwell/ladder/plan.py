@@ -44,6 +44,9 @@ class Speed:
 GUESS = Speed(forward=2e10, training=2e10)
 """A processor of two cores."""
 
+PROBE_SECONDS = 0.8
+"""For each of the two kinds of work that are timed."""
+
 
 def speed_of(base: str) -> Speed:
     """Return how fast this machine is on a base model's architecture; a guess, with a warning, where no probe runs."""
@@ -92,7 +95,7 @@ def _median(work: Any) -> float:
     work()
     times: list[float] = []
     began = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - began < 0.8:
+    while len(times) < 3 or time.perf_counter() - began < PROBE_SECONDS:
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
