@@ -42,13 +42,23 @@ class Program:
             forkserver.ensure_running()
             given = {**os.environ, **environment}
         self._folder = tempfile.TemporaryDirectory()
-        files = [str(Path(self._folder.name) / name) for name in ("stdout", "stderr")]
+        self._files = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        files = [str(file) for file in self._files]
         self._process = context.Process(target=_begin, args=(work, arguments, given, limit, files))
         self._process.start()
 
     def poll(self) -> int | None:
         """Return its status, or None while it runs."""
         return self._process.exitcode
+
+    def said(self) -> list[str]:
+        """Return what it has written on standard output and on standard error."""
+        return [file.read_text(encoding="utf-8", errors="replace") if file.exists() else "" for file in self._files]
+
+    def terminate(self, timeout: float = 30) -> Done:
+        """Send SIGTERM."""
+        self._process.terminate()
+        return self.wait(timeout)
 
     def kill(self) -> Done:
         """Send SIGKILL."""
@@ -61,9 +71,7 @@ class Program:
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
-        files = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
-        said = [file.read_text(encoding="utf-8", errors="replace") if file.exists() else "" for file in files]
-        return Done(int(self._process.exitcode or 0), *said)
+        return Done(int(self._process.exitcode or 0), *self.said())
 
 
 def together(count: int, work: Callable[..., object], *arguments: object, **environment: str) -> list[Program]:

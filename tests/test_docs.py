@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from processes import Done, Program, stepwell
+from stepwell.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))] if page.is_file()]
@@ -126,8 +128,8 @@ def test_commands_of_the_pages_that_are_not_run_have_verbs_and_options_that_ther
     ]
     assert len(told) > 40
     for arguments, where in {tuple(arguments): where for where, arguments in told}.items():
-        done = Program(stepwell, *arguments, "--help").wait()  # which is shown when all else could be read
-        assert done.returncode == 0, f"{where}: stepwell {shlex.join(arguments)}: {done.stderr}"
+        done = CliRunner().invoke(app, [*arguments, "--help"])  # which is shown when all else could be read
+        assert done.exit_code == 0, f"{where}: stepwell {shlex.join(arguments)}: {done.output}"
 
 
 PAGE = """\

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from conftest import write_recipe
 from stepwell import api
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import plan, prepare
@@ -12,6 +13,22 @@ from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems.folder import SEARCHED, RunFolder
 from stepwell.systems.searcher import Searcher
+
+
+RECIPE = """\
+name: halves
+collection: {path: COLLECTION}
+tokens: {query: 24, passage: 32, pair: 56}
+student: {from: MODEL, layers: 1}
+teachers:
+  de: {kind: dual-encoder, from: MODEL, train: {epochs: 1, lr: 1.0e-3, batch: 8}}
+mining: {depth: 30, last: 20}
+ladder:
+  - {teacher: de, loss: embedding, epochs: 1, lr: 1.0e-3, batch: 16, force: true}
+refine: {rounds: 0}
+judging: {depth: 60, level: 0}
+proof: none
+"""
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +41,12 @@ def halves():
 
 
 @pytest.fixture(scope="module")
-def run(halves, tiny_recipe, tmp_path_factory):
+def run(halves, tiny_path, tiny_model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEPWELL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("stepwell.api._report_at_the_end", lambda folder: None)
         folder = tmp_path_factory.mktemp("halves") / "run"
-        api.run(tiny_recipe, folder)
+        api.run(write_recipe(folder.with_name("recipe.yaml"), tiny_path, tiny_model, RECIPE), folder)
     return folder
 
 

@@ -29,6 +29,8 @@ from stepwell.retrieval.vectors import Vectors
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.records import Training
 
+pytestmark = pytest.mark.usefixtures("without_report")  # that of `taught` is drawn, and looked at
+
 RECIPE = """\
 name: given
 collection: {path: COLLECTION}

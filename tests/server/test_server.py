@@ -2,16 +2,15 @@
 
 import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
 from typer.testing import CliRunner
 
+from processes import Program, stepwell
 from stepwell import api
 from stepwell.cli import app
 from stepwell.errors import StepwellError
@@ -71,13 +70,12 @@ def test_missing_packages_are_named(tiny_run, monkeypatch):
 
 def start(run):
     """Start ``stepwell serve`` and return the process and its address, once it says it."""
-    command = [sys.executable, "-m", "stepwell", "serve", str(run), "--port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+    process = Program(stepwell, "serve", run, "--port", "0")
+    while process.poll() is None:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", process.said()[1]):
             return process, found[0]
-    raise AssertionError("the server ended at once")
+        time.sleep(0.02)
+    raise AssertionError(f"the server ended at once: {process.said()[1]}")
 
 
 def ask(address, query, system="student"):
@@ -92,12 +90,10 @@ def test_killed_and_started_again_it_gives_the_same_and_a_signal_ends_it_well(ti
     process, address = start(tiny_run)
     before = ask(address, "the old river")
     process.kill()
-    process.wait()
     process, address = start(tiny_run)
     assert ask(address, "the old river") == before
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 0 and "every request that had come in was answered" in said
+    done = process.terminate()
+    assert done.returncode == 0 and "every request that had come in was answered" in done.stderr
 
 
 @pytest.mark.slow
@@ -120,9 +116,8 @@ def test_an_index_is_served_by_itself(tiny_model, tiny_path, tmp_path):
             ]
             assert [passage["score"] for passage in found["passages"]] == pytest.approx([h.score for h in hits])
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
-    assert process.returncode == 0
+        done = process.terminate()
+    assert done.returncode == 0
 
 
 def test_an_index_has_its_own_collection(tiny_model, tiny_path, tmp_path):
