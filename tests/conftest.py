@@ -9,6 +9,8 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -41,8 +43,23 @@ def pytest_collection_finish() -> None:
     """Make what is only waited for short, where it is imported by now: in a run of all tests it is."""
     if plan := sys.modules.get("stepwell.ladder.plan"):
         plan.PROBE_SECONDS = 0.0
+    if preparation := sys.modules.get("stepwell.models.preparation"):
+        _compare_pairs_once(preparation)
     gc.collect()
     gc.freeze()  # what is imported stays: a search for garbage goes through the rest alone
+
+
+def _compare_pairs_once(preparation: ModuleType) -> None:
+    """Compare the ways to prepare pairs once for each tokenizer, template, prompt and limit, not at each opening."""
+    compare, found = preparation._pair_difference, dict[str, str | None]()
+
+    def compare_once(ours: Any, limit: int) -> str | None:
+        facts = repr([preparation.writing_of(ours.model), ours.template, ours.prompt, limit])
+        if facts not in found:
+            found[facts] = compare(ours, limit)
+        return found[facts]
+
+    preparation._pair_difference = compare_once
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,6 @@ from stepwell.retrieval.vectors import Vectors
 from stepwell.systems.folder import SEARCHED, RunFolder
 from stepwell.systems.searcher import Searcher
 
-
 RECIPE = """\
 name: halves
 collection: {path: COLLECTION}
