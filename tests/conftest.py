@@ -39,6 +39,12 @@ Lines = Sequence[Mapping[str, object] | str]
 TinyDirectory = Callable[..., Path]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: at the end, no process has to wait for one of them that another has begun."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_collection_finish() -> None:
     """Make what is only waited for short, where it is imported by now: in a run of all tests it is."""
     if plan := sys.modules.get("stepwell.ladder.plan"):

@@ -81,7 +81,8 @@ def test_a_batch_gives_what_single_pairs_give(tiny_model):
 
 
 @pytest.mark.parametrize("limit", [64, 20, 9])
-def test_lengths_are_those_of_the_padded_pairs(tiny_models, family, limit):
+def test_lengths_are_those_of_the_padded_pairs(tiny_models, family, limit, monkeypatch):
+    monkeypatch.setattr("stepwell.models.preparation.LONG", ())  # cutting them to a few tokens takes seconds
     reranker = Reranker(build_cross_encoder(str(tiny_models[family]), 1, limit, 1))
     queries, passages = reranker.tokenise(QUERIES), reranker.tokenise(PASSAGES)
     features = reranker.preparation.pairs(queries, passages, *ROWS)
