@@ -10,6 +10,7 @@ from stepwell import api
 from stepwell.evaluation import Comparison
 from stepwell.files import read_json
 from stepwell.systems.compare import judged_on
+from stepwell.systems.folder import RunFolder
 
 RECIPE = """\
 name: made
@@ -54,7 +55,8 @@ def test_without_a_test_the_table_is_over_dev_and_says_so(run, tmp_path, capfd):
     text = (tmp_path / "run" / "results.txt").read_text()
     assert text.startswith("Comparison on synthetic dev queries (there is no test)\n")
     assert "There are no real queries to test on" in text
-    assert Comparison.from_json(facts["comparison"]).table().text() + "\n" == text
+    overlap = RunFolder(tmp_path / "run").results.overlap
+    assert f"{Comparison.from_json(facts['comparison']).table().text()}\n\n{overlap.table().text()}\n" == text
     assert "synthetic dev nDCG@10" in said and "on synthetic dev" in said
     assert judged_on([str(tmp_path / "run")]).name == "synthetic dev"
     assert "There are no real queries to test on" in capfd.readouterr().err

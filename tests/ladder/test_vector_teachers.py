@@ -335,8 +335,8 @@ def test_a_hosted_model_teaches_and_sees_each_text_once_over_a_kill_and_a_second
     with pytest.raises(StepwellError, match=r"100 texts.*no terminal is there to ask on: add --yes \(in Python: yes=T"):
         api.run(file, tmp_path / "run")
     assert not server.requests  # nobody agreed
-    server.play = [None, None, status(400, b"killed")]
-    with pytest.raises(StepwellError, match="HTTP 400, killed"):
+    server.play = [None, None, status(404, b"killed")]
+    with pytest.raises(StepwellError, match="HTTP 404, killed"):
         api.run(file, tmp_path / "run", yes=True)
     result = api.run(file, tmp_path / "run", yes=True)
     assert "teacher given" in result.table.systems and result.asymmetric == "teacher.given.vectors"

@@ -15,6 +15,7 @@ from stepwell.systems.records import (
     Manifest,
     Mining,
     Outcome,
+    Overlap,
     Promotion,
     Record,
     Results,
@@ -50,6 +51,7 @@ ALL = (
     SystemTable.of({"a": "rung-1.test"}, Comparison("a", ("R@5",), 6, 0.95, (ROW,))),
     Manifest(name="rung-1", kind="distil", key="0", inputs={"start": "1"}, finished="2026-01-01", seconds=1.25),
     Results(collection={"path": "c", "fingerprint": "0"}, final="start", stages={}, asymmetric=None),
+    Overlap("de", 6, "test", {"ladder": {"R@10": (0.5, 0.25, 0.75), "R@100": (0.75, 0.5, 1.0)}}),
     SentTexts(12, 3, 480),
     TakenVectors(60, 2),
 )
