@@ -8,6 +8,7 @@ import accelerate.tracking
 import pytest
 
 from common import Killed
+from conftest import TINY_RECIPE, write_recipe
 from stepwell import api, errors
 from stepwell.files import read_json
 from stepwell.ladder import tracking
@@ -43,9 +44,8 @@ class Tracker:
         type(self).finished += 1
 
 
-@pytest.fixture
-def tracker(monkeypatch):
-    """Return a tracker's class of the test's own, which is taken for wandb."""
+def taken_for_wandb(monkeypatch):
+    """Return a tracker's class of its own, which is taken for wandb."""
 
     class Own(Tracker):
         points: ClassVar = []
@@ -55,6 +55,24 @@ def tracker(monkeypatch):
     monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "wandb", Own)
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["wandb"])
     return Own
+
+
+@pytest.fixture
+def tracker(monkeypatch):
+    """Return a tracker's class of the test's own."""
+    return taken_for_wandb(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory, tiny_path, tiny_model):
+    """Return the folder of a run that nothing disturbs, and what its tracker was given; not to be changed."""
+    place = tmp_path_factory.mktemp("calm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEPWELL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setattr(api, "_report_at_the_end", lambda folder: None)
+        own = taken_for_wandb(patch)
+        api.run(write_recipe(place / "variant.yaml", tiny_path, tiny_model, TINY_RECIPE.replace(*SHORT)), place / "run")
+    return place / "run", own
 
 
 def content(folder):
@@ -70,11 +88,9 @@ def series(points, name):
     return [(step, values[name]) for step, values in points if name in values]
 
 
-def test_a_run_gives_losses_dev_figures_and_decisions_and_is_the_same_as_without(
-    variant, tiny_run, tmp_path, tracker, capsys
-):
-    api.run(variant(SHORT), tmp_path / "run")
-    stages, weights = content(tmp_path / "run")
+def test_a_run_gives_losses_dev_figures_and_decisions_and_is_the_same_as_without(tiny_run, calm):
+    folder, tracker = calm
+    stages, weights = content(folder)
     all_stages, all_weights = content(tiny_run)
     table = {name for name in stages if name.startswith("table-")}  # proof: none has fewer rows
     assert stages - table <= all_stages and weights.items() <= all_weights.items()
@@ -84,21 +100,17 @@ def test_a_run_gives_losses_dev_figures_and_decisions_and_is_the_same_as_without
     assert steps == sorted(steps)  # what a server wants
     names = {name for _, values in tracker.points for name in values}
     assert {"rung-1/loss", "teacher.ce/loss", "teacher.ce/imitation/loss", "promote-1/promoted"} <= names
-    log = read_json(next((tmp_path / "run").glob("stages/distil-*/training.json")))
+    log = read_json(next(folder.glob("stages/distil-*/training.json")))
     losses = [[value for _, value in series(tracker.points, f"{rung}/loss")] for rung in ("rung-1", "rung-2", "rung-3")]
     assert log["losses"] in losses  # each step is a point, of so few
     dev = series(tracker.points, "dev/nDCG_at_10")
     assert len(dev) == 4 and [step for step, _ in dev] == sorted({step for step, _ in dev})  # start, 2 rungs, refine
     assert series(tracker.points, "promote-1/promoted") == [(dev[1][0], 1.0)]
     assert "teacher.de/dev/nDCG_at_10" in names and "headroom-1/headroom" in names
-    assert "warning" not in capsys.readouterr().err
 
 
-def test_a_run_that_is_killed_in_a_training_goes_on_in_the_same_place(variant, tmp_path, tracker, monkeypatch):
-    recipe = variant(SHORT)
-    api.run(recipe, tmp_path / "calm")
-    calm = list(tracker.points)
-    tracker.points.clear()
+def test_a_run_that_is_killed_in_a_training_goes_on_in_the_same_place(variant, tmp_path, tracker, calm, monkeypatch):
+    recipe, (_, undisturbed) = variant(SHORT), calm
     monkeypatch.setenv("STEPWELL_CHECKPOINT_SECONDS", "0")
     log, kills = Tracker.log, iter((3, 15, 4))
     left = next(kills)
@@ -116,16 +128,16 @@ def test_a_run_that_is_killed_in_a_training_goes_on_in_the_same_place(variant, t
         with pytest.raises(Killed):
             api.run(recipe, tmp_path / "run")
     api.run(recipe, tmp_path / "run")
-    assert tracker.points == calm
-    assert len({begun["id"] for begun in tracker.begun[1:]}) == 1 and tracker.begun[0]["id"] != tracker.begun[1]["id"]
+    assert tracker.points == undisturbed.points
+    assert len({begun["id"] for begun in tracker.begun}) == 1 and tracker.begun[0]["id"] != undisturbed.begun[0]["id"]
     assert all(begun["resume"] == "allow" for begun in tracker.begun)
-    assert len(tracker.settings) == 2  # once each run
+    assert len(tracker.settings) == 1
     api.run(recipe, tmp_path / "run")  # all is done, and given
-    assert tracker.points == calm
+    assert tracker.points == undisturbed.points
 
 
 def test_a_tracker_that_fails_costs_a_warning_and_gets_later_what_it_missed(
-    variant, tmp_path, tracker, monkeypatch, capsys
+    variant, tmp_path, tracker, calm, monkeypatch, capsys
 ):
     recipe, log = variant(SHORT), Tracker.log
 
@@ -145,10 +157,8 @@ def test_a_tracker_that_fails_costs_a_warning_and_gets_later_what_it_missed(
     monkeypatch.setattr(tracker, "start", Tracker.start)
     monkeypatch.setattr(tracker, "log", log)
     api.run(recipe, tmp_path / "run")
-    missed = list(tracker.points)
-    tracker.points.clear()
-    api.run(recipe, tmp_path / "calm")
-    assert missed == tracker.points
+    assert tracker.points == calm[1].points
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_a_tracker_that_can_not_begin_is_refused_before_anything_is_done(variant, tmp_path, tracker, monkeypatch):
