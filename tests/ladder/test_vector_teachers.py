@@ -328,7 +328,8 @@ def server(tiny_model, monkeypatch, tmp_path):
 def test_a_hosted_model_teaches_and_sees_each_text_once_over_a_kill_and_a_second_run(
     server, tiny_path, tiny_model, tiny_collection, tmp_path, capsys
 ):
-    file = recipe(tmp_path, tiny_path, tiny_model, API.replace("URL", server.url))
+    text = RECIPE.replace("full", "none")
+    file = recipe(tmp_path, tiny_path, tiny_model, API.replace("URL", server.url), text)
     plan = api.plan(file, tmp_path / "run")
     said = r"given would be sent (\d+) texts with about [\d,]+ tokens \(.*costs less than 0\.01 at 2 a million\."
     assert re.search(said, " ".join(plan.table().notes)) and plan.to_json()["sent"][0]["texts"] == 100
@@ -342,7 +343,8 @@ def test_a_hosted_model_teaches_and_sees_each_text_once_over_a_kill_and_a_second
     assert "teacher given" in result.table.systems and result.asymmetric == "teacher.given.vectors"
     asked = len(server.requests)
     assert api.plan(file, tmp_path / "run").bills == ()
-    other = recipe(tmp_path, tiny_path, tiny_model, API.replace("URL", server.url).replace("}", ", dimensions: 32}"))
+    cut = API.replace("URL", server.url).replace("}", ", dimensions: 32}")
+    other = recipe(tmp_path, tiny_path, tiny_model, cut, text)
     api.run(other, tmp_path / "other")  # asks nobody: nothing is left to pay for
     assert len(server.requests) == asked
     texts = [*tiny_collection.passage_texts(), *tiny_collection.query_texts()]
@@ -370,7 +372,7 @@ def test_who_says_no_sends_nothing_and_who_says_yes_is_asked_once(server, tiny_p
 
 def test_texts_from_elsewhere_are_embedded_too(server, tiny_path, tiny_model, tmp_path):
     (tmp_path / "more.txt").write_text("one more\nanother one\n")
-    text = ALONE.replace("steps: 3", "steps: 3, more_passages: more.txt")
+    text = ALONE.replace("steps: 3", "steps: 3, more_passages: more.txt").replace("full", "none")
     free = API.replace("URL", server.url).replace(", price_per_million: 2", ", price_per_million: 0")
     file = recipe(tmp_path, tiny_path, tiny_model, free, text)
     sent = api.plan(file, tmp_path / "run").to_json()["sent"]
@@ -422,7 +424,8 @@ def wide(tmp_path_factory, folder):
 
 
 def test_the_student_of_a_wide_teacher_keeps_its_head(wide, folder, tiny_path, tiny_model, tmp_path):
-    result = api.run(recipe(wide, tiny_path, tiny_model, FILES), tmp_path / "run")
+    text = RECIPE.replace("full", "none")
+    result = api.run(recipe(wide, tiny_path, tiny_model, FILES, text), tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     plain = SentenceTransformer(str(run.model), device="cpu")
     assert plain.get_embedding_dimension() == 48
