@@ -367,6 +367,30 @@ print(Embeddings(section).fetch(lambda: [[f"text number {n}" for n in range(10)]
 """
 
 
+def test_a_process_that_is_asked_to_end_keeps_what_is_under_way(server):
+    waiting, gate = threading.Event(), threading.Event()
+
+    def block(handler, body):
+        waiting.set()
+        gate.wait()
+        answer(handler, body, made_up(body["input"]))
+        server.answered.update(body["input"])
+
+    def process():
+        return subprocess.Popen([sys.executable, "-c", FETCH, server.url], stdout=subprocess.PIPE, text=True)
+
+    server.play = [None, block]
+    first = process()
+    waiting.wait()
+    first.terminate()
+    time.sleep(0.2)
+    gate.set()
+    assert first.wait() == 143
+    assert len(server.answered) == 8  # of three requests two were answered, and nothing more was sent
+    assert process().communicate()[0] == "2\n"
+    assert set(server.answered.values()) == {1} and len(server.answered) == 10
+
+
 def test_a_process_that_is_killed_sends_no_text_again(server):
     waiting, gate = threading.Event(), threading.Event()
 

@@ -56,8 +56,8 @@ class Client:
     def all(self, asked: Iterable[Asked], ask: Callable[[Asked], Answer]) -> Iterator[tuple[Asked, Answer]]:
         """Yield the answer to each of some requests as soon as it is there, some of them at a time.
 
-        After an error or Ctrl-C nothing more is sent; what was under way is still yielded, so that it is not paid for
-        twice. A second Ctrl-C gives it up.
+        After an error, Ctrl-C or SIGTERM nothing more is sent; what was under way is still yielded, so that it is not
+        paid for twice. A second signal gives it up.
         """
         failed: list[BaseException] = []
 
@@ -70,7 +70,7 @@ class Client:
                 failed.append(error)
                 raise
 
-        with _noticed(lambda: failed.insert(0, KeyboardInterrupt())), ThreadPoolExecutor(self.server.parallel) as pool:
+        with _noticed(lambda end: failed.insert(0, end)), ThreadPoolExecutor(self.server.parallel) as pool:
             under_way = {pool.submit(work, one): one for one in asked}
             try:
                 for done in as_completed(under_way):
@@ -86,21 +86,33 @@ class Client:
         return self.endpoint.hidden(" ".join(data.decode("utf-8", "replace").split()))[:200]
 
 
+ENDS: dict[int, Callable[[], BaseException]] = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: lambda: SystemExit(128 + signal.SIGTERM),
+}
+"""Signals that end a program, and how it ends then."""
+
+
 @contextmanager
-def _noticed(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` at the first Ctrl-C, wherever it comes; a second one raises as ever."""
+def _noticed(stop: Callable[[BaseException], None]) -> Iterator[None]:
+    """Call ``stop`` at the first Ctrl-C or SIGTERM, wherever it comes; a second one acts as ever."""
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
         return
-    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in ENDS}
 
-    def first(*_: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        stop()
-        warn("Stopping: answers that are under way are waited for and kept. Ctrl-C again gives them up.")
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    signal.signal(signal.SIGINT, first)
+    def first(number: int, _: object) -> None:
+        restore()
+        stop(ENDS[number]())
+        warn("Stopping: answers that are under way are waited for and kept. Another signal gives them up.")
+
+    for number in ENDS:
+        signal.signal(number, first)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
