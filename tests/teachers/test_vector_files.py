@@ -59,6 +59,12 @@ def test_vectors_are_matched_by_id_and_normalised_for_cos(collection, tmp_path, 
     assert np.array_equal(plain.passages, TABLE[[1, 2, 0]]) and plain.scale == 1
 
 
+@pytest.mark.parametrize("size", [1e25, 1e-30])
+def test_vectors_that_are_very_long_or_short_have_a_direction_too(collection, tmp_path, size):
+    found = taken(collection, tmp_path / "out", **write(tmp_path / "v.parquet", table=TABLE * np.float32(size)))
+    assert np.allclose(found.passages, [[0, 0, 1], [1, 0, 0], [0.6, 0.8, 0]])
+
+
 def test_fewer_dimensions_are_cut_first_and_normalised_then(collection, tmp_path):
     files = write(tmp_path / "v.parquet", table=np.float32([[3, 4, 9], [0, 2, 2], [1, 0, 5]]))
     found = taken(collection, tmp_path / "out", dimensions=2, **files)

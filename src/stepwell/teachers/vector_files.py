@@ -53,6 +53,8 @@ class Shape(NamedTuple):
         if self.similarity == "dot":
             return cut
         with np.errstate(invalid="ignore"):  # what is 0 after the cut becomes NaN
+            # by a power of 2, which rounds nothing: squares of large numbers are infinite, and of small ones 0
+            cut = np.ldexp(cut, -np.frexp(np.abs(cut).max(axis=1, keepdims=True))[1])
             normal: Floats = cut / np.linalg.norm(cut, axis=1, keepdims=True)
         return normal
 
