@@ -264,6 +264,27 @@ def test_an_index_of_vectors_that_are_compared_by_dot_is_that_of_the_teacher(fol
         api.index(run, tmp_path / f"index of {vectors!s:.5}", vectors=vectors)
         found = api.search(tmp_path / f"index of {vectors!s:.5}", "an old river")
         assert [hit.passage_id for hit in found] == wanted
+    long = 100 * SentenceTransformer(str(run / "model"), device="cpu").encode_query("an old river")
+    api.index(run, tmp_path / "more", collection=grow(tiny_path, tmp_path, long), vectors=tmp_path / "grown.parquet")
+    assert api.search(tmp_path / "more", "an old river")[0].score == pytest.approx(100, rel=1e-3)  # as it is
+
+
+def grow(collection, folder, vector):
+    """Return a copy of a collection with a passage more; all vectors are in ``grown.parquet`` beside it."""
+    grown = shutil.copytree(collection, folder / "grown")
+    with (grown / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"_id": "new", "title": "", "text": "an old river"}) + "\n")
+    table = pq.read_table(folder / "passages.parquet").to_pydict()
+    grown_table = {"id": [*table["id"], "new"], "vector": [*table["vector"], vector.tolist()]}
+    pq.write_table(pa.table(grown_table), folder / "grown.parquet")
+    return str(grown)
+
+
+def test_the_vectors_of_a_teacher_are_not_those_of_a_collection_that_grew(taught, folder, tiny_path, tmp_path):
+    shutil.copy(folder / "passages.parquet", tmp_path)
+    grown = grow(tiny_path, tmp_path, np.ones(32))
+    with pytest.raises(StepwellError, match=r"the vectors of given in .* are of the texts that it was run on, and"):
+        api.index(taught, tmp_path / "index", collection=grown, vectors="given")
 
 
 def test_a_folder_of_a_teachers_name_hides_nothing(taught, tmp_path, monkeypatch):

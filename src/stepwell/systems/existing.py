@@ -34,15 +34,20 @@ def existing_vectors(
     over = run is not None and run.is_over(collection)
     if not Path(named).is_file():
         teacher = str(run.results.asymmetric).removeprefix("teacher.").removesuffix(".vectors") if own and run else None
-        if own is None or str(named) != teacher or not over:
+        if own is not None and str(named) == teacher and not over:
+            raise RunError(
+                f"the vectors of {named} in {system.name} are of the texts that it was run on, and {collection.place} "
+                "holds others: name a file with the vectors of these (Parquet, JSONL, or .npy with --vector-ids)."
+            )
+        if own is None or str(named) != teacher:
             raise RunError(
                 f"{named} is no file of vectors, and no teacher whose vectors the queries of {system.name} can search "
-                f"({f'that is {teacher}' if teacher and over else 'there is none'}): name a file (Parquet, JSONL, or "
+                f"({f'that is {teacher}' if teacher else 'there is none'}): name a file (Parquet, JSONL, or "
                 ".npy with --vector-ids)."
             )
         return own.passages
     cosine = encoder.cosine
-    if place is not None and over:  # the student may normalise where its teacher does not
+    if place is not None:  # the student may normalise where its teacher does not
         cosine = read_json(place / "vectors.json")["cosine"]
     shape = Shape("cos" if cosine else "dot", encoder.dimension)
     found = _read(VectorFile(Path(named), ids, "passages"), collection, shape, system)
