@@ -137,7 +137,7 @@ def _read_parquet(path: Path, name: str, report: Report) -> Iterator[tuple[int, 
 def is_vector(kind: pa.DataType) -> bool:
     """Return whether a column holds lists of numbers: no text, and costly to read."""
     listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return bool(listed and pa.types.is_floating(kind.value_type))
+    return bool(listed and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))
 
 
 def _find_column(role: str, there: Iterable[str], named: Mapping[str, str]) -> str | None:
