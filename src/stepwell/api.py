@@ -330,7 +330,7 @@ def _given_vectors(
 ) -> tuple[Collection, Encoder, NDArray[np.float32], str]:
     """Return what an index of vectors that are there already is made from, and what those are."""
     from stepwell.models.encoder import Encoder
-    from stepwell.systems.existing import existing_vectors, fingerprint_of
+    from stepwell.systems.existing import existing_vectors
     from stepwell.systems.opening import open_system
 
     system = open_system(source, "index")
@@ -340,8 +340,7 @@ def _given_vectors(
     if collection is None:
         raise RunError(f"{source} is a model: name the collection that the vectors are of with --collection.")
     encoder = Encoder.open(system.model)
-    found = existing_vectors(system, collection, encoder, vectors, ids)
-    return collection, encoder, found, fingerprint_of(vectors, ids, found)
+    return collection, encoder, *existing_vectors(system, collection, encoder, vectors, ids)
 
 
 def _recipe(recipe: Recipe | str | Path) -> Recipe:

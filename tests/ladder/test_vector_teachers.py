@@ -220,6 +220,7 @@ def test_from_two_tables_with_vectors_and_no_label_to_a_run(tiny_collection, tin
     said = capsys.readouterr().err
     assert re.search(r"queries +queries.parquet +no split judges them", said)
     assert re.search(r"vectors of passages +passages.parquet, embedding", said)
+    assert list(open_collection(made.collection).passage_texts(rows)) == texts  # as they were embedded
     recipe = api.load_recipe(made.recipe, {"ladder.1.epochs": 2, "proof": "none"})
     assert recipe.collection.unlabelled_queries and recipe.teachers["given"].queries_cover == "unlabelled"
     assert recipe.ladder[0].force and recipe.judging.level == 0  # without it few synthetic queries undo the training
@@ -296,7 +297,7 @@ def test_the_vectors_of_a_teacher_are_not_those_of_a_collection_that_grew(taught
 
 
 def test_a_folder_of_a_teachers_name_hides_nothing(taught, tmp_path, monkeypatch):
-    (tmp_path / "given").mkdir()
+    (tmp_path / "given").write_text("a file of that name")
     monkeypatch.chdir(tmp_path)
     assert api.index(taught, tmp_path / "index", vectors="given").measured.recall_10 > 0.99
 

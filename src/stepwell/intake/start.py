@@ -77,7 +77,8 @@ def start(
             write_pairs(source, made)
             say(f"{made} is the collection: a BEIR directory of the table's queries and passages.")
         else:
-            report = _synthesise(source, made, test, synthetic, yes)
+            whole = {"whole": True} if "passages" in contents.vectors else {}
+            report = _synthesise(source, made, test, synthetic | whole, yes)
     origin = contents.place if isinstance(source, Folder) else None
     vectors = contents.vectors if "passages" in contents.vectors else None
     write_recipe(made or directory, target, student, layers, origin, vectors, contents.asked is not None)

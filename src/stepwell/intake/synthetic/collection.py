@@ -68,6 +68,7 @@ class SyntheticOptions:
     encoder: str = "demo"  # a directory or a name on the Hub
     asked: int = 20_000  # passages that queries are made from, at most; chosen by hash
     seed: int = 13  # decides what a generator samples
+    whole: bool = False  # passages keep what queries are taken from: there are vectors of them as they are
 
     @property
     def asked_of(self) -> str | None:
@@ -133,7 +134,7 @@ def make_collection(
         proposals = _proposals(source, headings, share, made)
         left = ((text, [one for one in found if one.id in kept]) for text, found in proposals)
         with whole(target) as folder:
-            pairs = _write_texts(folder, left, options.asked_of, people)
+            pairs = _write_texts(folder, left, options.asked_of, people, options.whole)
             report.unlabelled = len(unlabelled)
             if unlabelled:
                 (folder / UNLABELLED).write_text("".join(f"{one}\n" for one in unlabelled), encoding="utf-8")
@@ -172,8 +173,9 @@ def _write_texts(
     proposed: Iterable[tuple[Text, list[Proposal]]],
     generator: str | None = None,
     real: Mapping[str, str] | None = None,
+    whole: bool = False,
 ) -> list[tuple[str, str]]:
-    """Write passages, each without what its queries take out of it, and all queries; return (query, passage)."""
+    """Write passages, each without what its queries take out of it or ``whole``, and all queries; (query, passage)."""
     queries: dict[str, tuple[str, str, dict[str, Any]]] = {}
     answers: dict[str, list[str]] = {}  # query -> passages
 
@@ -183,7 +185,7 @@ def _write_texts(
                 model = {"generator": generator} if generator and one.origin not in (HEADING, SENTENCE) else {}
                 queries.setdefault(one.id, (one.id, one.text, {"synthetic": True, "origin": one.origin, **model}))
                 answers.setdefault(one.id, []).append(text.id)
-            yield without(text, *(one.origin for one in proposals))
+            yield text if whole else without(text, *(one.origin for one in proposals))
 
     asked = ((name, text, dict[str, Any]()) for name, text in (real or {}).items())
     write_texts(folder, passages(), chain(queries.values(), asked))
