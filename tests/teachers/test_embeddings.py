@@ -23,6 +23,7 @@ from stepwell.teachers.opening import kind_of
 from stepwell.teachers.text_vectors import keys_of
 
 TEXTS = [f"text number {n}" for n in range(10)]
+RECORD = 16 + 4 + 4 * 8  # bytes of a key, a checksum and a vector
 
 
 @pytest.fixture
@@ -391,7 +392,7 @@ def test_a_process_that_is_asked_to_end_keeps_what_is_under_way(server):
     assert set(server.answered.values()) == {1} and len(server.answered) == 10
 
 
-def test_a_process_that_is_killed_sends_no_text_again(server):
+def test_a_process_that_is_killed_sends_no_text_again(server, tmp_path):
     waiting, gate = threading.Event(), threading.Event()
 
     def block(handler, body):
@@ -404,6 +405,8 @@ def test_a_process_that_is_killed_sends_no_text_again(server):
     server.play = [None, None, block]  # of three requests two are answered
     first = process()
     waiting.wait()
+    while not any(file.stat().st_size >= 8 * RECORD for file in (tmp_path / "cache").rglob("vectors-8.bin")):
+        time.sleep(0.01)  # the third request leaves while the second answer is written
     first.kill()
     first.wait()
     gate.set()
