@@ -133,6 +133,28 @@ def test_only_a_significantly_worse_student_is_not_promoted(world, new, student,
     assert decision["before"] == pytest.approx(np.mean(OLD)) and decision["after"] == pytest.approx(np.mean(new))
 
 
+@pytest.mark.parametrize("change, student", [(-0.001, "rung-1"), (0.0, "rung-2"), (0.001, "rung-2")])
+def test_where_the_recipe_says_nothing_the_better_one_goes_on(world, change, student):
+    world.lay("before", OLD, real="rung-1.dev")
+    world.lay("after", [OLD[0] + change, *OLD[1:]], real="rung-2.dev")
+    judging.decide_promotion(world.job(level=Judging().level))
+    assert world.decision()["student"] == student
+
+
+def test_a_decision_says_what_so_few_queries_can_see(world):
+    """Of 20 queries whose differences have a standard deviation of 0.1 (computed again by simulation)."""
+    gaps = np.resize([0.1, -0.1], 20) * np.sqrt(19 / 20)  # a sample deviation of 0.1
+    world.lay("before", [0.5] * 20, real="rung-1.dev")
+    world.lay("after", 0.5 + gaps, real="rung-2.dev")
+    judging.decide_promotion(world.job())
+    decision = world.decision()
+    low, high = decision["interval"]
+    assert low < 0 < high and -0.06 < low < -0.03 and decision["queries"] == 20
+    draws = np.random.default_rng(0).normal(-decision["seen"], 0.1, (20_000, 20))
+    t = draws.mean(1) / (draws.std(1, ddof=1) / np.sqrt(20))
+    assert np.mean(np.abs(t) > 2.093) == pytest.approx(0.8, abs=0.02)  # t(0.975) of 19 degrees of freedom
+
+
 def test_the_recipes_level_says_what_is_significant(world):
     world.lay("before", OLD, real="rung-1.dev")
     world.lay("after", [value - 0.2 - 0.01 * i for i, value in enumerate(OLD)], real="rung-2.dev")

@@ -37,8 +37,8 @@ REPORT = MiningReport(
 )
 ROW = Row("a", {"R@5": 0.5}, {"R@5": (0.4, 0.6)})
 ALL = (
-    Headroom(True, "nDCG@10", 0.25, 0.5, 0.25, 60),
-    Promotion(True, "rung-2", "nDCG@10", 0.25, 0.5, 0.0001),
+    Headroom(True, "nDCG@10", 0.25, 0.5, 0.25, 60, interval=(0.125, 0.375)),
+    Promotion(True, "rung-2", "nDCG@10", 0.25, 0.5, 0.0001, (0.125, 0.375), 0.0625, 60),
     Selection(True, "top", 4, 2, 1, [1], [{"student": "2-3", "teacher": "1", "queries": 1}]),
     Outcome(2, 1, 2, 0, 1, 1, 1),
     ScoreFacts([], spread(SCORES), 0, 0),
@@ -98,7 +98,14 @@ def test_lines_say_what_was_decided():
     )
     assert Headroom(True, "R@5", 0.5, 0.25, -0.25, 8, True).line().endswith("; no headroom, but the recipe says force")
     assert Headroom(True, "R@5", 0.5).line().endswith("its headroom is not known; climb")
-    assert ALL[1].line() == "nDCG@10 on dev 0.250 -> 0.500 (p < 0.001); rung-2 goes on"
+    assert ALL[0].line().endswith("teacher 0.500, headroom +0.250 [+0.125, +0.375]; climb")
+    assert ALL[1].line() == (
+        "nDCG@10 on dev 0.250 -> 0.500, +0.250 [+0.125, +0.375], p < 0.001; rung-2 goes on (60 queries miss a true loss "
+        "below 0.062 more often than one time in five)"
+    )
+    assert Promotion(True, "rung-2", "R@5", 0.25, 0.5, 0.25).line() == (
+        "R@5 on dev 0.250 -> 0.500, +0.250, p = 0.250; rung-2 goes on"
+    )
     assert Promotion(False, "start", "R@5", 0.5).line() == "the rung was left out; start goes on"
     assert ALL[3].line().endswith("1 that were right are broken; right in all 1 -> 1")
     assert ALL[4].line() == "standard deviation within a query 1.00; scores from 1.0 to 12.0"

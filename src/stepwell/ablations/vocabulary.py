@@ -69,9 +69,9 @@ def without_keep(recipe: Recipe) -> Recipe:
 
 
 def forced(recipe: Recipe) -> Recipe:
-    """Return the recipe with every rung climbed and promoted, whatever dev says."""
+    """Return the recipe with every rung and refine climbed and promoted, whatever dev says."""
     judging = recipe.judging.model_copy(update={"level": 0.0})
-    return with_rungs(recipe, force=True).model_copy(update={"judging": judging})
+    return with_refine(with_rungs(recipe, force=True), force=True).model_copy(update={"judging": judging})
 
 
 def ladder_steps(recipe: Recipe, passages: int, queries: int) -> list[int]:

@@ -60,7 +60,7 @@ def _climb(b: Builder, number: int, rung: Rung) -> None:
     teacher(b, rung.teacher, lists)
     named = {"beside": rung.beside, "hold": b.recipe.embedding_teacher if rung.hold else None}
     beside = {role: f"{teacher(b, name)}.vectors" for role, name in named.items() if name is not None}
-    gate = b.add(headroom(b, number, rung))
+    gate = b.add(headroom(b, number, rung.teacher, rung.force))
     with b.only_if(gate):
         inputs = {"student": before}
         if rung.loss == "embedding":
@@ -122,12 +122,13 @@ def _measures(b: Builder) -> None:
         )
     cutoff = cutoff_of_set(judging.measure)
     gated = [rung.teacher for rung in ladder if not (rung.force or b.embeds(rung.teacher))]
+    gated += [b.refine_teacher] if b.recipe.refine.rounds and not b.recipe.refine.force else []
     if gated and cutoff is not None and cutoff >= judging.rerank:
         raise RecipeError(
             f"judging.measure: {judging.measure} asks what is among the first {cutoff} passages, in any order, and "
             f"{gated[0]} only reorders the first {judging.rerank} of the student's list (judging.rerank): it could "
-            f"never be ahead, and its rung would always be left out. Set `rerank` above {cutoff}, decide by a measure "
-            "that sees the order (nDCG@10), or give the rung `force: true`."
+            f"never be ahead, and what it teaches would always be left out. Set `rerank` above {cutoff}, decide by a measure "
+            "that sees the order (nDCG@10), or give the rung (or refine) `force: true`."
         )
 
 

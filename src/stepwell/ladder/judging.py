@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from stepwell import distributed
 from stepwell.collection import Qrels
-from stepwell.evaluation import Evaluation, evaluate, measure_name, paired_test, reached
+from stepwell.evaluation import Evaluation, bootstrap_interval, evaluate, measure_name, paired_test, reached
+from stepwell.evaluation.significance import smallest_seen
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.stage import Job, Stage, Surroundings, recorded, say_nothing
-from stepwell.recipe import Judging, Rung
+from stepwell.recipe import Judging
 from stepwell.retrieval.bm25 import bm25_of
 from stepwell.retrieval.run import Run, reciprocal_rank_fusion
 from stepwell.retrieval.search import retrieve
@@ -120,16 +121,16 @@ def _lowest(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 # -- headroom: can a rung pay? ------------------------------------------------------------------------------
 
 
-def headroom(b: Builder, number: int, rung: Rung) -> Stage:
-    """Return the decision whether a rung is climbed: whether its teacher is ahead of the student on dev."""
+def headroom(b: Builder, number: int, name: str, force: bool) -> Stage:
+    """Return the decision whether rung ``number`` is climbed: whether the teacher is ahead of the student on dev."""
     judging = b.recipe.judging
-    embeds, compared = b.embeds(rung.teacher), b.embeds(rung.teacher, queries=True)
-    theirs = {"teacher": f"teacher.{rung.teacher}.dev"} if compared else {} if embeds else b.opens(rung.teacher)
-    settings = {**b.judging, "teacher": rung.teacher, "force": rung.force}
-    inputs, title = {"student": f"student@{number - 1}.dev", **theirs}, f"headroom of {rung.teacher} over the student"
+    embeds, compared = b.embeds(name), b.embeds(name, queries=True)
+    theirs = {"teacher": f"teacher.{name}.dev"} if compared else {} if embeds else b.opens(name)
+    settings = {**b.judging, "teacher": name, "force": force}
+    inputs, title = {"student": f"student@{number - 1}.dev", **theirs}, f"headroom of {name} over the student"
 
     def cost(prices: Prices) -> Work:
-        return b.scoring(rung.teacher, prices, min(prices.dev, judging.headroom_queries), judging.rerank)
+        return b.scoring(name, prices, min(prices.dev, judging.headroom_queries), judging.rerank)
 
     says = recorded(Headroom)
     return Stage(f"headroom-{number}", "headroom", title, settings, inputs, decide_headroom, says, cost)
@@ -158,10 +159,17 @@ def decide_headroom(job: Job) -> None:
     if theirs is None:
         job.leave(Headroom(True, measure, mine.mean(measure)))
         return
-    own = np.isin(mine.queries, theirs.queries)
-    before, after = float(mine.of(measure)[own].mean()), theirs.mean(measure)
-    ahead, n = bool(after > before), int(own.sum())
-    job.leave(Headroom(ahead or force, measure, before, after, after - before, n, force and not ahead))
+    before, after = _paired(mine, theirs, measure)
+    gap, ahead = float(after.mean() - before.mean()), bool(after.mean() > before.mean())
+    figures = float(before.mean()), float(after.mean()), gap, len(after), force and not ahead
+    job.leave(Headroom(ahead or force, measure, *figures, bootstrap_interval(after - before, seed=0)))
+
+
+def _paired(one: Evaluation, other: Evaluation, measure: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return two systems' values (Q,) of the queries that both were judged on."""
+    rows = np.intersect1d(one.queries, other.queries)
+    first, second = (of.of(measure)[np.searchsorted(of.queries, rows)] for of in (one, other))
+    return first, second
 
 
 # -- promotion: which student goes on? ----------------------------------------------------------------------
@@ -176,7 +184,7 @@ def promotion(b: Builder, number: int) -> Stage:
 
 
 def decide_promotion(job: Job) -> None:
-    """Take the rung's student, unless dev got significantly worse or the rung was left out; ``go``: it got better."""
+    """Take the rung's student, unless it is worse on dev (below `judging.level`) or left out; ``go``: it is better."""
     judging = job.settings.read(Judging)
     measure, old = judging.measure, job.evaluation("before")
     keeper, before = job.names["before"].removesuffix(".dev"), old.mean(measure)
@@ -184,7 +192,10 @@ def decide_promotion(job: Job) -> None:
         job.leave(Promotion(False, keeper, measure, before))
         return
     new = job.evaluation("after")
-    after, p = new.mean(measure), paired_test(new.of(measure), old.of(measure))
-    worse = after < before and p < judging.level
+    was, now = _paired(old, new, measure)
+    after, p, gaps = new.mean(measure), paired_test(now, was), now - was
+    worse = after < before and (p < judging.level or judging.level == 1)
     student = keeper if worse else job.names["after"].removesuffix(".dev")
-    job.leave(Promotion(after > before, student, measure, before, after, p))
+    seen = smallest_seen(gaps)
+    known = bootstrap_interval(gaps, seed=0), None if np.isnan(seen) else seen, len(gaps)
+    job.leave(Promotion(after > before, student, measure, before, after, p, *known))

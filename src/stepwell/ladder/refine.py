@@ -9,7 +9,7 @@ import numpy as np
 from stepwell.display import Table
 from stepwell.distil.refine import can_be_selected, first_positive_ranks, funnel, selected
 from stepwell.ladder.builder import Builder, mine_from, say_mining
-from stepwell.ladder.judging import judged, promotion, reranked
+from stepwell.ladder.judging import headroom, judged, promotion, reranked
 from stepwell.ladder.prices import Prices, Work, refine_steps
 from stepwell.ladder.scoring import lessons
 from stepwell.ladder.stage import Job, Stage, Surroundings, recorded
@@ -24,12 +24,14 @@ ASKED = 0.4
 
 
 def refinement(b: Builder) -> None:
-    """Add rounds of data progressive distillation, each only if the one before made dev better."""
+    """Add rounds of data progressive distillation: the first if the teacher is ahead, each other if dev got better."""
     for round_ in range(1, b.recipe.refine.rounds + 1):
         number = b.rungs + round_
         before, after = f"student@{number - 1}", f"rung-{number}"
-        with b.only_if(*([] if round_ == 1 else [f"promote-{number - 1}"])):
+        if round_ == 1:
             teacher(b, b.refine_teacher, last_miner(b))
+            known = b.add(headroom(b, number, b.refine_teacher, b.recipe.refine.force))
+        with b.only_if(known if round_ == 1 else f"promote-{number - 1}"):
             b.training_run(before, "the student")
             gate = b.add(selection(b, round_, before))
         with b.only_if(gate):
@@ -67,7 +69,7 @@ def _distillation(b: Builder, round_: int, before: str, gate: str) -> None:
 
 
 def _settings(b: Builder) -> dict[str, Any]:
-    own = b.recipe.refine.model_dump(exclude={"rounds"})
+    own = b.recipe.refine.model_dump(exclude={"rounds", "force"})
     return {**own, "mining": b.recipe.mining.model_dump(), "teacher": b.refine_teacher}
 
 

@@ -117,6 +117,7 @@ class Refine(Optimiser):
     lr: Positive = Field(1e-5, description="Highest learning rate.")
     epochs: Weight = Field(3.0, description="Passes over the selected queries.")
     keep_over: Literal["candidates", "batch"] = "candidates"
+    force: bool = Field(False, description="Refine even when the teacher has no headroom over the student.")
 
 
 class WarmUp(DenseTraining):

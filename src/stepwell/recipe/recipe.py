@@ -150,7 +150,8 @@ class Judging(Section):
     """Passages of the student's list that a teacher which does not embed reranks, for its headroom and in the final table."""
     headroom_queries: Count = 200
     """Dev queries on which the headroom of a teacher that does not embed is measured, at most."""
-    level: Fraction = Field(0.05, description="A rung is not promoted when dev gets worse with a p-value below this.")
+    level: Fraction = 1.0
+    """A rung's student that is worse on dev goes on all the same unless the p-value is below this: with 1 the better one always goes on, with 0 the new one (the paper)."""
 
 
 class Recipe(Section):

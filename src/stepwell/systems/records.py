@@ -14,7 +14,7 @@ from stepwell.distil.negatives import MiningReport
 from stepwell.distil.refine import RANK_GROUPS
 from stepwell.distil.training import TrainingLog
 from stepwell.evaluation import Comparison
-from stepwell.evaluation.comparison import bounded
+from stepwell.evaluation.comparison import Interval, bounded
 from stepwell.files import read_json, write_json, write_text
 from stepwell.teachers.spread import Histogram, Spread
 
@@ -78,6 +78,7 @@ class Headroom(Decision):
     headroom: float | None = None
     queries: int = 0
     forced: bool = False  # not ahead, and climbed all the same
+    interval: Interval | None = None  # of the headroom: 95 %, bootstrap over the queries
 
     def line(self, dev: str = "dev") -> str:
         """Return what is printed."""
@@ -88,7 +89,7 @@ class Headroom(Decision):
             verdict = "no headroom, but the recipe says force"
         return (
             f"{self.measure} on {self.queries} {dev} queries: student {self.student:.3f}, "
-            f"teacher {self.teacher:.3f}, headroom {self.headroom:+.3f}; {verdict}"
+            f"teacher {self.teacher:.3f}, headroom {_gap(self.headroom or 0.0, self.interval)}; {verdict}"
         )
 
 
@@ -101,13 +102,27 @@ class Promotion(Decision):
     before: float
     after: float | None = None
     p: float | None = None
+    interval: Interval | None = None  # of after minus before: 95 %, bootstrap over the queries
+    seen: float | None = None  # the loss that these queries show with a chance of 80 %
+    queries: int = 0
 
     def line(self, dev: str = "dev") -> str:
         """Return what is printed."""
         if self.after is None or self.p is None:
             return f"the rung was left out; {self.student} goes on"
         p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
-        return f"{self.measure} on {dev} {self.before:.3f} -> {self.after:.3f} ({p}); {self.student} goes on"
+        gap, figures = _gap(self.after - self.before, self.interval), f"{self.before:.3f} -> {self.after:.3f}"
+        return f"{self.measure} on {dev} {figures}, {gap}, {p}; {self.student} goes on{self._blind()}"
+
+    def _blind(self) -> str:
+        """Say how small a loss so few queries can't see."""
+        if self.seen is None or not self.queries:
+            return ""
+        return f" ({self.queries:,} queries miss a true loss below {self.seen:.3f} more often than one time in five)"
+
+
+def _gap(difference: float, interval: Interval | None) -> str:
+    return f"{difference:+.3f}" if interval is None else bounded(difference, interval, "+")
 
 
 @dataclass(frozen=True)
