@@ -153,9 +153,10 @@ mining: {depth: 30, last: 20}
 ladder:
   - {teacher: de, loss: embedding, epochs: 1, lr: 1.0e-3, batch: 16, force: true}
   - {teacher: ce, loss: candidates, tau: 0.5, epochs: 1, lr: 1.0e-3, batch: 8, candidates: 4, force: true}
-refine: {depth: 10, epochs: 2, candidates: 4, batch: 4, tau: 0.5, rule: better, worst: 30}
+refine: {depth: 10, epochs: 2, candidates: 4, batch: 4, tau: 0.5, rule: better, worst: 30, force: true}
 judging: {rerank: 10, depth: 60, level: 0}
 proof: quick
+proof_rates: [1]
 """
 """A ladder with every kind of stage, in seconds; a level of 0 promotes every rung."""
 

@@ -34,6 +34,8 @@ from stepwell.recipe import Rung, StudentSection
 from stepwell.recipe.teachers import DualEncoderTeacher
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.run import Run
+from stepwell.systems.folder import RunFolder
+from stepwell.systems.records import Rate, Strongest, Updates
 from stepwell.systems.searcher import Searcher
 
 pytestmark = pytest.mark.usefixtures("without_report")
@@ -60,7 +62,9 @@ def test_every_stage_is_whole_and_comes_after_its_inputs(tiny_run, tiny_recipe, 
     for stage in stages:
         assert {name for name in stage.inputs.values() if "@" not in name} <= seen
         seen.add(stage.name)
-    assert {stage.name for stage in stages if "@" not in stage.name} <= set(facts["stages"])
+    decided = {stage.name for stage in stages if stage.only_if and stage.only_if[-1].startswith("strongest-")}
+    assert {stage.name for stage in stages if "@" not in stage.name} - decided <= set(facts["stages"])
+    assert len(decided & set(facts["stages"])) == 4 < len(decided)  # training, vectors, dev and test of one of two
 
 
 def test_a_model_that_changed_in_its_directory_is_another_one(variant, tiny_model, tmp_path):
@@ -101,7 +105,8 @@ def test_what_a_user_looks_for_lies_in_the_folder(tiny_run, facts):
     systems = facts["comparison"]["systems"]
     assert {
         *("BM25", "base model, untuned", "student, untrained", "teacher de", "contrastive only"),
-        *("straight from ce, candidates", "ladder", "ladder + refine", "ladder + refine, passages by de"),
+        *("rung 1 alone, de embedding", "rung 1, then ce candidates", "straight from de, in-batch"),
+        *("ladder", "ladder + refine", "ladder + refine, passages by de"),
         *("BM25 and ladder + refine, fused", "ce reranks its top 10"),
     } == set(systems)
     text = (tiny_run / "results.txt").read_text()
@@ -190,8 +195,16 @@ def test_a_baseline_gets_the_ladders_number_of_updates(tiny_run, facts):
         if name.startswith("rung-") and "." not in name
     }
     assert len(steps) == 3
-    for baseline in ("contrastive", "straight-ce-candidates"):
-        assert read_json(place[baseline] / "training.json")["steps"] == sum(steps.values())
+    behind = sum(steps.values()) - steps["rung-1"]  # a baseline that starts behind the first rung has its updates too
+    baselines = {"contrastive": 0, "first-alone": 0, "first-then-last": 1, "straight-de-in-batch": 1}
+    for baseline, later in baselines.items():
+        taken = read_json(place[baseline] / "training.json")["steps"]
+        assert taken == (behind if later else sum(steps.values())) and taken > 0
+    rows = {row["system"]: row for row in facts["comparison"]["trained"]}
+    assert rows["ladder + refine"]["updates"] == rows["contrastive only"]["updates"] == sum(steps.values())
+    assert rows["rung 1, then ce candidates"]["updates"] == behind and all(row["texts"] > 0 for row in rows.values())
+    assert rows["ladder + refine"]["learned"] == "de (embedding), ce (candidates), ce (refine)"
+    assert "The student learned from de (embedding)" in facts["comparison"]["notes"][0]
 
 
 def test_refine_selected_some_queries(tiny_run, facts):
@@ -311,16 +324,49 @@ def test_scores_that_teach_nothing_are_named_once(variant, tmp_path, capsys):
 
 def test_full_proof_adds_every_teacher_by_every_loss(variant):
     recipe = load_recipe(variant(("proof: quick", "proof: full")))
-    assert {*("straight-ce-candidates", "straight-de-embedding", "straight-de-in-batch", "contrastive")} <= set(
-        names(recipe)
+    wanted = {"contrastive", "first-alone", "first-then-last", "straight-ce-candidates", "straight-de-in-batch"}
+    stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
+    assert wanted <= stages.keys() and "straight-de-embedding" not in stages  # which is the first rung alone
+    assert stages["straight-ce-candidates"].only_if == ("updates",)
+
+
+def test_dev_says_which_teacher_is_the_strongest_and_which_rate_is_taken(variant, tmp_path):
+    """On the same dev queries; and of three trainings that which is the best on dev stands in the table."""
+    place = tmp_path / "run"
+    api.run(
+        variant(("proof_rates: [1]", "proof_rates: [0.1, 1, 10]"), ("epochs: 1, batch: 4", "epochs: 0, batch: 4")),
+        place,
     )
+    run = RunFolder(place)
+    figures = run.read("strongest-de", Strongest).figures
+    best = max(figures, key=figures.get)
+    assert {name: run.read(f"strongest-{name}", Strongest).go for name in figures} == {
+        name: name == best for name in ("de", "ce")
+    }
+    rate = run.read("rate-contrastive", Rate)
+    assert [value for value, _ in rate.rates.values()] == pytest.approx([5e-6, 5e-5, 5e-4])
+    assert rate.rates[rate.student][1] == max(figure for _, figure in rate.rates.values())
+    found = run.results.table
+    assert found.systems["contrastive only"] == f"{rate.student}.test"
+    assert {row.system: row.lr for row in found.trained}["contrastive only"] == rate.rates[rate.student][0]
+
+
+def test_a_ladder_of_which_only_the_first_rung_was_climbed_has_nothing_behind_it(variant, tmp_path):
+    second = "epochs: 1, lr: 1.0e-3, batch: 8, candidates: 4, force: true}"
+    changes = (second, second.replace("1", "0", 1)), ("{depth: 10", "{rounds: 0, depth: 10")
+    api.run(variant(*changes), tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    systems = run.results.table.systems
+    assert "rung 1 alone, de embedding" in systems and "rung 1, then ce candidates" not in systems
+    assert run.read("updates", Updates).go is False
 
 
 def test_a_second_round_of_refine_waits_for_the_first(variant):
     recipe = load_recipe(variant(("refine: {", "refine: {rounds: 2, ")))
     stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
     gates = {name: stages[name].only_if for name in ("select-3", "rung-3", "select-4", "rung-4")}
-    assert gates == {"select-3": (), "rung-3": ("select-3",), "select-4": ("promote-3",), "rung-4": ("select-4",)}
+    assert gates["select-3"] == ("headroom-3",) and gates["select-4"] == ("promote-3",)
+    assert gates["rung-3"] == ("select-3",) and gates["rung-4"] == ("select-4",)
     assert stages["rung-4"].inputs["student"] == "student@3"
 
 
@@ -392,7 +438,8 @@ def test_a_teacher_that_was_killed_behind_its_imitation_goes_on_from_it(
 def test_a_rung_that_lives_on_what_a_baseline_has_not_is_climbed_alone_by_its_own_loss(variant):
     recipe = load_recipe(variant(("loss: candidates,", "loss: candidates, alpha: 0, beta: 0, hold: 1,")))
     straight = next(stage for stage in stages_of(prepare(recipe)) if stage.name == "straight-ce-candidates")
-    assert (straight.settings["alpha"], straight.settings["beta"], straight.settings["hold"]) == (0, 0.9, 0)
+    weights = {name: straight.settings[name] for name in ("alpha", "beta", "gamma", "hold")}
+    assert weights == {"alpha": 0.1, "beta": 0.9, "gamma": 0, "hold": 0}  # labels are never left out
 
 
 def test_baselines_get_negatives_as_clean_as_those_of_the_ladder(variant):

@@ -9,10 +9,10 @@ from conftest import TOPICS, TRAITS, write_recipe
 from stepwell import api
 from stepwell.errors import StepwellError
 from stepwell.files import read_json
+from stepwell.ladder.baselines import straight_rungs
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.plan import prices_of
-from stepwell.ladder.proof import straight_rungs
 from stepwell.ladder.run import prepare
 from stepwell.models.encoder import Encoder
 from stepwell.recipe.yaml_file import load_recipe
@@ -90,11 +90,11 @@ def test_a_baseline_taught_in_the_same_way_gets_the_same_texts(tiny_path, tiny_m
     text = RECIPE.replace("proof: none", "proof: full").replace("refine:", "  - {teacher: de, loss: in-batch}\nrefine:")
     ctx = prepare(load_recipe(write(tmp_path, tiny_path, tiny_model, text)))
     stages = {stage.name: stage for stage in stages_of(ctx)}
-    more = {"straight-de-embedding.more-document", "straight-de-embedding.more-query"}
-    assert more <= set(stages["straight-de-embedding"].inputs.values()) and more <= set(stages)
+    more = {"first-alone.more-document", "first-alone.more-query"}
+    assert more <= set(stages["first-alone"].inputs.values()) and more <= set(stages)
     assert not [name for name in stages["straight-de-in-batch"].inputs.values() if ".more-" in name]
     builder, prices = Builder(ctx), prices_of(ctx)
-    rung, other = straight_rungs(builder)[::-1]
+    rung, (other,) = ctx.recipe.ladder[0], straight_rungs(builder)
     assert builder.more(rung) == (len(PASSAGES), len(QUERIES)) and builder.more(other) == (0, 0)
     assert prices.climb([(rung, sum(builder.more(rung)))], ctx.recipe.refine) == math.ceil(
         (60 + 28 + len(PASSAGES) + len(QUERIES)) / 16

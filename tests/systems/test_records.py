@@ -10,6 +10,7 @@ from stepwell.distil.training import TrainingLog
 from stepwell.evaluation.comparison import Comparison, Row
 from stepwell.systems import records
 from stepwell.systems.records import (
+    Choice,
     Decision,
     Headroom,
     Manifest,
@@ -17,11 +18,13 @@ from stepwell.systems.records import (
     Outcome,
     Overlap,
     Promotion,
+    Rate,
     Record,
     Results,
     ScoreFacts,
     Selection,
     SentTexts,
+    Strongest,
     SystemTable,
     TakenScores,
     TakenVectors,
@@ -47,8 +50,10 @@ ALL = (
     TeacherScores(None),
     Mining(REPORT),
     Training(TrainingLog(2, [2.0, 1.0], {"soft": [2.0, 1.0]}, 1.5, 8, 80, 90, 800, 0.5)),
-    Updates(7, {"rung-1": 7}),
+    Updates(True, 7, {"rung-1": 7}),
     SystemTable.of({"a": "rung-1.test"}, Comparison("a", ("R@5",), 6, 0.95, (ROW,))),
+    Rate(True, "contrastive@2", "R@5", {"contrastive@1": (0.001, 0.25), "contrastive@2": (0.003, 0.5)}),
+    Strongest(True, "de", "R@5", {"de": 0.5, "ce": 0.25}, 8),
     Manifest(name="rung-1", kind="distil", key="0", inputs={"start": "1"}, finished="2026-01-01", seconds=1.25),
     Results(collection={"path": "c", "fingerprint": "0"}, final="start", stages={}, asymmetric=None),
     Overlap("de", 6, "test", {"ladder": {"R@10": (0.5, 0.25, 0.75), "R@100": (0.75, 0.5, 1.0)}}),
@@ -59,7 +64,7 @@ ALL = (
 
 def test_every_record_is_here():
     kinds = {value for value in vars(records).values() if isinstance(value, type) and issubclass(value, Record)}
-    assert kinds - {Record, Decision} == {type(record) for record in ALL}
+    assert kinds - {Record, Decision, Choice} == {type(record) for record in ALL}
 
 
 @pytest.mark.parametrize("record", ALL, ids=lambda record: type(record).__name__)
@@ -100,8 +105,8 @@ def test_lines_say_what_was_decided():
     assert Headroom(True, "R@5", 0.5).line().endswith("its headroom is not known; climb")
     assert ALL[0].line().endswith("teacher 0.500, headroom +0.250 [+0.125, +0.375]; climb")
     assert ALL[1].line() == (
-        "nDCG@10 on dev 0.250 -> 0.500, +0.250 [+0.125, +0.375], p < 0.001; rung-2 goes on (60 queries miss a true loss "
-        "below 0.062 more often than one time in five)"
+        "nDCG@10 on dev 0.250 -> 0.500, +0.250 [+0.125, +0.375], p < 0.001; rung-2 goes on (60 queries miss a true "
+        "loss below 0.062 more often than one time in five)"
     )
     assert Promotion(True, "rung-2", "R@5", 0.25, 0.5, 0.25).line() == (
         "R@5 on dev 0.250 -> 0.500, +0.250, p = 0.250; rung-2 goes on"
@@ -110,6 +115,9 @@ def test_lines_say_what_was_decided():
     assert ALL[3].line().endswith("1 that were right are broken; right in all 1 -> 1")
     assert ALL[4].line() == "standard deviation within a query 1.00; scores from 1.0 to 12.0"
     assert ALL[5].line() == "4 scores; 1 of them are of texts that the collection has not"
+    assert ALL[12].line() == "R@5 on dev by learning rate: 0.001 0.250, 0.003 0.500; 0.003 is taken"
+    assert ALL[13].line() == "R@5 on 8 dev queries: de 0.500, ce 0.250; de is the strongest"
+    assert Strongest(True, "ce", "R@5").line().endswith("the last one of the ladder, ce, is taken")
     assert ALL[-2].line() == "12 texts sent in 3 requests, 480 tokens by the server's count"
     assert ALL[-1].line() == "60 vectors; 2 of them are of texts that the collection has not"
     assert "2 steps" in Training(ALL[9].log).line() and Training(TrainingLog()).line() is None

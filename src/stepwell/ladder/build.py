@@ -10,11 +10,11 @@ from stepwell.ladder.judging import headroom, judged, measures_of, promotion, se
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.proof import proof
 from stepwell.ladder.refine import refinement
-from stepwell.ladder.scoring import lessons
+from stepwell.ladder.rungs import learned
 from stepwell.ladder.stage import Context, Stage, recorded
 from stepwell.ladder.teacher import miner_lists, teacher, teacher_lists
 from stepwell.ladder.tracking import refuse_missing
-from stepwell.ladder.trainings import cut_and_widened, distil, more_vectors, start
+from stepwell.ladder.trainings import cut_and_widened, distil, start
 from stepwell.models.build import pick_layers
 from stepwell.models.engines import machine
 from stepwell.models.shape import depth_of, vector_width
@@ -58,17 +58,15 @@ def _climb(b: Builder, number: int, rung: Rung) -> None:
     """Add rung ``number``: its teacher, headroom, candidates, scores, distillation, dev figures, promotion."""
     before, after, lists = f"student@{number - 1}", f"rung-{number}", miner_lists(b, number, rung)
     teacher(b, rung.teacher, lists)
-    named = {"beside": rung.beside, "hold": b.recipe.embedding_teacher if rung.hold else None}
-    beside = {role: f"{teacher(b, name)}.vectors" for role, name in named.items() if name is not None}
+    for other in (rung.beside, b.recipe.embedding_teacher if rung.hold else None):
+        if other is not None:
+            teacher(b, other)
     gate = b.add(headroom(b, number, rung.teacher, rung.force))
     with b.only_if(gate):
-        inputs = {"student": before}
-        if rung.loss == "embedding":
-            inputs |= {**b.opens(rung.teacher), **more_vectors(b, after, rung)}
-        else:
+        found = ""
+        if rung.loss != "embedding":
             found = b.candidates(f"candidates-{number}", lists, rung.candidates, rung.teacher)
-            start_of_rung = {"start": f"{before}.vectors"} if rung.gamma else {}
-            inputs |= {**lessons(b, f"scores-{number}", rung.teacher, rung, found), **start_of_rung, **beside}
+        inputs = learned(b, after, rung, before, found, f"scores-{number}", known=False)
         settings = {**rung.model_dump(exclude={"force", "negatives", *MORE.values()}), **b.student}
         title = f"rung {number}: {rung.teacher} teaches ({rung.loss})"
         cost = partial(Prices.distil, model=b.recipe.student, rung=rung, more=b.more(rung))
@@ -127,8 +125,8 @@ def _measures(b: Builder) -> None:
         raise RecipeError(
             f"judging.measure: {judging.measure} asks what is among the first {cutoff} passages, in any order, and "
             f"{gated[0]} only reorders the first {judging.rerank} of the student's list (judging.rerank): it could "
-            f"never be ahead, and what it teaches would always be left out. Set `rerank` above {cutoff}, decide by a measure "
-            "that sees the order (nDCG@10), or give the rung (or refine) `force: true`."
+            f"never be ahead, and what it teaches would always be left out. Set `rerank` above {cutoff}, decide by a "
+            "measure that sees the order (nDCG@10), or give the rung (or refine) `force: true`."
         )
 
 

@@ -149,9 +149,7 @@ def decide_headroom(job: Job) -> None:
         theirs = job.evaluation("teacher")
     elif "teacher" in job.inputs:
         run = job.run("student")
-        rows, most = run.queries, job.settings["headroom_queries"]
-        if len(rows) > most:
-            rows = np.sort(np.random.default_rng(job.surroundings.seed).permutation(rows)[:most])
+        rows = dev_queries(run.queries, job.settings["headroom_queries"], job.surroundings.seed)
         found, known = reranked(job, run.select(rows), job.settings["rerank"])
         rows = rows[known]
         if len(rows):
@@ -163,6 +161,11 @@ def decide_headroom(job: Job) -> None:
     gap, ahead = float(after.mean() - before.mean()), bool(after.mean() > before.mean())
     figures = float(before.mean()), float(after.mean()), gap, len(after), force and not ahead
     job.leave(Headroom(ahead or force, measure, *figures, bootstrap_interval(after - before, seed=0)))
+
+
+def dev_queries(rows: NDArray[np.int32], most: int, seed: int) -> NDArray[np.int32]:
+    """Return at most so many of the dev queries, the same ones for every teacher that reranks."""
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).permutation(rows)[:most])
 
 
 def _paired(one: Evaluation, other: Evaluation, measure: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

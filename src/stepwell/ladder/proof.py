@@ -7,17 +7,16 @@ from stepwell import distributed
 from stepwell.collection.splits import NO_TEST, Splits
 from stepwell.evaluation import compare
 from stepwell.files import write_text
+from stepwell.ladder.baselines import baselines
 from stepwell.ladder.builder import Builder
-from stepwell.ladder.judging import fuse, judged, measures_of, rerank, search, search_bm25, searched
+from stepwell.ladder.judging import fuse, measures_of, rerank, search, search_bm25, searched
 from stepwell.ladder.overlap import overlap
 from stepwell.ladder.prices import Prices, Work
-from stepwell.ladder.scoring import lessons
-from stepwell.ladder.stage import Job, Stage, recorded
-from stepwell.ladder.teacher import last_miner, teacher
-from stepwell.ladder.trainings import contrast, distil, more_vectors, open_student, start_student, updates
+from stepwell.ladder.stage import Job, Stage
+from stepwell.ladder.teacher import teacher
+from stepwell.ladder.trainings import start_student
 from stepwell.models.shape import vector_width
-from stepwell.recipe import MORE, DenseTraining, Rung
-from stepwell.systems.records import Decision, SystemTable, Training, Updates
+from stepwell.systems.records import Decision, Manifest, Promotion, SystemTable, Trained, Training
 
 FINAL = "ladder + refine"
 ASYMMETRIC, SAME_WIDTH = "asymmetric.test", "same-width"
@@ -26,21 +25,34 @@ ASYMMETRIC, SAME_WIDTH = "asymmetric.test", "same-width"
 def proof(b: Builder) -> None:
     """Add the trained baselines, the test stage of every system and the table that compares them."""
     systems = _as_they_are(b)
-    if b.recipe.proof != "none":
-        systems |= _baselines(b)
+    trained = baselines(b) if b.recipe.proof != "none" else {}
+    systems |= {label: row.test for label, row in trained.items()}
     systems["ladder"] = searched(b, "test", f"student@{b.rungs}", "the ladder")
     top = "ladder"
     if b.last > b.rungs:
         systems[FINAL] = searched(b, "test", f"student@{b.last}", "ladder and refine")
         top = FINAL
     systems |= _asymmetric(b, top) | _with_others(b, top)
-    settings = {"systems": systems, "reference": top, **b.judging}
+    rows = {label: [row.training, row.start, row.learned] for label, row in trained.items()}
+    rates = b.recipe.proof_rates if trained else []
+    how = {"trained": rows, "rates": rates, "steps": _steps(b), "rungs": b.rungs}
+    settings = {"systems": systems, "reference": top, **how, **b.judging}
     may_lack = {ASYMMETRIC} if SAME_WIDTH in b.stages else set[str]()
+    may_lack |= {row.test for row in trained.values() if b.stages[row.test].only_if}
     inputs = {stage: stage for stage in systems.values() if stage not in may_lack}
     title, optional = "compare all systems on the test queries", {stage: stage for stage in may_lack}
+    optional |= {row.training: row.training for row in trained.values()}
+    optional |= {name: name for number in range(1, b.last + 1) for name in (f"rung-{number}", f"promote-{number}")}
     b.add(
         Stage("table", "table", title, settings, inputs, compare_all, collective=False, named=True, optional=optional)
     )
+
+
+def _steps(b: Builder) -> list[str]:
+    """Return what the rungs and the rounds of refine learn from, in their order."""
+    beside = [f", {rung.beside} beside" if rung.beside else "" for rung in b.recipe.ladder]
+    rungs = [f"{rung.teacher} ({rung.loss}{more})" for rung, more in zip(b.recipe.ladder, beside, strict=True)]
+    return rungs + [f"{b.refine_teacher} (refine)"] * b.recipe.refine.rounds
 
 
 # -- systems that are not trained for it --------------------------------------------------------------------
@@ -122,98 +134,6 @@ def decide_same_width(job: Job) -> None:
     job.leave(Decision(ours.passages.shape[1] == theirs.passages.shape[1]))
 
 
-# -- baselines, each with as many updates as the ladder -----------------------------------------------------
-
-
-def _baselines(b: Builder) -> dict[str, str]:
-    section, contrastive = b.recipe.student, b.recipe.warmup
-    rungs = {name: name for name in (f"rung-{number}" for number in range(1, b.last + 1))}
-    title, run = "count the ladder's updates", count_updates
-    b.add(Stage("updates", "updates", title, {}, {}, run, optional=rungs, collective=False, by_content=True))
-    lists, last = last_miner(b), b.recipe.ladder[-1]
-    found = b.candidates("candidates.proof", lists, last.candidates, last.teacher)  # as good as the last rung's
-    pairs = b.candidates("candidates.contrastive", lists, 1 + contrastive.negatives)
-    settings = {"training": contrastive.model_dump(exclude={"epochs", "steps", "further"}), **b.student}
-    inputs = {"student": "start", "updates": "updates", "candidates": pairs}
-
-    def cost(prices: Prices) -> Work:
-        return prices.dense(section, contrastive, 1 + contrastive.negatives, _steps_of(b, prices))
-
-    title, says = "baseline: contrastive only", recorded(Training)
-    b.add(Stage("contrastive", "contrast", title, settings, inputs, train_contrastive, says, cost))
-    systems = {"contrastive only": _tested(b, "contrastive", "contrastive only")}
-    for rung in straight_rungs(b):
-        systems[f"straight from {rung.teacher}, {rung.loss}"] = _straight(b, rung, lists, found)
-    return systems
-
-
-def _steps_of(b: Builder, prices: Prices) -> int:
-    return prices.climb([(rung, sum(b.more(rung))) for rung in b.recipe.ladder], b.recipe.refine)
-
-
-def _straight(b: Builder, rung: Rung, lists: str, found: str) -> str:
-    """Add the baseline that climbs one rung alone, on the candidates of the stage ``found``."""
-    name, section, more = f"straight-{rung.teacher}-{rung.loss}", b.recipe.student, b.more(rung)
-    teacher(b, rung.teacher, lists)
-    inputs = {"student": "start", "updates": "updates"}
-    if rung.loss == "embedding":
-        inputs |= {**b.opens(rung.teacher), **more_vectors(b, name, rung)}
-    else:
-        known = rung.teacher == b.recipe.ladder[-1].teacher  # whose rung has learned from the same candidates
-        inputs |= lessons(b, f"scores.proof-{rung.teacher}", rung.teacher, rung, found, known)
-
-    def cost(prices: Prices) -> Work:
-        return prices.distil(section, rung, more, _steps_of(b, prices))
-
-    settings = {**rung.model_dump(exclude={"epochs", "steps", "force", *MORE.values()}), **b.student}
-    title = f"baseline: straight from {rung.teacher} ({rung.loss})"
-    b.add(Stage(name, "straight", title, settings, inputs, distil, recorded(Training), cost))
-    return _tested(b, name, f"straight from {rung.teacher}")
-
-
-def _tested(b: Builder, model: str, title: str) -> str:
-    judged(b, model, title)
-    return searched(b, "test", model, title)
-
-
-def straight_rungs(b: Builder) -> list[Rung]:
-    """Return the rungs that the straight baselines climb alone: the strongest teacher's, or every one (full).
-
-    A baseline has the settings of the ladder's own rung with that teacher and loss where there is one, and of
-    the last rung else; what belongs to a ladder (keep, a teacher beside, hold) is off. A rung that lives on these
-    alone is climbed with the usual weight of its own loss. Candidates are the last rung's, for all of them.
-    """
-    recipe, strongest = b.recipe, b.recipe.ladder[-1]
-    wanted: list[tuple[str, Any]] = [(strongest.teacher, strongest.loss)]
-    if recipe.proof == "full":
-        for name in dict.fromkeys(rung.teacher for rung in recipe.ladder):
-            losses = {"embedding": b.embeds(name), "in-batch": b.embeds(name, queries=True)}
-            wanted += [(name, loss) for loss, can in losses.items() if can] or [(name, "candidates")]
-    own = {(rung.teacher, rung.loss): rung for rung in recipe.ladder}
-    if b.last == 1 and strongest.loss == "embedding":  # the ladder itself is straight
-        wanted = [pair for pair in wanted if pair not in own]
-    alone: dict[str, Any] = {"gamma": 0.0, "beside": None, "hold": 0.0, "candidates": strongest.candidates}
-    if recipe.student.dimensions is not None:  # a student that is cut is not widened
-        alone["head"] = "none"
-    rungs = []
-    for name, loss in dict.fromkeys(wanted):
-        rung = own.get((name, loss), strongest)
-        soft = {} if rung.alpha or rung.beta else {"beta": Rung.model_fields["beta"].default}
-        rungs.append(rung.model_copy(update={"teacher": name, "loss": loss, **alone, **soft}))
-    return rungs
-
-
-def count_updates(job: Job) -> None:
-    """Count the optimiser steps that the ladder and refine took, warm-up apart (the baselines start from it too)."""
-    steps = {name: Training.load(folder).log.steps for name, folder in job.inputs.items()}
-    job.leave(Updates(sum(steps.values()), steps))
-
-
-def train_contrastive(job: Job) -> None:
-    """Train the start contrastively for as many updates as the ladder took."""
-    contrast(job, open_student(job), job.settings.part("training").read(DenseTraining, steps=updates(job)))
-
-
 # -- the table ----------------------------------------------------------------------------------------------
 
 
@@ -228,11 +148,60 @@ def compare_all(job: Job) -> None:
     alone = compare(pair, "BM25", measures[:1])  # fusion has to beat what it costs nothing to have
     title = "Comparison" if splits.tested else "Comparison on synthetic dev queries (there is no test)"
     comparison = compare(evaluations, reference, measures)
-    comparison = replace(comparison, notes=(alone.sentence(fused), *synthetic_notes(splits)), title=title)
+    climbed, lesson = _climbed(job)
+    notes = (lesson, alone.sentence(fused), *synthetic_notes(splits))
+    comparison = replace(comparison, notes=notes, title=title)
     stages = {label: job.names[stage] for label, stage in systems.items()}
-    job.leave(SystemTable.of(stages, comparison))
+    table = SystemTable.of(stages, comparison, [*_trained(job), *climbed], _of_rates(job.settings["rates"]))
+    job.leave(table)
     if distributed.is_main():
-        write_text(job.folder / "table.txt", comparison.table().text() + "\n")
+        trainings = table.trainings()
+        texts = [comparison.table().text(), *([trainings.text()] if trainings else [])]
+        write_text(job.folder / "table.txt", "\n\n".join(texts) + "\n")
+
+
+def _trained(job: Job) -> list[Trained]:
+    """Return how each baseline that was trained was trained."""
+    found = []
+    for label, (stage, start, learned) in job.settings["trained"].items():
+        if stage in job.inputs:
+            folder = job.inputs[stage]
+            log, made = Training.load(folder).log, Manifest.load(folder).settings
+            rate = made["training"]["lr"] if "training" in made else made["lr"]
+            found.append(Trained(label, start, learned, log.steps, log.texts, rate))
+    return found
+
+
+def _climbed(job: Job) -> tuple[list[Trained], str]:
+    """Return how the ladder was climbed, without refine and with it; and what the student learned from, in words."""
+    steps, top, rungs = job.settings["steps"], job.settings["reference"], job.settings["rungs"]
+    learned, others, updates, texts, rows = [], [], 0, 0, []
+    for number, what in enumerate(steps, start=1):
+        if (folder := job.inputs.get(f"rung-{number}")) is not None:
+            log = Training.load(folder).log
+            updates, texts = updates + log.steps, texts + log.texts
+        decision = Promotion.load(job.inputs[f"promote-{number}"])
+        if decision.student == f"rung-{number}":
+            learned.append(what)
+        else:
+            others.append(f"{what}: {'left out' if decision.after is None else 'worse on dev, taken back'}")
+        if number in (rungs, len(steps)):
+            label = "ladder" if number == rungs else top
+            rows.append(Trained(label, "start", ", ".join(learned) or "nothing", updates, texts))
+    rest = f" Not from {'; '.join(others)}." if others else ""
+    return rows, f"The student learned from {', '.join(learned) or 'nobody'}.{rest}"
+
+
+def _of_rates(rates: list[float]) -> str:
+    """Say how the baselines' learning rates were chosen."""
+    if not rates:
+        return ""
+    if len(rates) == 1:
+        return "Each baseline was trained at one learning rate, that of the recipe: others may do better."
+    return (
+        f"The learning rate of each baseline is the best on dev of {len(rates)}: the recipe's own times "
+        f"{', '.join(f'{rate:.2g}' for rate in rates)}."
+    )
 
 
 def synthetic_notes(splits: Splits) -> tuple[str, ...]:

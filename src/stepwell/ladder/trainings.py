@@ -157,8 +157,9 @@ def distil(job: Job) -> None:
 
 
 def updates(job: Job) -> int:
-    """Return how many steps a baseline takes: as many as the ladder and refine took."""
-    return max(1, Updates.load(job.inputs["updates"]).steps)
+    """Return how many steps a baseline takes: as many as the ladder and refine took, or what the first rung left."""
+    counted, behind = Updates.load(job.inputs["updates"]), job.settings.get("behind", False)
+    return max(1, counted.steps - (counted.of.get("rung-1", 0) if behind else 0))
 
 
 def _distil(job: Job, rung: Rung | Refine) -> None:

@@ -24,7 +24,7 @@ from stepwell.files import remove, sha256, writing
 from stepwell.ladder.stage import Job, Settings, Stage, Surroundings
 from stepwell.models.engines.machine import machine
 from stepwell.systems.folder import real_name
-from stepwell.systems.records import Decision, Manifest, Promotion
+from stepwell.systems.records import Choice, Decision, Manifest
 from stepwell.teachers.scoring import counting
 
 LAYOUT = 6
@@ -90,9 +90,11 @@ class Workspace:
     def resolve(self, name: str) -> str:
         """Return the stage behind ``name``: ``student@3.dev`` is the dev stage of whatever was promoted at rung 3."""
 
-        def student_after(promotion: str) -> str:  # before it is decided (in a plan), every rung counts as promoted
-            folder = self.folders.get(promotion)
-            return Promotion.load(folder).student if folder else promotion.replace("promote", "rung")
+        def student_after(choice: str) -> str:  # before it is decided (in a plan), every rung counts as promoted
+            folder = self.folders.get(choice)
+            if folder:
+                return Choice.load(folder).student
+            return f"{choice[5:]}@1" if choice.startswith("rate-") else choice.replace("promote", "rung")
 
         return real_name(name, student_after)
 

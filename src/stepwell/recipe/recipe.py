@@ -171,7 +171,9 @@ class Recipe(Section):
     track: list[Tracker] = Field(default_factory=list)
     """Trackers that follow the run: losses and their parts, dev figures, decisions. Each needs its package, as `stepwell[tensorboard]`; what a run does is the same without."""
     proof: Literal["none", "quick", "full"] = "quick"
-    """Which baselines are trained for the final table, with the ladder's number of updates: `quick`: contrastive only and straight from the strongest teacher; `full`: straight from each teacher by each loss; `none`."""
+    """Which baselines are trained for the final table, with the ladder's number of updates: `quick`: contrastive only, the first rung alone, the first rung and then the last, and straight from the teacher that dev finds the strongest; `full`: straight from each teacher by each loss; `none`."""
+    proof_rates: list[Positive] = Field([1 / 3, 1.0, 3.0], min_length=1)
+    """Learning rates of each baseline, over its own of the recipe; dev takes the best. One makes the proof three times as fast, and weaker."""
 
     @property
     def embedding_teacher(self) -> str | None:

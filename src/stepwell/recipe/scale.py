@@ -105,4 +105,4 @@ def _tiny(content: Content) -> Content:
         name: _at_most(teacher, {"layers": 2}) if teacher.get("train") else teacher
         for name, teacher in content["teachers"].items()
     }
-    return content | sections | {"teachers": teachers}
+    return content | sections | {"teachers": teachers, "proof_rates": content["proof_rates"][:1]}

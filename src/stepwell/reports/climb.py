@@ -9,6 +9,7 @@ from stepwell.collection import Collection
 from stepwell.distil.candidates import Candidates
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
+from stepwell.evaluation.comparison import Interval
 from stepwell.retrieval.vectors import Vectors
 from stepwell.systems import records
 from stepwell.systems.folder import RunFolder, StageFolder
@@ -34,6 +35,9 @@ class Step:
     headroom: float | None = None
     queries: int | None = None  # of dev that the teacher was measured on
     forced: bool = False
+    interval: Interval | None = None  # of after minus before: 95 %
+    seen: float | None = None  # the true loss that so few dev queries show with a chance of 80 %
+    headroom_interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,13 @@ def steps(run: RunFolder) -> list[Step]:
     for number, words in enumerate(planned, start=1):
         step = Step(*words, "not there yet")
         if head := run.read(f"headroom-{number}", records.Headroom):
-            step = replace(
-                step, teacher_dev=head.teacher, headroom=head.headroom, queries=head.queries, forced=head.forced
-            )
+            ahead = {"headroom": head.headroom, "headroom_interval": head.interval, "queries": head.queries}
+            step = replace(step, teacher_dev=head.teacher, forced=head.forced, **ahead)
         if decision := run.read(f"promote-{number}", records.Promotion):
             before, after, on = decision.before, decision.after, decision.student == f"rung-{number}"
             state, level = "left out" if after is None else "climbed" if on else "taken back", after if on else before
             step = replace(step, state=state, before=before, after=after, p=decision.p, level=level)
+            step = replace(step, interval=decision.interval, seen=decision.seen)
         found.append(step)
     return found
 
@@ -225,7 +229,7 @@ def spent(run: RunFolder) -> list[Spent]:
 
 
 _PROOF = {"straight", "contrast", "contrastive", "base", "updates", "table"}
-_PROOF |= {"candidates.proof", "candidates.contrastive"}
+_PROOF |= {"candidates.proof", "candidates.contrastive", "first", "rate", "strength", "strongest", "scores"}
 """Names, first words of names, and kinds of the stages that compare."""
 
 

@@ -19,7 +19,7 @@ from stepwell.systems.records import Manifest
 from stepwell.systems.searcher import Hit, Searcher
 
 STUDENT = "student"
-ORDER = (STUDENT, "contrastive", "straight-", "bm25", "reranked", "fused")
+ORDER = (STUDENT, "contrastive", "first-", "straight-", "bm25", "reranked", "fused")
 """How the names of the systems begin, in the order in which a reader meets them; all others come behind."""
 
 

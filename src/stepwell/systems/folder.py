@@ -13,10 +13,13 @@ from stepwell.errors import RunError, StepwellError
 from stepwell.recipe import Recipe
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.vectors import Vectors
-from stepwell.systems.records import Manifest, Promotion, Record, Results
+from stepwell.systems.records import Choice, Manifest, Record, Results
 
 SEARCHED = "search.vectors"
 """The stage with the vectors to search in fp32, of runs whose others are in bf16."""
+
+_TAILS = (".vectors", ".train", ".dev", ".test")
+"""What a stage's name ends with that encodes with a model, or searches with its vectors."""
 
 R = TypeVar("R", bound=Record)
 
@@ -24,11 +27,18 @@ R = TypeVar("R", bound=Record)
 def real_name(name: str, student_after: Callable[[str], str]) -> str:
     """Return the stage behind a name: ``student@3.dev`` is the dev stage of the student that goes on after rung 3.
 
-    ``student_after`` returns that student's stage, by the name of the stage that decides it (``promote-3``).
+    ``best@NAME`` is whichever of the trainings ``NAME@1``, ``NAME@2`` has the best rate. ``student_after`` returns the
+    stage of that model, by the name of the stage that decides it (``promote-3``, ``rate-NAME``).
 
     >>> [real_name(name, {"promote-3": "rung-2"}.__getitem__) for name in ("student@3.dev", "student@0", "rung-1.dev")]
     ['rung-2.dev', 'start', 'rung-1.dev']
+    >>> [real_name(f"best@to-ce-0.6b{end}", {"rate-to-ce-0.6b": "to-ce-0.6b@2"}.__getitem__) for end in ("", ".test")]
+    ['to-ce-0.6b@2', 'to-ce-0.6b@2.test']
     """
+    if name.startswith("best@"):
+        model = name.removeprefix("best@")
+        tail = next((tail for tail in _TAILS if model.endswith(tail)), "")  # a teacher's name may have a dot
+        return student_after(f"rate-{model.removesuffix(tail)}") + tail
     head, dot, tail = name.partition(".")
     if not head.startswith("student@"):
         return name
@@ -202,7 +212,7 @@ class RunFolder:
             return self._by_name[name]
 
         def student_after(promotion: str) -> str:
-            decision = self.read(promotion, Promotion)
+            decision = self.read(promotion, Choice)
             return decision.student if decision else "nobody yet"
 
         return self._by_name.get(real_name(name, student_after))

@@ -1,7 +1,7 @@
 """What the stages of a run leave in their folders: one class for each JSON file, which alone knows the file's name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from stepwell.display import Table
+from stepwell.display import Cell, Table
 from stepwell.distil.negatives import MiningReport
 from stepwell.distil.refine import RANK_GROUPS
 from stepwell.distil.training import TrainingLog
@@ -94,11 +94,17 @@ class Headroom(Decision):
 
 
 @dataclass(frozen=True)
-class Promotion(Decision):
+class Choice(Decision):
+    """A decision for one of several models."""
+
+    student: str  # the stage of the model to go on with
+    measure: str
+
+
+@dataclass(frozen=True)
+class Promotion(Choice):
     """Which student goes on after a rung (``go``: dev got better); ``after`` and ``p`` are None without the rung."""
 
-    student: str  # the stage of the student to go on with
-    measure: str
     before: float
     after: float | None = None
     p: float | None = None
@@ -123,6 +129,35 @@ class Promotion(Decision):
 
 def _gap(difference: float, interval: Interval | None) -> str:
     return f"{difference:+.3f}" if interval is None else bounded(difference, interval, "+")
+
+
+@dataclass(frozen=True)
+class Rate(Choice):
+    """Which learning rate of a baseline is the best on dev; of each training its rate and its dev figure."""
+
+    rates: dict[str, tuple[float, float]]
+
+    def line(self, dev: str = "dev") -> str:
+        """Return what is printed."""
+        tried = ", ".join(f"{rate:.2g} {figure:.3f}" for rate, figure in self.rates.values())
+        return f"{self.measure} on {dev} by learning rate: {tried}; {self.rates[self.student][0]:.2g} is taken"
+
+
+@dataclass(frozen=True)
+class Strongest(Decision):
+    """Whether a teacher is the strongest on dev, and which one is; without figures nothing was known of any."""
+
+    teacher: str
+    measure: str
+    figures: dict[str, float] = field(default_factory=dict)
+    queries: int = 0
+
+    def line(self, dev: str = "dev") -> str:
+        """Return what is printed."""
+        if not self.figures:
+            return f"no teacher has scores of {dev} queries: the last one of the ladder, {self.teacher}, is taken"
+        known = ", ".join(f"{name} {figure:.3f}" for name, figure in self.figures.items())
+        return f"{self.measure} on {self.queries} {dev} queries: {known}; {self.teacher} is the strongest"
 
 
 @dataclass(frozen=True)
@@ -290,12 +325,28 @@ class Overlap(Record):
 
 
 @dataclass(frozen=True)
-class Updates(Record):
-    """The optimiser steps of the ladder and refine, warm-up apart, in all and of each rung."""
+class Updates(Decision):
+    """The optimiser steps of the ladder and refine, warm-up apart; ``go``: some were taken behind the first rung."""
 
-    file = "updates.json"
     steps: int
     of: dict[str, int]
+
+    def line(self, dev: str = "dev") -> str:
+        """Return what is printed."""
+        alone = "" if self.go else "; only the first rung was climbed, so nothing can go on behind it"
+        return f"{self.steps:,} updates{alone}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a row of the table was trained."""
+
+    system: str
+    start: str  # the student that it began with
+    learned: str  # from whom, and by which loss
+    updates: int  # optimiser steps behind the start
+    texts: int  # that went through the student in them
+    lr: float | None = None  # the highest; None for a ladder, whose rungs have their own
 
 
 @dataclass(frozen=True)
@@ -307,14 +358,34 @@ class SystemTable(Record):
     content: Mapping[str, Any]
 
     @classmethod
-    def of(cls, systems: Mapping[str, str], comparison: Comparison) -> Self:
-        """Return the record of a comparison of stages by label."""
-        return cls({"systems": dict(systems), **comparison.to_json()})
+    def of(
+        cls, systems: Mapping[str, str], comparison: Comparison, trained: Sequence[Trained] = (), rates: str = ""
+    ) -> Self:
+        """Return the record of a comparison of stages by label; ``rates``: how learning rates were chosen."""
+        more = {"trained": [asdict(row) for row in trained], "rates": [rates] if rates else []}
+        return cls({"systems": dict(systems), **comparison.to_json(), **more})
 
     @property
     def systems(self) -> dict[str, str]:
         """The test stages by label."""
         return dict(self.content["systems"])
+
+    @property
+    def trained(self) -> list[Trained]:
+        """How the rows were trained that were; runs of earlier versions don't say it."""
+        return [Trained(**row) for row in self.content.get("trained", ())]
+
+    def trainings(self) -> Table | None:
+        """Return how the rows were trained as a table, None where it compares nothing."""
+        if len(self.trained) < 2:
+            return None
+        rows: list[list[Cell]] = [
+            [row.system, row.start, row.learned, row.updates, row.texts, "" if row.lr is None else f"{row.lr:.2g}"]
+            for row in self.trained
+        ]
+        note = "Updates are optimiser steps behind the start; texts went through the student in them, repeats counted."
+        heads = ["system", "start", "learned from", "updates", "texts", "lr"]
+        return Table("What each row was trained with", heads, rows, (note, *self.content.get("rates", ())))
 
     @property
     def comparison(self) -> Comparison:
