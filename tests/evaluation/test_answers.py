@@ -10,7 +10,7 @@ import regex
 from hypothesis import given, strategies as st
 
 from stepwell.collection import Qrels
-from stepwell.evaluation.answers import has_answer, judge, tokens
+from stepwell.evaluation.answers import has_answer, holding, judge, tokens
 from stepwell.evaluation.measures import evaluate
 from stepwell.retrieval.run import Run
 
@@ -81,12 +81,42 @@ def by_the_letter(passage, answers):
     return any(row[at : at + len(s)] == s for s in stretches for at in range(len(row) - len(s) + 1))
 
 
-TEXT = st.text(alphabet="aAbé\u0301'-. 12\u00a0\0\n", max_size=12)
+TEXT = st.text(alphabet="aAbé\u0301'-. 12\u00a0\0\nΣσς", max_size=12)
 
 
 @given(TEXT, st.lists(TEXT, max_size=3))
 def test_it_agrees_with_the_rule_spelled_out(passage, answers):
     assert has_answer(passage, answers) == by_the_letter(passage, answers)
+
+
+class Written:
+    """Answers and passages that are given, and which passages were read."""
+
+    def __init__(self, answers, texts):
+        self.all, self.texts, self.read = answers, texts, []
+
+    def answers(self, query):
+        return self.all[query]
+
+    def bodies(self, rows):
+        self.read.append([int(row) for row in rows])
+        return [self.texts[row] for row in rows]
+
+
+@given(st.lists(TEXT, min_size=1, max_size=4), st.lists(st.lists(TEXT, max_size=3), min_size=1, max_size=3))
+def test_many_pairs_at_once_are_judged_as_each_alone(passages, asked):
+    queries, rows = np.divmod(np.arange(len(asked) * len(passages), dtype=np.int32), np.int32(len(passages)))
+    found = holding(Written(asked, passages), queries, rows)
+    assert found.tolist() == [by_the_letter(passages[row], asked[q]) for q, row in zip(queries, rows, strict=True)]
+
+
+def test_a_passage_is_read_once_however_many_ask_for_it_and_few_at_a_time(monkeypatch):
+    monkeypatch.setattr("stepwell.evaluation.answers.AT_ONCE", 2)
+    known = Written([["red"], ["blue"], []], ["a red one", "red and blue", "green", "blue", "never asked for"])
+    queries, passages = np.array([0, 1, 2, 0, 1, 0, 1, 2]), np.array([3, 3, 1, 0, 0, 1, 1, 2])
+    assert holding(known, queries, passages).tolist() == [False, True, False, True, False, True, True, False]
+    assert known.read == [[0, 1], [2, 3]]
+    assert holding(known, queries[:0], passages[:0]).tolist() == []
 
 
 def test_tokens_are_runs_of_letters_digits_and_marks_and_single_signs():
