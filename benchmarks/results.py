@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from scaling import Assumptions, markdown
@@ -109,8 +110,9 @@ def configurations(folder: Path) -> dict[str, str]:
 def cost(benchmark: Benchmark, bases: Mapping[str, str], **changes: Any) -> Cost:
     """Price all stages of a benchmark's recipe, as `stepwell plan` does."""
     recipe = load_recipe(ROOT / "recipes" / "paper" / f"{benchmark.recipe}.yaml", {**bases, **changes})
-    nothing: Any = None  # nothing is read of the collection
-    stages = stages_of(Context(recipe, nothing, nothing, Path()))
+    nothing: Any = None  # of the collection nothing is read but whether training queries have answers
+    splits: Any = SimpleNamespace(train=SimpleNamespace(answered=benchmark.recipe == "natural-questions"))
+    stages = stages_of(Context(recipe, nothing, splits, Path()))
     return Cost.of([stage.cost(benchmark.prices) for stage in stages])
 
 

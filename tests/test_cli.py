@@ -10,6 +10,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+import slices
 from stepwell import __version__, cli, display
 from stepwell.collection.docstrings import Pair
 from stepwell.models.reranker import Reranker
@@ -216,6 +217,19 @@ def test_mine_writes_tuples_and_reports(stepwell, tiny_path, tiny_model, tmp_pat
         assert all(set(line) == {"query", "positive", "negative_1", "negative_2", "negative_3"} for line in lines)
     status, out, _ = stepwell("mine", tiny_path, tmp_path / "again.jsonl", "-k", "4", "--json")
     assert status == 0 and json.loads(out)["queries"] == 28
+
+
+def test_mine_drops_what_holds_an_answer_unless_it_is_told_not_to(stepwell, tiny_path, tmp_path):
+    home = slices.dpr(tiny_path, tmp_path / "nq")
+    dropped = {}
+    for how in ("--answers", "--no-answers", None):
+        status, out, _ = stepwell("mine", home, tmp_path / f"{how}.jsonl", "--json", *filter(None, (how,)))
+        assert status == 0
+        dropped[how] = json.loads(out)["dropped"]
+    assert dropped[None] == dropped["--answers"] and dropped[None]["holds an answer"] > 0
+    assert "holds an answer" not in dropped["--no-answers"]
+    status, _, said = stepwell("mine", tiny_path, tmp_path / "tiny.jsonl", "--answers")
+    assert status and "no query of the split 'train' of tiny has answers" in said
 
 
 def test_the_pairs_of_mine_are_scored_in_the_order_of_its_tuples(stepwell, tiny_path, tiny_run, tmp_path):

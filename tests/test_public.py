@@ -101,3 +101,5 @@ def test_mining_settings_may_be_a_mapping(tiny_path):
         stepwell.mine(tiny_path, settings={"first": 9, "last": 3})
     with pytest.raises(stepwell.StepwellError, match="name a cross-encoder"):
         stepwell.mine(tiny_path, settings={"denoise": 0.0})
+    with pytest.raises(stepwell.StepwellError, match="no query of the split 'train' of tiny has answers"):
+        stepwell.mine(tiny_path, settings={"answers": True})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,100 @@ def qrels_of(*rows: tuple[int, int, int]) -> Qrels:
 
 def mined(run, qrels, collection=None, *, k=4, seed=13, denoise_scores=None, **settings):
     return mine(run, qrels, collection or Texts(), Mining(**{**PLAIN, **settings}), k, seed, denoise_scores)
+
+
+class Known:
+    """Answers to queries, looked for in texts."""
+
+    def __init__(self, texts, **answers):
+        self.all, self.texts = {int(name[1:]): found for name, found in answers.items()}, texts
+
+    def answers(self, query):
+        return self.all.get(query, [])
+
+    def bodies(self, rows):
+        return [self.texts[row] for row in rows]
+
+
+class TestAnswers:
+    TEXTS = ("It is Paris.", "PARIS, again", "Parisian", "Rome", "Oslo", "Bern", "a text on Paris", "Kyiv")
+
+    def mined(self, lists, *, texts=None, k=4, **settings):
+        """Mine for query 0, which wants Paris, and query 1, without answers; passage 0 is the positive of both."""
+        texts = texts or self.TEXTS
+        known = Known(texts, q0=["Paris"])
+        qrels = replace(qrels_of((0, 0, 1), (1, 0, 1)), answers=known)
+        return mined(run_of(lists), qrels, Texts(texts=texts), k=k, **settings)
+
+    def test_what_holds_an_answer_is_no_negative_wherever_it_would_come_from(self):
+        found, report = self.mined({0: [1, 2, 0], 1: [1, 2, 0]}, k=6, sampling="hardest")
+        assert found.passages[0, :2].tolist() == [0, 2]  # the beginning of a word is no answer
+        assert sorted(found.passages[0, 2:].tolist()) == [3, 4, 5, 7]  # by chance: all others but 6
+        assert found.passages[1, :3].tolist() == [0, 1, 2]  # a query without answers
+        assert report.dropped["holds an answer"] == 1
+        (example,) = report.examples
+        assert (example.reason, example.positive, example.dropped) == (
+            "holds an answer",
+            "It is Paris.",
+            "PARIS, again",
+        )
+
+    def test_not_from_below_the_window_either(self):
+        found, report = self.mined({0: [2, 0, 1, 3]}, k=3, last=1, sampling="hardest")
+        assert found.passages.tolist() == [[0, 2, 3]]
+        assert report.dropped["holds an answer"] == 0  # only the window is counted
+        assert report.negatives["from the ranks below"] == 1
+
+    def test_a_place_stays_empty_where_everything_holds_an_answer(self):
+        found, report = self.mined({0: [1, 0]}, texts=["Paris is it"] * 40, k=3)
+        assert found.passages.tolist() == [[0, -1, -1]]
+        assert report.negatives["places left empty"] == 2
+
+    @pytest.mark.parametrize("rare", range(100, 1000, 300))
+    def test_one_in_a_thousand_without_an_answer_is_found_by_chance(self, rare):
+        texts = ["Paris is it"] * 1000
+        texts[rare] = "Rome"
+        found, _ = self.mined({0: [1, 0]}, texts=texts, k=2)
+        assert found.passages.tolist() == [[0, rare]]
+
+    def test_turned_off_nothing_is_dropped_for_it_and_nothing_said(self):
+        found, report = self.mined({0: [1, 2, 0, 6]}, sampling="hardest", answers=False)
+        assert found.passages.tolist() == [[0, 1, 2, 6]]
+        assert "holds an answer" not in report.dropped
+
+    def test_without_answers_the_candidates_are_the_same_whatever_the_key_says(self):
+        lists, qrels = {0: [9, 5, 7, 8, 6], 1: [1, 2]}, qrels_of((0, 7, 1), (1, 2, 1))
+        (first, report), (second, _) = (mined(run_of(lists), qrels, k=8, answers=key) for key in (None, False))
+        assert first.passages.tolist() == second.passages.tolist()
+        assert "holds an answer" not in report.dropped
+        # as they were before answers were looked for
+        assert first.passages.tolist() == [[7, 8, 5, 9, 6, 63, 58, 13], [2, 1, 85, 82, 39, 95, 42, 63]]
+        few, _ = mined(run_of(lists), qrels, Texts(9), k=8)
+        assert few.passages.tolist() == [[7, 8, 5, 9, 6, 3, 1, 0], [2, 1, 4, 7, 5, 8, 6, 0]]
+
+    def test_mined_in_dprs_files(self, tmp_path):
+        """What DPR calls a negative of "what is the capital of france" is what holds no answer, titles apart."""
+        record = {
+            "question": "what is the capital of france",
+            "answers": ["Paris"],
+            "positive_ctxs": [{"passage_id": "1"}],
+            "hard_negative_ctxs": [],
+        }
+        texts = {
+            "1": ("The capital of France is Paris.", "France"),
+            "2": ("Paris is the capital and largest city of France.", "Capitals"),
+            "3": ("The capital of France was Vichy once, in fact.", "Paris"),
+            "4": ("The capital of Norway is Oslo.", "Norway"),
+        }
+        lines = [f"{id}\t{text}\t{title}\n" for id, (text, title) in texts.items()]
+        (tmp_path / "psgs_w100.tsv").write_text("id\ttext\ttitle\n" + "".join(lines))
+        (tmp_path / "biencoder-nq-train.json").write_text(json.dumps([record]))
+        collection = open_collection(tmp_path)
+        found, report = mined(run_of({0: [1, 2, 0, 3]}), collection.qrels("train"), collection, k=4, near_duplicate=0.9)
+        assert [collection.passage_ids[row] for row in found.passages[0, :1]] == ["1"]
+        assert {collection.passage_ids[row] for row in found.passages[0, 1:] if row >= 0} == {"3", "4"}
+        (example,) = report.examples
+        assert example.dropped == "Capitals Paris is the capital and largest city of France."
 
 
 class TestPositives:

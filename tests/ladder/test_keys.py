@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+import slices
+from stepwell.errors import RecipeError
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.plan import Speed, make_plan
 from stepwell.ladder.run import prepare, shared_facts
@@ -87,6 +89,21 @@ def test_every_setting_of_a_rung_and_of_refine_is_tried():
 @pytest.mark.parametrize(("change", "value", "stage"), CHANGES)
 def test_a_setting_is_in_the_key_of_the_stage_that_reads_it(tiny_recipe, plain, tmp_path, change, value, stage):
     assert keys_of(load_recipe(tiny_recipe, {change: value}), tmp_path)[stage] != plain[stage]
+
+
+def test_answers_are_in_keys_only_where_they_are_gone_by(tiny_recipe, tiny_path, plain, tmp_path):
+    assert keys_of(load_recipe(tiny_recipe, {"mining.answers": False}), tmp_path) == plain
+    with pytest.raises(RecipeError, match=r"no training query of tiny has answers.*Leave it out"):
+        keys_of(load_recipe(tiny_recipe, {"mining.answers": True}), tmp_path)
+    home = {"collection.path": str(slices.dpr(tiny_path, tmp_path / "nq"))}
+    by_answers, off, asked = (
+        keys_of(load_recipe(tiny_recipe, home | changes), tmp_path)
+        for changes in ({}, {"mining.answers": False}, {"mining.answers": True})
+    )
+    assert asked == by_answers
+    changed = {stage for stage in off if off[stage] != by_answers[stage]}
+    assert {"candidates-2", "candidates.ce", "select-3", "rung-2"} <= changed
+    assert not changed & {"bm25", "bm25.test", "start"}
 
 
 def test_other_texts_are_other_work_altogether(tiny_recipe, tiny_path, plain, tmp_path):

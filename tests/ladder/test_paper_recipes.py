@@ -13,6 +13,7 @@ import slices
 from conftest import write_tiny
 from stepwell import api
 from stepwell.collection import open_collection
+from stepwell.distil.candidates import Candidates
 from stepwell.evaluation import evaluate
 from stepwell.evaluation.answers import has_answer
 from stepwell.files import read_json
@@ -132,6 +133,24 @@ def share_with_an_answer(home, run, collection):
     return np.mean(
         [any(has_answer(text, answers[q]) for text in ranked) for q, ranked in zip(asked, found, strict=True)]
     )
+
+
+def test_no_negative_of_natural_questions_holds_an_answer(climbed):
+    if climbed.name != "natural-questions":
+        return
+    ctx = prepare(load_recipe(climbed.run / "recipe.yaml"))
+    known = ctx.splits.train.answers
+    mined = {name: climbed.run / folder for name, folder in climbed.facts["stages"].items()}
+    mined = {name: folder for name, folder in mined.items() if (folder / "report.json").exists()}
+    assert {"candidates.de12", "candidates-2", "candidates-3"} <= mined.keys()
+    dropped = 0
+    for folder in mined.values():
+        found = Candidates.load(folder / "candidates.parquet", ctx.collection)
+        for query, row, positive in zip(found.queries.tolist(), found.passages, found.positives, strict=True):
+            texts, answers = known.bodies(row[(row >= 0) & ~positive]), known.answers(query)
+            assert answers and not any(has_answer(text, answers) for text in texts)
+        dropped += read_json(folder / "report.json")["dropped"]["holds an answer"]
+    assert dropped
 
 
 def test_a_paper_recipe_trains_what_the_paper_trains(climbed):

@@ -58,6 +58,10 @@ def mine(
     denoise: Annotated[
         float | None, typer.Option(help="Drop what the teacher scores above the positive minus this (logits); 0, else.")
     ] = None,
+    answers: Annotated[
+        bool | None,
+        typer.Option(help="Drop what holds an answer; by itself where there are answers.", show_default=False),
+    ] = None,
     sampling: Annotated[str, typer.Option(help="random, hardest or simans.")] = "random",
     first: Annotated[int, typer.Option(min=1, help="Best rank of a negative.")] = 1,
     last: Annotated[int, typer.Option(min=1, help="Worst rank of a negative.")] = 50,
@@ -73,6 +77,7 @@ def mine(
         "first": first,
         "last": last,
         "margin": margin,
+        "answers": answers,
         "denoise": denoise if teacher is None else denoise or 0.0,
         "sampling": sampling,
         "positives": 1,

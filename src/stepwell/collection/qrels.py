@@ -73,6 +73,11 @@ class Qrels:
         return np.union1d(self.queries[self.grades > 0], self.asked)
 
     @cached_property
+    def answered(self) -> bool:
+        """Whether any of these queries has an answer."""
+        return self.answers is not None and any(map(self.answers.answers, self.query_rows.tolist()))
+
+    @cached_property
     def _positive_keys(self) -> NDArray[np.int64]:
         positive = self.grades > 0
         return pair_keys(self.queries[positive], self.passages[positive])

@@ -3,8 +3,8 @@
 A query's candidates are some of its positives and, beside them, passages that a retriever ranks high and that
 do not answer the query. The last is the hard part: labels are incomplete, so "negatives" of a high rank are
 often positives that nobody has labelled (about 70 % of the top ones that RocketQA looked at on MS MARCO; Qu
-et al. 2021). Passages that are nearly a positive's text, or that the retriever or a teacher scores like a
-positive, can be dropped.
+et al. 2021). Passages that hold an answer to the query, where answers are known, are dropped; those that are nearly a
+positive's text, or that the retriever or a teacher scores like a positive, can be.
 """
 
 import hashlib
@@ -21,18 +21,20 @@ from scipy import sparse
 
 from stepwell.collection import Collection, Qrels
 from stepwell.collection.qrels import pair_keys
-from stepwell.display import Table
+from stepwell.display import SILENT, Progress, Table
 from stepwell.distil.candidates import Candidates
 from stepwell.distributed import in_shares
+from stepwell.evaluation.answers import holding
 from stepwell.recipe import Mining
 from stepwell.retrieval.run import Run
 
 DenoiseScores = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[np.float32]]
 Flags = NDArray[np.uint8]
 
-OPEN, OUTSIDE, POSITIVE, NEAR_DUPLICATE, MARGIN, DENOISED = range(6)  # what became of a ranked passage
+OPEN, OUTSIDE, POSITIVE, ANSWER, NEAR_DUPLICATE, MARGIN, DENOISED = range(7)  # what became of a ranked passage
 REASONS = {
     POSITIVE: "a positive of the query",
+    ANSWER: "holds an answer",
     NEAR_DUPLICATE: "near-duplicate of a positive",
     MARGIN: "scored like a positive by the miner",
     DENOISED: "scored like a positive by the teacher",
@@ -40,6 +42,7 @@ REASONS = {
 EXAMPLES = 2  # of each reason, in the report
 SHOWN = 160  # characters of a text in an example
 SIMANS_A, SIMANS_B = 1.0, 0.0
+TURNS = 10  # draws by chance, each of twice as many, where what was drawn holds an answer
 AT_ONCE = 1 << 19  # passages compared at once: bounds the texts in memory
 WORD = re.compile(r"\w+")
 
@@ -102,20 +105,23 @@ def mine(
     k: int,
     seed: int,
     denoise_scores: DenoiseScores | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[Candidates, MiningReport]:
     """Choose K candidates, or ``settings.pool`` where that is more, of every query of a run that has a positive.
 
     Negatives come from ranks ``settings.first`` to ``settings.last`` of the run, in the order they were drawn (by rank
     when sampling is `hardest`). A list that is too short is filled from the ranks below, in order, and then by chance
-    from the collection; never with a positive, nor with anything that was dropped. What a query gets depends on the
+    from the collection; never with a positive, nor with anything that was dropped, nor with a passage that holds an
+    answer, where the queries have answers and ``settings.answers`` is not false. What a query gets depends on the
     seed, its id and its own list, and not on the other queries. Of several processes all have to call this: they share
-    the comparison of texts.
+    the comparison of texts. ``progress`` is that of looking for answers.
 
     ``denoise_scores`` gives a teacher's logits of pairs (B,), (B,) -> (B,), NaN where there is none. It is called only
     for the positives and for negatives that would be chosen. Without it, ``settings.denoise`` does nothing.
     """
     miner = _Miner(run, qrels, collection, settings, k, seed)
     miner.choose_positives(k)
+    miner.drop_answers(progress)
     miner.drop_near_duplicates()
     miner.drop_by_margin()
     miner.put_in_order()
@@ -131,7 +137,11 @@ def mine(
         without_positives=len(run.queries) - len(miner.queries),
         positives=int(miner.chosen.positives.sum()),
         ranked=int((window != OUTSIDE).sum()),
-        dropped={reason: int((window == flag).sum()) for flag, reason in REASONS.items()},
+        dropped={
+            reason: int((window == flag).sum())
+            for flag, reason in REASONS.items()
+            if flag != ANSWER or miner.answers is not None
+        },
         negatives=negatives,
         examples=miner.examples(),
         notes=notes,
@@ -148,6 +158,7 @@ class _Miner:
         labelled = np.isin(run.queries, qrels.queries[qrels.grades > 0])
         self.queries, self.ranked, self.scores = run.queries[labelled], run.passages[labelled], run.scores[labelled]
         self.qrels, self.collection, self.settings = qrels, collection, settings
+        self.answers = qrels.answers if settings.answers is not False and qrels.answered else None
         self.window = slice(settings.first - 1, settings.last)
         self.known = [qrels.positives(int(query)) for query in self.queries]
         self.chance = [_generator(seed, collection.query_ids[int(query)]) for query in self.queries]
@@ -178,6 +189,19 @@ class _Miner:
             passages[row, : len(best)] = positives[best]
             grades[row, : len(best)] = grade[best]
         self.chosen = Candidates(self.queries, passages, grades)
+
+    def drop_answers(self, progress: Progress) -> None:
+        """Drop what holds an answer to the query."""
+        if (answers := self.answers) is None:
+            return
+        row, column = np.nonzero(self.flags == OPEN)
+
+        def look(items: NDArray[np.int64]) -> tuple[NDArray[np.bool_]]:
+            at = row[items], column[items]
+            return (holding(answers, self.queries[at[0]], self.ranked[at], progress),)
+
+        (right,) = in_shares(len(row), look)
+        self.flags[row[right], column[right]] = ANSWER
 
     def drop_near_duplicates(self) -> None:
         """Drop what is nearly the text of a positive."""
@@ -259,13 +283,9 @@ class _Miner:
         by_chance = empty = 0
         ends = behind + self.wanted
         filled = behind + np.bincount(row, minlength=len(behind))
-        n_passages = len(self.collection.passage_ids)
         for short in np.flatnonzero(filled < ends).tolist():
             gaps = np.arange(filled[short], ends[short])
-            barred = np.union1d(self.ranked[short], self.known[short])
-            # So many different passages that, whatever is barred among them, enough are left if there are enough.
-            drawn = self.chance[short].choice(n_passages, min(n_passages, len(gaps) + len(barred)), replace=False)
-            drawn = drawn[~np.isin(drawn, barred)][: len(gaps)]
+            drawn = self.by_chance(short, len(gaps))
             self.chosen.passages[short, gaps[: len(drawn)]] = drawn
             by_chance += len(drawn)
             empty += len(gaps) - len(drawn)
@@ -275,6 +295,25 @@ class _Miner:
             "by chance": by_chance,
             "places left empty": empty,
         }
+
+    def by_chance(self, row: int, wanted: int) -> NDArray[np.int32]:
+        """Return so many passages from anywhere that may be negatives of a query, fewer where no more are found."""
+        n_passages, barred = len(self.collection.passage_ids), np.union1d(self.ranked[row], self.known[row])
+        found = np.zeros(0, np.int32)
+        for turn in range(TURNS):  # one is enough where no answers are known
+            short = wanted - len(found)
+            most = short << turn
+            # So many different passages that, whatever is barred among them, enough are left if there are enough.
+            chosen = self.chance[row].choice(n_passages, min(n_passages, most + len(barred)), replace=False)
+            drawn = chosen[~np.isin(chosen, barred)][:most].astype(np.int32)
+            if self.answers is None:
+                return drawn
+            barred = np.union1d(barred, drawn)
+            right = holding(self.answers, np.full(len(drawn), self.queries[row]), drawn)
+            found = np.concatenate([found, drawn[~right][:short]])
+            if len(found) == wanted or not len(drawn):
+                break
+        return found
 
     def examples(self) -> tuple[Example, ...]:
         """Return the best-ranked dropped passage of a few queries, for each reason that is a judgement, in turn."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from stepwell.collection import Collection, open_collection
+from stepwell.display import progress
 from stepwell.distil.candidates import Candidates
 from stepwell.distil.negatives import MiningReport, mine as mine_run
 from stepwell.errors import RecipeError, StepwellError
@@ -54,6 +55,11 @@ def mine(
         raise StepwellError("--denoise compares a teacher's scores: name a cross-encoder with --teacher too.")
     opened = open_collection(collection)
     qrels = opened.qrels(split)
+    if settings.answers and not qrels.answered:
+        raise StepwellError(
+            f"--answers drops passages that hold an answer, and no query of the split {split!r} of {opened.name} has "
+            "answers to look for: leave it out."
+        )
     ask = None
     if teacher is not None:
         judge = Stored.of(cache() / "scores", Reranker.open(str(teacher), tokens), opened)
@@ -62,7 +68,8 @@ def mine(
             return judge.score(queries, passages[:, None])[:, 0]
 
     run = retrieve_with(str(miner), opened, qrels, settings.depth)
-    candidates, report = mine_run(run, qrels, opened, settings, k, seed, ask)
+    with progress(None, "mining") as bar:
+        candidates, report = mine_run(run, qrels, opened, settings, k, seed, ask, bar)
     if target is not None:
         write_tuples(candidates, opened, target)
     if pairs is not None:

@@ -96,6 +96,7 @@ def _for_search(b: Builder) -> None:
 def _check(b: Builder) -> None:
     """Refuse what can't be run."""
     refuse_missing(b.recipe.track)
+    _answers(b)
     _measures(b)
     _layers(b)
     for number, rung in enumerate(b.recipe.ladder, start=1):
@@ -105,6 +106,15 @@ def _check(b: Builder) -> None:
             f"refine needs a cross-encoder or another teacher that reranks the student's lists, and "
             f"{b.refine_teacher!r} has vectors and reranks nothing: name one in `refine.teacher`, or leave refine out "
             "with `refine: {rounds: 0}`."
+        )
+
+
+def _answers(b: Builder) -> None:
+    """Refuse to go by answers where there are none."""
+    if b.recipe.mining.answers and not b.ctx.splits.train.answered:
+        raise RecipeError(
+            f"mining: `answers: true` drops passages that hold an answer, and no training query of "
+            f"{b.ctx.collection.name} has answers to look for. Leave it out: they are looked for where there are any."
         )
 
 

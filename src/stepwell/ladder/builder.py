@@ -1,6 +1,6 @@
 """What all parts of a ladder share while its stages are listed: vectors, runs, candidates, and who needs what."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from stepwell import distributed
+from stepwell.display import SILENT
 from stepwell.distil.negatives import mine
 from stepwell.ladder.prices import Prices, Work
-from stepwell.ladder.stage import Context, Job, Stage, Surroundings
+from stepwell.ladder.stage import Context, Job, Settings, Stage, Surroundings
 from stepwell.models.files import content_digest
 from stepwell.recipe import Mining, Rung
 from stepwell.retrieval.bm25 import bm25_of
@@ -65,6 +66,12 @@ class Builder:
         """The settings of every comparison."""
         own = self.recipe.judging.measures
         return self.recipe.judging.model_dump(exclude=set() if own else {"measures"})
+
+    def mining(self, exclude: Set[str] = frozenset()) -> dict[str, Any]:
+        """Return the settings of mining; `answers` is among them only where passages are dropped for it."""
+        own = self.recipe.mining.model_dump(exclude={*exclude, "answers"})
+        by_answers = self.recipe.mining.answers is not False and self.ctx.splits.train.answered
+        return {**own, "answers": True} if by_answers else own
 
     @staticmethod
     def content(base: str) -> dict[str, str]:
@@ -122,7 +129,7 @@ class Builder:
         denoises = mining.denoise is not None and teacher is not None and not self.embeds(teacher)
         without = "" if denoises or mining.denoise is None else ", not denoised: no teacher is there to score yet"
         title = f"mine {k} candidates a query from {source.removesuffix('.train')}{without}"
-        settings = {**mining.model_dump(exclude=set() if denoises else {"denoise"}), "k": k, "limit": limit}
+        settings = {**self.mining(set() if denoises else {"denoise"}), "k": k, "limit": limit}
         inputs = {"run": source, **(self.opens(teacher) if denoises and teacher else {})}
         return self.add(Stage(name, "mine", title, settings, inputs, mine_candidates, say_mining))
 
@@ -166,7 +173,12 @@ def mine_candidates(job: Job) -> None:
     if limit is not None and limit < len(run.queries):
         order = np.random.default_rng(job.surroundings.seed).permutation(len(run.queries))[:limit]
         run = run.select(run.queries[np.sort(order)])
-    mine_from(job, run, job.settings.read(Mining, denoise=job.settings.get("denoise")), job.settings["k"])
+    mine_from(job, run, mining_of(job.settings), job.settings["k"])
+
+
+def mining_of(settings: Settings) -> Mining:
+    """Return the settings of mining as :meth:`Builder.mining` gives them; what is not among them is off."""
+    return settings.read(Mining, denoise=settings.get("denoise"), answers=settings.get("answers", False))
 
 
 def mine_from(job: Job, run: Run, settings: Mining, k: int) -> None:
@@ -179,7 +191,8 @@ def mine_from(job: Job, run: Run, settings: Mining, k: int) -> None:
             return judge.score(queries, passages[:, None], job.progress)[:, 0]
 
     around = job.surroundings
-    found, report = mine(run, around.splits.train, around.collection, settings, k, around.seed, denoiser)
+    progress = job.progress if denoiser is None else SILENT
+    found, report = mine(run, around.splits.train, around.collection, settings, k, around.seed, denoiser, progress)
     if distributed.is_main():
         found.save(job.folder / "candidates.parquet", around.collection)
         job.leave(records.Mining(report))

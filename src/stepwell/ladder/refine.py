@@ -8,14 +8,14 @@ import numpy as np
 
 from stepwell.display import Table
 from stepwell.distil.refine import can_be_selected, first_positive_ranks, funnel, selected
-from stepwell.ladder.builder import Builder, mine_from, say_mining
+from stepwell.ladder.builder import Builder, mine_from, mining_of, say_mining
 from stepwell.ladder.judging import headroom, judged, promotion, reranked
 from stepwell.ladder.prices import Prices, Work, refine_steps
 from stepwell.ladder.scoring import lessons
 from stepwell.ladder.stage import Job, Stage, Surroundings, recorded
 from stepwell.ladder.teacher import last_miner, teacher
 from stepwell.ladder.trainings import distil
-from stepwell.recipe import Mining, Refine
+from stepwell.recipe import Refine
 from stepwell.retrieval.run import Run
 from stepwell.systems.records import Outcome, Selection, Training
 
@@ -70,7 +70,7 @@ def _distillation(b: Builder, round_: int, before: str, gate: str) -> None:
 
 def _settings(b: Builder) -> dict[str, Any]:
     own = b.recipe.refine.model_dump(exclude={"rounds", "force"})
-    return {**own, "mining": b.recipe.mining.model_dump(), "teacher": b.refine_teacher}
+    return {**own, "mining": b.mining(), "teacher": b.refine_teacher}
 
 
 def select(job: Job) -> None:
@@ -88,8 +88,7 @@ def select(job: Job) -> None:
         found, _ = reranked(job, head, settings.depth)
         teacher_ranks[open_] = first_positive_ranks(found, qrels)
     chosen = open_ & selected(teacher_ranks, student_ranks, settings.rule, settings.worst)
-    mining = job.settings.part("mining").read(Mining)
-    how = mining.model_copy(update={"sampling": "hardest", "first": 1, "pool": None})
+    how = mining_of(job.settings.part("mining")).model_copy(update={"sampling": "hardest", "first": 1, "pool": None})
     mine_from(job, run.select(run.queries[chosen]), how, settings.candidates)
     counts = {"queries": len(chosen), "asked": int(open_.sum()), "selected": int(chosen.sum())}
     rows, groups = run.queries[chosen].tolist(), funnel(student_ranks, teacher_ranks)

@@ -24,6 +24,8 @@ class Mining(Section):
     """How negatives are drawn from the window: evenly, from the top, or near the positive's score (SimANS)."""
     positives: Count = 2
     """Positives that are kept of a query, at most; each epoch draws from them, never more than half of K."""
+    answers: bool | None = None
+    """Drop a passage that holds an answer to the query (DPR's match); when empty, where the training queries have answers."""
     margin: float | None = None
     """Drop a passage that scores higher than the positive's score minus this, in the miner's own scores."""
     near_duplicate: Fraction | None = 0.9
