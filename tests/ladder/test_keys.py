@@ -42,6 +42,7 @@ OF_RUNG_ELSEWHERE = {"teacher", "loss", "negatives", "more_passages", "more_quer
 REFINE = {**TRAINING, **LOSS}
 SELECTION = {"depth": 9, "rule": "top", "worst": 29}
 OF_REFINE_ELSEWHERE = {"rounds", "teacher"}  # stages of their own
+OF_ANSWERS = {"ranks"}  # where queries have answers
 
 CHANGES = [
     ("seed", 14, "bm25"),
@@ -83,7 +84,7 @@ def plain(tiny_recipe, tmp_path_factory):
 
 def test_every_setting_of_a_rung_and_of_refine_is_tried():
     assert RUNG.keys() | OF_RUNG_ELSEWHERE == Rung.model_fields.keys()
-    assert REFINE.keys() | SELECTION.keys() | OF_REFINE_ELSEWHERE == Refine.model_fields.keys()
+    assert REFINE.keys() | SELECTION.keys() | OF_REFINE_ELSEWHERE | OF_ANSWERS == Refine.model_fields.keys()
 
 
 @pytest.mark.parametrize(("change", "value", "stage"), CHANGES)
@@ -93,8 +94,10 @@ def test_a_setting_is_in_the_key_of_the_stage_that_reads_it(tiny_recipe, plain, 
 
 def test_answers_are_in_keys_only_where_they_are_gone_by(tiny_recipe, tiny_path, plain, tmp_path):
     assert keys_of(load_recipe(tiny_recipe, {"mining.answers": False}), tmp_path) == plain
-    with pytest.raises(RecipeError, match=r"no training query of tiny has answers.*Leave it out"):
-        keys_of(load_recipe(tiny_recipe, {"mining.answers": True}), tmp_path)
+    assert keys_of(load_recipe(tiny_recipe, {"refine.ranks": "qrels"}), tmp_path) == plain
+    for change in ({"mining.answers": True}, {"refine.ranks": "answers"}):
+        with pytest.raises(RecipeError, match=r"no training query of tiny has answers.*Leave it out"):
+            keys_of(load_recipe(tiny_recipe, change), tmp_path)
     home = {"collection.path": str(slices.dpr(tiny_path, tmp_path / "nq"))}
     by_answers, off, asked = (
         keys_of(load_recipe(tiny_recipe, home | changes), tmp_path)
@@ -104,6 +107,9 @@ def test_answers_are_in_keys_only_where_they_are_gone_by(tiny_recipe, tiny_path,
     changed = {stage for stage in off if off[stage] != by_answers[stage]}
     assert {"candidates-2", "candidates.ce", "select-3", "rung-2"} <= changed
     assert not changed & {"bm25", "bm25.test", "start"}
+    by_qrels = keys_of(load_recipe(tiny_recipe, home | {"refine.ranks": "qrels"}), tmp_path)
+    changed = {stage for stage in off if by_qrels[stage] != by_answers[stage]}
+    assert {"select-3", "rung-3", "outcome-3"} <= changed and not changed & {"candidates-2", "rung-2"}
 
 
 def test_other_texts_are_other_work_altogether(tiny_recipe, tiny_path, plain, tmp_path):

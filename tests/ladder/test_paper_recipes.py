@@ -24,6 +24,7 @@ from stepwell.ladder.run import prepare
 from stepwell.recipe.scale import scaled
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.run import Run
+from stepwell.systems.records import Selection
 
 PAPER = Path(__file__).resolve().parents[2] / "recipes" / "paper"
 TEACHERS = ("de12", "ce12", "ce24")
@@ -135,7 +136,7 @@ def share_with_an_answer(home, run, collection):
     )
 
 
-def test_no_negative_of_natural_questions_holds_an_answer(climbed):
+def test_natural_questions_go_by_answers_no_negative_holds_one_and_refine_ranks_by_them(climbed):
     if climbed.name != "natural-questions":
         return
     ctx = prepare(load_recipe(climbed.run / "recipe.yaml"))
@@ -151,6 +152,8 @@ def test_no_negative_of_natural_questions_holds_an_answer(climbed):
             assert answers and not any(has_answer(text, answers) for text in texts)
         dropped += read_json(folder / "report.json")["dropped"]["holds an answer"]
     assert dropped
+    chosen = [Selection.load(folder) for name, folder in mined.items() if name.startswith("select-")]
+    assert chosen and {(one.rule, one.ranks) for one in chosen} == {("better", "answers")}
 
 
 def test_a_paper_recipe_trains_what_the_paper_trains(climbed):

@@ -10,7 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from stepwell.collection import Qrels
 from stepwell.distil.candidates import Candidates
-from stepwell.distil.refine import MISSING, can_be_selected, first_positive_ranks, funnel, selected
+from stepwell.distil.refine import MISSING, can_be_selected, first_answer_ranks, first_positive_ranks, funnel, selected
+from stepwell.evaluation.answers import has_answer
 from stepwell.files import read_json
 from stepwell.ladder import refine
 from stepwell.ladder.stage import Job, Settings
@@ -36,6 +37,45 @@ def test_the_rank_is_that_of_the_best_placed_positive():
     run = run_of([[1, 7, 5], [6, 1, 2], [4, 3, 9], [1, 2, -1]])
     # query 0: the second of its positives comes first; query 2: grade 0 is no positive; query 3: not in the list
     assert first_positive_ranks(run, QRELS).tolist() == [2, 1, 3, MISSING]
+
+
+class Known:
+    """Answers to queries; passage n is "number n", and query 4 has none."""
+
+    def __init__(self):
+        self.read = set()
+
+    def answers(self, query):
+        return [["number 7", "Number 5"], ["NUMBER 1"], ["9"], ["number 30"], []][query]
+
+    def bodies(self, rows):
+        self.read |= set(np.asarray(rows).tolist())
+        return [f"number {row}" for row in rows]
+
+
+def test_by_answers_the_rank_is_that_of_the_first_passage_that_holds_one():
+    run = run_of([[1, 7, 5], [6, 1, 2], [4, 3, 9], [1, 2, -1], [2, 8, 1]])
+    qrels = Qrels(ints(0, 1, 2, 3, 4), ints(1, 6, 4, 2, 8), ints(1, 1, 1, 1, 1), answers=Known())
+    assert first_positive_ranks(run, qrels).tolist() == [1, 1, 1, 2, 2]
+    # query 3: 30 is not in the list, and its positive does not count; query 4 has no answers, so its positive does
+    assert first_answer_ranks(run, qrels).tolist() == [2, 2, 3, MISSING, 2]
+
+
+@given(st.lists(st.permutations(range(40)), min_size=5, max_size=5))
+def test_ranks_by_answers_are_those_of_the_answers_judged_one_by_one(lists):
+    run, known = run_of(lists), Known()
+    qrels = Qrels(ints(*range(5)), ints(*range(5)), ints(1, 1, 1, 1, 1), answers=known)
+    right = [[bool(has_answer(f"number {row}", known.answers(query))) for row in lists[query]] for query in range(4)]
+    expected = [row.index(True) + 1 for row in right] + [lists[4].index(4) + 1]
+    assert first_answer_ranks(run, qrels).tolist() == expected
+
+
+def test_below_the_first_answers_hardly_anything_is_read():
+    known = Known()
+    qrels = Qrels(ints(0, 1), ints(0, 0), ints(1, 1), answers=known)
+    run = run_of([[7, *range(100, 199)], [*range(50, 60), 1, *range(200, 289)]])
+    assert first_answer_ranks(run, qrels).tolist() == [1, 11]
+    assert known.read == {7, *range(100, 107), *range(50, 60), 1, *range(200, 229)}  # 8 of both, 32 more of the second
 
 
 RANKS = {  # (teacher, student): selected by `top`, by `better`, with worst = 15
@@ -145,6 +185,28 @@ def test_with_denoise_the_teacher_says_what_is_no_negative_and_that_is_said(worl
     assert "The teacher was asked only about" in said
 
 
+def test_select_by_answers_takes_the_first_passage_with_an_answer_for_the_first_positive(world):
+    texts = {41: "Paris", 42: "in paris", 30: "Oslo", 3: "Oslo again"}
+    answers = SimpleNamespace(
+        answers=lambda query: [["Paris"], ["Paris"], ["Oslo"], ["Rome"]][query],
+        bodies=lambda rows: [texts.get(int(row), "nothing") for row in rows],
+    )
+    world.around.splits.train = replace(world.around.splits.train, answers=answers)
+    # Query 1 is right already: 41 holds an answer, and its positive does not. Query 2: the student has 3 at rank 2, the
+    # teacher puts it first; by the qrels its positive, 30, would be at 3 and then at 4.
+    refine.select(world.job(ranks="answers", rule="better"))
+    chosen = Selection.load(world.folder)
+    assert world.asked == [2] and chosen.selected_queries == [2] and chosen.ranks == "answers"
+    assert {(row["student"], row["teacher"]): row["queries"] for row in chosen.funnel} == {
+        ("1", "-"): 1,
+        ("2-3", "1"): 1,
+        ("missing", "-"): 2,
+    }
+    assert chosen.table().title == "Rank of the first passage with an answer"
+    found = Candidates.load(world.folder / "candidates.parquet", world.around.collection)
+    assert found.passages.tolist() == [[30, 5, 4]]  # 3 holds an answer: it is no negative
+
+
 def test_when_nothing_is_selected_the_round_does_not_go(world):
     refine.select(world.job(worst=1))
     decision = read_json(world.folder / "decision.json")
@@ -173,3 +235,22 @@ def test_the_outcome_counts_fixed_and_broken(world, tmp_path):
         "right_before": 1,
         "right_after": 1,
     }
+
+
+def test_the_outcome_by_answers_counts_passages_that_hold_one(world, tmp_path):
+    before, after, gate = (tmp_path / name for name in ("before", "after", "gate"))
+    for folder in (before, after, gate):
+        folder.mkdir()
+    answers = SimpleNamespace(
+        answers=lambda query: ["Paris"], bodies=lambda rows: ["Paris" if row in (1, 41, 5, 99) else "" for row in rows]
+    )
+    world.around.splits.train = replace(world.around.splits.train, answers=answers)
+    # the first answer of query 0 goes from rank 2 to 1, of 1 from 1 to 2, of 2 from 1 to none; 3 has none
+    run_of([[10, 1, 2], [41, 20, 42], [5, 3, 30], [50, 51, 52]]).save(before / "train.parquet", world.around.collection)
+    run_of([[1, 10, 2], [20, 41, 42], [3, 30, 4], [50, 51, 40]]).save(after / "train.parquet", world.around.collection)
+    Selection(True, selected_queries=[0, 1]).save(gate)
+    inputs = {"before": before, "after": after, "selection": gate}
+    refine.count_outcome(replace(world.job(ranks="answers"), inputs=inputs))
+    counted = read_json(world.folder / "outcome.json")
+    assert counted["fixed"] == 1 and counted["nearer"] == 1 and counted["farther"] == 1
+    assert (counted["broken"], counted["right_before"], counted["right_after"]) == (2, 2, 1)

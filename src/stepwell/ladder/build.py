@@ -111,10 +111,13 @@ def _check(b: Builder) -> None:
 
 def _answers(b: Builder) -> None:
     """Refuse to go by answers where there are none."""
-    if b.recipe.mining.answers and not b.ctx.splits.train.answered:
+    mining, refine = b.recipe.mining, b.recipe.refine
+    wanted = {"mining: `answers: true`": mining.answers, "refine: `ranks: answers`": refine.ranks == "answers"}
+    asked = [key for key, on in wanted.items() if on]
+    if asked and not b.ctx.splits.train.answered:
         raise RecipeError(
-            f"mining: `answers: true` drops passages that hold an answer, and no training query of "
-            f"{b.ctx.collection.name} has answers to look for. Leave it out: they are looked for where there are any."
+            f"{asked[0]} goes by passages that hold an answer, and no training query of {b.ctx.collection.name} has "
+            "answers to look for. Leave it out: they are looked for where there are any."
         )
 
 

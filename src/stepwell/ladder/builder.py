@@ -67,6 +67,12 @@ class Builder:
         own = self.recipe.judging.measures
         return self.recipe.judging.model_dump(exclude=set() if own else {"measures"})
 
+    @property
+    def ranks(self) -> dict[str, str]:
+        """The setting by which refine ranks; none where it goes by the qrels."""
+        by_answers = self.recipe.refine.ranks != "qrels" and self.ctx.splits.train.answered
+        return {"ranks": "answers"} if by_answers else {}
+
     def mining(self, exclude: Set[str] = frozenset()) -> dict[str, Any]:
         """Return the settings of mining; `answers` is among them only where passages are dropped for it."""
         own = self.recipe.mining.model_dump(exclude={*exclude, "answers"})

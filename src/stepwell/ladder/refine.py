@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stepwell.display import Table
-from stepwell.distil.refine import can_be_selected, first_positive_ranks, funnel, selected
+from stepwell.distil.refine import Ranks, can_be_selected, first_answer_ranks, first_positive_ranks, funnel, selected
 from stepwell.ladder.builder import Builder, mine_from, mining_of, say_mining
 from stepwell.ladder.judging import headroom, judged, promotion, reranked
 from stepwell.ladder.prices import Prices, Work, refine_steps
@@ -40,7 +40,7 @@ def refinement(b: Builder) -> None:
             b.training_run(after, "the student")
             name, title, says = f"outcome-{number}", f"refine, round {round_}: fixed and broken", recorded(Outcome)
             inputs = {"before": f"{before}.train", "after": f"{after}.train", "selection": gate}
-            b.add(Stage(name, "outcome", title, {}, inputs, count_outcome, says, collective=False))
+            b.add(Stage(name, "outcome", title, b.ranks, inputs, count_outcome, says, collective=False))
         b.add(promotion(b, number))
 
 
@@ -69,8 +69,8 @@ def _distillation(b: Builder, round_: int, before: str, gate: str) -> None:
 
 
 def _settings(b: Builder) -> dict[str, Any]:
-    own = b.recipe.refine.model_dump(exclude={"rounds", "force"})
-    return {**own, "mining": b.mining(), "teacher": b.refine_teacher}
+    own = b.recipe.refine.model_dump(exclude={"rounds", "force", "ranks"})
+    return {**own, **b.ranks, "mining": b.mining(), "teacher": b.refine_teacher}
 
 
 def select(job: Job) -> None:
@@ -79,20 +79,29 @@ def select(job: Job) -> None:
     Writes the candidates of the selected queries, hardest first, and the funnel: how many queries stand at each pair of
     rank groups.
     """
-    settings, run, qrels = job.settings.read(Refine), job.training_run("run"), job.surroundings.splits.train
-    student_ranks = first_positive_ranks(run, qrels)
+    settings, run = job.settings.read(Refine), job.training_run("run")
+    student_ranks = ranks_of(job, run)
     open_ = can_be_selected(student_ranks, settings.rule, settings.worst, settings.depth)
     teacher_ranks = np.full(len(student_ranks), -1, dtype=np.int64)  # -1: not asked
     if open_.any():
         head = Run(run.queries[open_], run.passages[open_], run.scores[open_]).top(settings.depth)
         found, _ = reranked(job, head, settings.depth)
-        teacher_ranks[open_] = first_positive_ranks(found, qrels)
+        teacher_ranks[open_] = ranks_of(job, found)
     chosen = open_ & selected(teacher_ranks, student_ranks, settings.rule, settings.worst)
     how = mining_of(job.settings.part("mining")).model_copy(update={"sampling": "hardest", "first": 1, "pool": None})
     mine_from(job, run.select(run.queries[chosen]), how, settings.candidates)
     counts = {"queries": len(chosen), "asked": int(open_.sum()), "selected": int(chosen.sum())}
     rows, groups = run.queries[chosen].tolist(), funnel(student_ranks, teacher_ranks)
-    job.leave(Selection(go=bool(rows), rule=settings.rule, **counts, selected_queries=rows, funnel=groups))
+    ranks = job.settings.get("ranks", "qrels")
+    job.leave(Selection(bool(rows), settings.rule, **counts, selected_queries=rows, funnel=groups, ranks=ranks))
+
+
+def ranks_of(job: Job, run: Run) -> Ranks:
+    """Return the rank of each query's first passage that is right: by its answers or by the qrels (Q,)."""
+    qrels = job.surroundings.splits.train
+    if job.settings.get("ranks") != "answers":
+        return first_positive_ranks(run, qrels)
+    return first_answer_ranks(run, qrels, job.progress.start(100).part(1))  # beside a teacher's time it is nothing
 
 
 def say_selection(folder: Path, surroundings: Surroundings) -> Iterable[str | Table]:
@@ -103,9 +112,9 @@ def say_selection(folder: Path, surroundings: Surroundings) -> Iterable[str | Ta
 
 def count_outcome(job: Job) -> None:
     """Count what a round did to the training queries: how many it fixed, how many it broke."""
-    qrels, old = job.surroundings.splits.train, job.training_run("before")
+    old = job.training_run("before")
     new = job.training_run("after").select(old.queries)
-    was, now = first_positive_ranks(old, qrels), first_positive_ranks(new, qrels)
+    was, now = ranks_of(job, old), ranks_of(job, new)
     rows = Selection.load(job.inputs["selection"]).selected_queries
     chosen = np.isin(old.queries, np.array(rows, dtype=np.int32))
     what = {"selected": chosen, "fixed": chosen & (now == 1), "nearer": chosen & (now < was)}

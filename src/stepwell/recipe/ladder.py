@@ -25,7 +25,7 @@ class Mining(Section):
     positives: Count = 2
     """Positives that are kept of a query, at most; each epoch draws from them, never more than half of K."""
     answers: bool | None = None
-    """Drop a passage that holds an answer to the query (DPR's match); when empty, where the training queries have answers."""
+    """Drop a passage that holds an answer to the query, as DPR matches them; when empty, where training queries have answers."""
     margin: float | None = None
     """Drop a passage that scores higher than the positive's score minus this, in the miner's own scores."""
     near_duplicate: Fraction | None = 0.9
@@ -107,6 +107,8 @@ class Refine(Optimiser):
     rule: Literal["top", "better"] = "top"
     """`top`: teacher rank 1, student rank 2 to `worst` (MS MARCO). `better`: teacher rank before student rank, and at most `worst` (NQ)."""
     worst: Count = Field(15, description="The rank bound of the rule.")
+    ranks: Literal["auto", "answers", "qrels"] = "auto"
+    """Whose ranks the rule compares: the first passage with an answer (`answers`) or the first positive (`qrels`); auto = answers where training queries have some."""
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K, hardest first.")
     alpha: Weight = 0.1
     beta: Weight = 0.9

@@ -80,6 +80,7 @@ class Refined:
     selected: int
     funnel: list[dict[str, Any]]
     outcome: dict[str, int] = field(default_factory=dict)
+    ranks: str = "qrels"
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,8 @@ def refined(run: RunFolder) -> list[Refined]:
         outcome = run.read(f"outcome-{number}", records.Outcome)
         figures = (chosen.rule, chosen.queries, chosen.asked, chosen.selected, chosen.funnel)
         teacher = str(stage.manifest.settings.get("teacher", ""))
-        found.append(Refined(f"refine {number - first}", teacher, *figures, asdict(outcome) if outcome else {}))
+        became = asdict(outcome) if outcome else {}
+        found.append(Refined(f"refine {number - first}", teacher, *figures, became, chosen.ranks))
     return found
 
 

@@ -171,6 +171,7 @@ class Selection(Decision):
     selected: int = 0
     selected_queries: list[int] = field(default_factory=list)  # rows
     funnel: list[dict[str, Any]] = field(default_factory=list)
+    ranks: str = "qrels"  # whose ranks the rule compared: the first positive's, or by `answers`
 
     def table(self) -> Table:
         """Return the funnel as a table."""
@@ -179,7 +180,8 @@ class Selection(Decision):
             f"Rule {self.rule}: {self.selected} of {self.queries} queries selected; the teacher was "
             f"asked about {self.asked} (the others can't be selected)."
         )
-        return Table("Rank of the first positive", ["student", *heads], rows, (note,))
+        first = "passage with an answer" if self.ranks == "answers" else "positive"
+        return Table(f"Rank of the first {first}", ["student", *heads], rows, (note,))
 
 
 def funnel_grid(funnel: list[dict[str, Any]]) -> tuple[list[str], list[list[str | int | float | None]]]:
@@ -196,7 +198,7 @@ def funnel_grid(funnel: list[dict[str, Any]]) -> tuple[list[str], list[list[str 
 
 @dataclass(frozen=True)
 class Outcome(Record):
-    """What a round of refine did to the training queries, by the rank of the first positive (right: rank 1)."""
+    """What a round of refine did to the training queries, by the ranks that refine goes by (right: rank 1)."""
 
     file = "outcome.json"
     said = (
