@@ -93,7 +93,7 @@ def _taught(b: Builder, name: str, rung: Rung, found: str, start: str, label: st
     inputs = {**learned(b, name, rung, start, found, f"scores.{name}", known), "updates": "updates"}
 
     def cost(prices: Prices) -> Work:
-        return prices.distil(section, rung, more, _steps_of(b, prices)) if likely else Work()
+        return prices.distil(section, rung, more, _steps_of(b, prices, start != "start")) if likely else Work()
 
     def stage(part: str, training: Rung) -> Stage:
         own = training.model_dump(exclude={"epochs", "steps", "force", "negatives", *MORE.values()})
@@ -222,8 +222,10 @@ def decide_strongest(job: Job) -> None:
 # -- updates and rates --------------------------------------------------------------------------------------
 
 
-def _steps_of(b: Builder, prices: Prices) -> int:
-    return prices.climb([(rung, sum(b.more(rung))) for rung in b.recipe.ladder], b.recipe.refine)
+def _steps_of(b: Builder, prices: Prices, behind: bool = False) -> int:
+    """Return how many updates a baseline is guessed to have; ``behind``: without those of the first rung."""
+    rungs = b.recipe.ladder[1:] if behind else b.recipe.ladder
+    return prices.climb([(rung, sum(b.more(rung))) for rung in rungs], b.recipe.refine)
 
 
 def count_updates(job: Job) -> None:
