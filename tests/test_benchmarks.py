@@ -15,6 +15,8 @@ import pytest
 
 from stepwell.collection import Collection
 from stepwell.errors import StepwellError
+from stepwell.evaluation import Evaluation
+from stepwell.systems.records import Results
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -204,6 +206,17 @@ def test_an_enlarged_collection_keeps_the_given_passages_and_adds_others_as_long
 
 
 # -- the benchmarks ------------------------------------------------------------------------------------------------
+
+
+def test_seeds_are_put_together_query_by_query(bench: Callable[[str], ModuleType], tiny_run: Path) -> None:
+    proof, results = bench("proof"), Results.load(tiny_run)
+    one, two = (proof.together("t", tiny_run, [results] * seeds) for seeds in (1, 2))
+    assert one.rows == two.rows and {row[0] for row in one.rows} == set(results.table.systems)
+    row = {str(row[0]): row for row in one.rows}
+    spent = {trained.system: trained for trained in results.table.trained}["contrastive only"]
+    assert row["contrastive only"][-2:] == [f"{spent.updates:,}", f"{spent.texts:,}"] and row["BM25"][-2:] == ["", ""]
+    high, low = (Evaluation(np.arange(2, dtype=np.int32), {"R@5": np.array(v)}) for v in ([1.0, 0.5], [0.0, 0.5]))
+    assert proof.mean([high, low]).of("R@5").tolist() == [0.5, 0.5]
 
 
 def test_embed(measured: Callable[..., dict[str, Any]]) -> None:

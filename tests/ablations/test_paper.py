@@ -43,6 +43,7 @@ def test_what_makes_no_sense_is_left_out_and_said(tiny_recipe):
 def test_every_variant_of_the_paper_is_a_recipe(tiny_recipe):
     recipe = load_recipe(tiny_recipe)
     grid = open_grid(recipe, "paper")
+    assert grid.match_updates, "a shorter ladder with fewer updates would lose for that alone"
     assert grid.reference == "ladder" and len(grid.variants) >= 9 and len(grid.notes) == 2
     assert all(variant.recipe.name == variant.name and variant.forced for variant in grid.variants)
 

@@ -33,7 +33,7 @@ def paper_grid(recipe: Recipe, deepest: int) -> tuple[str, tuple[str, ...]]:
     """Return the YAML of the paper's variants of a recipe, and a sentence about each that makes no sense for it."""
     made = list(chain(_teachers(recipe), _rungs(recipe), _refine(recipe), _depths(recipe, deepest)))
     variants = {LADDER: {}, **dict(one for one in made if not isinstance(one, str))}
-    content = {"reference": LADDER, "force": True, "variants": variants}
+    content = {"reference": LADDER, "force": True, "match_updates": True, "variants": variants}
     notes = tuple(one for one in made if isinstance(one, str))
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), notes
 
