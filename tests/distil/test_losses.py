@@ -225,6 +225,42 @@ class TestMargin:
         assert moved == pytest.approx(margin_loss(*pair, positives).item(), rel=1e-3, abs=1e-3)
 
 
+def margins_pair_by_pair(student, teacher, positives, mask):
+    """MarginMSE with all pairs written out: (Q, K, K)."""
+    pairs = (positives & mask)[:, :, None] & (~positives & mask)[:, None, :]
+    gap = student - teacher
+    squares = (gap[:, :, None] - gap[:, None, :]).square()
+    return (squares * pairs).sum() / pairs.sum().clamp(min=1)
+
+
+class TestMarginsInClosedForm:
+    @settings(max_examples=60)
+    @given(tensors(2), st.data())
+    def test_value_and_gradient_are_those_of_all_pairs(self, pair, data):
+        bits = arrays(np.bool_, tuple(pair[0].shape))
+        positives, mask = (torch.from_numpy(data.draw(bits)) for _ in range(2))
+        student, teacher = pair[0].double().requires_grad_(), pair[1].double()
+        found, plain = (loss(student, teacher, positives, mask) for loss in (margin_loss, margins_pair_by_pair))
+        assert found.item() == pytest.approx(plain.item(), rel=1e-9, abs=1e-9)
+        gradients = [torch.autograd.grad(loss, student)[0] for loss in (found, plain)]
+        assert torch.allclose(*gradients, rtol=1e-9, atol=1e-9)
+
+    def test_scores_far_from_zero_lose_nothing(self):
+        # Gaps are 10000, 10001 | 10000.5: squares of such numbers have no digits left for a quarter.
+        student, positives = torch.tensor([[10000.0, 10001.0, 10000.5]]), torch.tensor([[True, True, False]])
+        assert margin_loss(student, torch.zeros(1, 3), positives).item() == pytest.approx(0.25)
+
+    def test_a_large_batch_takes_no_room_for_pairs(self):
+        # 2,000 queries against 4,000 passages: the pairs would be 32 thousand million numbers.
+        student = torch.zeros(2_000, 4_000, requires_grad=True)
+        positives = torch.zeros(2_000, 4_000, dtype=torch.bool)
+        positives[:, 0] = True
+        loss = margin_loss(student, positives.float(), positives)
+        loss.backward()
+        assert loss.item() == pytest.approx(1)  # every margin is 0 and should be 1
+        assert student.grad.sum().item() == pytest.approx(0, abs=1e-4)
+
+
 class TestDecoupled:
     @given(tensors(2), st.floats(0.5, 4))
     def test_with_the_teachers_own_mass_as_weight_it_is_the_soft_loss(self, pair, tau):
