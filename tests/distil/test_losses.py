@@ -173,20 +173,32 @@ class TestSeparateTemperatures:
 
 
 class TestSoftCrossEntropy:
-    @given(tensors(2), st.floats(0.5, 5))
-    def test_it_is_the_soft_loss_and_the_teachers_entropy(self, pair, tau):
-        p = torch.softmax(pair[1].double() / tau, dim=1)
-        entropy = -(tau**2) * torch.special.xlogy(p, p).sum(dim=1).mean().item()
-        expected = soft_loss(*pair, tau).item() + entropy
-        assert soft_cross_entropy(*pair, tau).item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    def test_only_the_teacher_is_softened_and_no_factor_stands_in_front(self):
+        # Teacher (4 ln 3, 0) / 4: 3/4, 1/4. The student's (ln 9, 0) is 9/10, 1/10 as it stands.
+        student, teacher = torch.tensor([[math.log(9), 0.0]]), torch.tensor([[4 * math.log(3), 0.0]])
+        by_hand = -(0.75 * math.log(0.9) + 0.25 * math.log(0.1))
+        assert soft_cross_entropy(student, teacher, 4.0).item() == pytest.approx(by_hand)
 
     @given(tensors(2), st.floats(0.5, 5))
-    def test_the_gradient_is_the_soft_losss(self, pair, tau):
+    def test_the_gradient_is_the_difference_of_student_and_softened_teacher(self, pair, tau):
         student, teacher = pair[0].requires_grad_(), pair[1]
-        gradients = [
-            torch.autograd.grad(loss(student, teacher, tau), student)[0] for loss in (soft_loss, soft_cross_entropy)
-        ]
-        assert torch.allclose(*gradients, atol=1e-5)
+        (gradient,) = torch.autograd.grad(soft_cross_entropy(student, teacher, tau), student)
+        expected = (torch.softmax(student, dim=1) - torch.softmax(teacher / tau, dim=1)) / len(student)
+        assert torch.allclose(gradient, expected, atol=1e-5)
+
+    @given(tensors(1), st.floats(0.5, 5))
+    def test_it_is_best_where_the_student_has_the_softened_scores(self, drawn, tau):
+        teacher = drawn[0].double()
+        p = torch.softmax(teacher / tau, dim=1)
+        entropy = -torch.special.xlogy(p, p).sum(dim=1).mean().item()
+        assert soft_cross_entropy(teacher / tau, teacher, tau).item() == pytest.approx(entropy, abs=1e-6)
+        assert soft_cross_entropy(teacher, teacher, tau).item() >= entropy - 1e-6
+
+    def test_padding_changes_nothing(self):
+        student, teacher = torch.tensor([[1.0, 0.5, 70.0]]), torch.tensor([[0.0, 2.0, 60.0]])
+        mask = torch.tensor([[True, True, False]])
+        alone = soft_cross_entropy(student[:, :2], teacher[:, :2], 2.0)
+        assert soft_cross_entropy(student, teacher, 2.0, mask).item() == pytest.approx(alone.item())
 
 
 class TestLogit:

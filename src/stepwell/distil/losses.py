@@ -4,7 +4,7 @@ Shapes: Q queries, K candidates a query, B texts, D dimensions. Scores (Q, K) ar
 or the raw output of a cross-encoder, never a probability. ``positives`` (Q, K) is True where the candidate answers the
 query, ``mask`` (Q, K) False where there is no candidate. The loss of a batch, a scalar, is the mean over its queries;
 no gradient flows to the ``teacher``. ``tau`` is the temperature of both softmaxes, ``teacher_tau`` the teacher's where
-it differs; the factor in front is then ``tau * teacher_tau``.
+it differs; the factor in front is then ``tau * teacher_tau``. The cross-entropy alone leaves the student's as it is.
 
 Source: PROD (arXiv 2209.13335), equations 3 to 8 of its method section; the embedding loss is EmbedDistill's
 (arXiv 2301.12005) and LEAF's (arXiv 2509.12539).
@@ -63,36 +63,33 @@ def soft_loss(
     >>> round(soft_loss(torch.zeros(1, 2), torch.tensor([[0.0, 1.0986123]])).item(), 4)  # 1/4, 3/4 against even
     0.1308
     """
-    guess, target, factor = _softened(student, teacher, tau, mask, teacher_tau)
-    return factor * functional.kl_div(guess, target, reduction="batchmean")
+    theirs = tau if teacher_tau is None else teacher_tau
+    guess, target = _log_softmax(student / tau, mask), _log_softmax(teacher.detach() / theirs, mask).exp()
+    return tau * theirs * functional.kl_div(guess, target, reduction="batchmean")
 
 
-def soft_cross_entropy(
-    student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor | None = None, teacher_tau: float | None = None
-) -> Tensor:
-    """Return ``-tau^2 * sum softmax(teacher / tau) log softmax(student / tau)``, the mean over queries.
+def soft_cross_entropy(student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor | None = None) -> Tensor:
+    """Return ``-sum softmax(teacher / tau) log softmax(student)``, the mean over queries.
 
-    It is :func:`soft_loss` plus the teacher's entropy, which is constant: the gradient is the same, the value is not
-    0 at its best. Source: Hinton et al. 2015 (arXiv 1503.02531), and an option of PROD's code.
+    Only the teacher is softened, by ``tau``, and there is no factor in front: the student's scores are pulled to the
+    teacher's divided by tau. The value is not 0 at its best, but the entropy of the softened teacher. Source: an option
+    of PROD's code.
 
     Examples
     --------
     >>> round(soft_cross_entropy(torch.zeros(1, 2), torch.tensor([[0.0, 1.0986123]])).item(), 4)  # log 2
     0.6931
+    >>> student, teacher = torch.tensor([[0.0, 1.0986123]]), torch.tensor([[0.0, 2.1972246]])
+    >>> round(soft_cross_entropy(student, teacher, tau=2.0).item(), 4)  # the entropy of 1/4, 3/4: it is there
+    0.5623
     """
-    guess, target, factor = _softened(student, teacher, tau, mask, teacher_tau)
-    return -factor * (target * guess).sum(dim=1).mean()
+    target = _log_softmax(teacher.detach() / tau, mask).exp()
+    return -(target * _log_softmax(student, mask)).sum(dim=1).mean()
 
 
-def _softened(
-    student: Tensor, teacher: Tensor, tau: float, mask: Tensor | None, teacher_tau: float | None
-) -> tuple[Tensor, Tensor, float]:
-    """Return the student's log-probabilities, the teacher's probabilities and the factor that keeps gradients' size."""
-    theirs = tau if teacher_tau is None else teacher_tau
-    student, teacher = student / tau, teacher.detach() / theirs
-    if mask is not None:
-        student, teacher = student.masked_fill(~mask, _ABSENT), teacher.masked_fill(~mask, _ABSENT)
-    return functional.log_softmax(student, dim=1), functional.softmax(teacher, dim=1), tau * theirs
+def _log_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Return log-probabilities (Q, K); where there is no candidate, those of exactly 0."""
+    return functional.log_softmax(scores if mask is None else scores.masked_fill(~mask, _ABSENT), dim=1)
 
 
 def logit_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -219,7 +216,9 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 SOFT: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, Any], Tensor]] = {
     "kl": lambda ours, theirs, _, mask, by: soft_loss(ours, theirs, by.tau, mask, by.teacher_tau),
-    "cross-entropy": lambda ours, theirs, _, mask, by: soft_cross_entropy(ours, theirs, by.tau, mask, by.teacher_tau),
+    "cross-entropy": lambda ours, theirs, _, mask, by: soft_cross_entropy(
+        ours, theirs, by.tau if by.teacher_tau is None else by.teacher_tau, mask
+    ),
     "mse": lambda ours, theirs, _, mask, by: logit_loss(ours, theirs, mask),
     "margin-mse": lambda ours, theirs, positives, mask, by: margin_loss(ours, theirs, positives, mask),
     "decoupled": lambda ours, theirs, positives, mask, by: decoupled_loss(

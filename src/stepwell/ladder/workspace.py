@@ -27,7 +27,7 @@ from stepwell.systems.folder import real_name
 from stepwell.systems.records import Choice, Decision, Manifest
 from stepwell.teachers.scoring import counting
 
-LAYOUT = 6
+LAYOUT = 7
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
 
 WRITTEN = ("recipe.yaml", "model", "runs", "results.json", "results.txt", "variants", "ablation.json")

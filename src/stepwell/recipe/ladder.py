@@ -71,7 +71,7 @@ class Rung(Optimiser):
     teacher_tau: Positive | None = None
     """The teacher's own temperature in the soft loss (`kl`, `cross-entropy`); `tau` when empty."""
     soft: Soft = "kl"
-    """How the student's scores are compared with the teacher's: `kl` (the paper), `cross-entropy` (against the softened teacher), `mse` (of the logits), `margin-mse` (of positive minus negative), `decoupled` (positives and the rest apart)."""
+    """How the student's scores are compared with the teacher's: `kl` (the paper), `cross-entropy` (against the softened teacher; the student's scores are not divided by `tau`, and there is no factor), `mse` (of the logits), `margin-mse` (of positive minus negative), `decoupled` (positives and the rest apart)."""
     target: Weight = Field(1.0, description="With `decoupled`: weight of the mass on the positives.")
     rest: Weight = Field(1.0, description="With `decoupled`: weight of the order among the negatives.")
     candidates: Annotated[int, Field(ge=2)] = Field(8, description="Candidates a query, K.")
