@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,6 +90,15 @@ def test_the_student_and_the_projection_end_as_with_one_process(one_and_two):
     one, two = one_and_two
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-3)
     assert two["projection"] == pytest.approx(one["projection"], abs=1e-4)
+
+
+def test_a_parameter_without_a_gradient_decays_in_no_number_of_processes(one_and_two):
+    for found in one_and_two:
+        assert found["halves"]["nowhere"] == [[1, 1], [1, 1]]
+    one, two = one_and_two
+    for name in ("everywhere", "on the last process"):
+        assert np.allclose(one["halves"][name], two["halves"][name])
+        assert np.max(one["halves"][name]) < 0.8
 
 
 def test_vectors_written_in_turn_are_those_of_one_process(one_and_two):

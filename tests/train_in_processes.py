@@ -31,6 +31,25 @@ BATCH = 7
 """No multiple of two: the processes have to even out their shares."""
 
 
+class Halves:
+    """A weight that learns, one that only the last process learns, and one that nobody does."""
+
+    separable, size = False, 8
+
+    def __init__(self) -> None:
+        self.module = torch.nn.ParameterDict(
+            {name: torch.ones(2, 2) for name in ("everywhere", "on the last process", "nowhere")}
+        )
+
+    def loss(self, examples: np.ndarray, epoch: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the sum of squares, of which each process differentiates its part."""
+        last = self.module["on the last process"]
+        if distributed.rank() < distributed.world_size() - 1:
+            last = last.detach()
+        loss = self.module["everywhere"].square().sum() / distributed.world_size() + last.square().sum()
+        return loss, {"squares": loss.item()}
+
+
 def work(model: str, place: str, cache: str, folder: Path) -> dict[str, object]:
     """Write vectors, then train the dual-encoder rung, the embedding rung and a reranker; return what came out."""
     collection = open_collection(place, Path(cache))
@@ -72,6 +91,9 @@ def work(model: str, place: str, cache: str, folder: Path) -> dict[str, object]:
     reranking = RerankObjective(scorer, *tokens, candidates, Draw(4, 1))
     reranker_log = train(reranking, RerankTraining(steps=4, batch=BATCH, lr=1e-3), _fresh(folder / "reranker"), 3)
 
+    halves, settings = Halves(), Optimiser(steps=3, batch=4, lr=0.1, weight_decay=0.5)
+    train(halves, settings, _fresh(folder / "halves"), 3)
+
     run = BM25Index.build(collection).run(collection, rows, 20)
     mined, report = mine(run, qrels, collection, Mining(depth=20, near_duplicate=0.3), 5, 3)
 
@@ -95,6 +117,7 @@ def work(model: str, place: str, cache: str, folder: Path) -> dict[str, object]:
         "embedding": embedding_log.losses,
         "projection": weights.flatten().tolist(),
         "reranker": reranker_log.losses,
+        "halves": {name: weight.tolist() for name, weight in halves.module.items()},
         # A key's bias changes no attention: its gradient is rounding noise, which AdamW makes into steps.
         "weights": [p.abs().sum().item() for name, p in rung.model.named_parameters() if "key.bias" not in name],
     }

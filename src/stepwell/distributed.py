@@ -5,7 +5,7 @@ shares are gathered, and every process computes the same loss. So a loss needs t
 passage is embedded once over all of them, and N processes give the loss and the gradient of one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -90,11 +90,18 @@ def in_shares(n: int, work: Callable[[NDArray[np.int64]], tuple[NDArray[Any], ..
     return tuple(out)
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the processes' gradients in place."""
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Add up the processes' gradients in place; a parameter that has none on any process is left without.
+
+    An optimiser leaves such a parameter alone, and would let one with a gradient of 0 decay.
+    """
     if world_size() == 1:
         return
-    for parameter in parameters:
+    there = [parameter.grad is not None for parameter in parameters]
+    dist.all_reduce(counts := torch.tensor(there, dtype=torch.int32, device=state().device))
+    for parameter, count in zip(parameters, counts.tolist(), strict=True):
+        if not count:
+            continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad)
