@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
 import slices
 from conftest import write_tiny
@@ -21,6 +22,8 @@ from stepwell.ladder.build import stages_of
 from stepwell.ladder.plan import Speed
 from stepwell.ladder.prices import Prices
 from stepwell.ladder.run import prepare
+from stepwell.models.tokens import cut_pairs
+from stepwell.recipe import Optimiser
 from stepwell.recipe.scale import scaled
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.run import Run
@@ -164,6 +167,31 @@ def test_a_paper_recipe_trains_what_the_paper_trains(climbed):
     weights = {(climbed.run / stages[stage] / "model" / "model.safetensors").read_bytes() for stage in trained[:4]}
     assert len(weights) == 4  # whoever goes on learns something
     assert "keep" not in climbed.training("rung-1")["parts"] and "keep" in climbed.training("rung-2")["parts"]
+
+
+def trainings(section):
+    """Every training in a section of a recipe, however deep."""
+    if isinstance(section, Optimiser):
+        yield section
+    if isinstance(section, BaseModel):
+        section = dict(section)
+    parts = section.values() if isinstance(section, dict) else section if isinstance(section, list) else ()
+    for part in parts:
+        yield from trainings(part)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_no_training_of_a_paper_recipe_decays(name):
+    found = list(trainings(load_recipe(PAPER / f"{name}.yaml")))
+    assert len(found) == 10  # DE-12 twice, two cross-encoders, the student's warm-up twice, three rungs, refine
+    assert {training.weight_decay for training in found} == {0}
+
+
+def test_a_pair_has_room_for_the_paper_s_query_and_passage():
+    # 32 tokens of a query with [CLS] and [SEP], 159 of a passage with its [SEP].
+    room = load_recipe(PAPER / "msmarco-passage.yaml").tokens.pair - 3
+    query, passage = cut_pairs(np.array([30]), np.array([400]), room)
+    assert (query.tolist(), passage.tolist()) == ([32 - 2], [159 - 1])
 
 
 def test_the_scale_changes_no_stage(records, tiny_model, tmp_path):
