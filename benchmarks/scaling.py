@@ -33,6 +33,7 @@ class Model:
     layers: int
     width: int
     vocabulary: int = 30_522
+    towers: int = 1  # a text goes through one of them
 
     @property
     def operations(self) -> float:
@@ -41,13 +42,13 @@ class Model:
 
     @property
     def weights(self) -> float:
-        """Weights of the layers' matrices and of the word embeddings."""
-        return self.operations / 2 + self.vocabulary * self.width
+        """Weights of the layers' matrices and of the word embeddings, of all towers."""
+        return self.towers * (self.operations / 2 + self.vocabulary * self.width)
 
 
 STUDENT, DE, CE, LARGE = (
-    Model("student", 6, 768),
-    Model("DE-12", 12, 768),
+    Model("student", 6, 768, towers=2),
+    Model("DE-12", 12, 768, towers=2),
     Model("CE-12", 12, 768),
     Model("CE-24", 24, 1_024),
 )

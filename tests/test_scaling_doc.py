@@ -64,7 +64,7 @@ def test_every_stage_costs_what_plan_says(scaling: ModuleType, tmp_path: Path) -
     tokens = a.passage_tokens, a.query_tokens, a.pair_tokens
     prices = Prices(a.passages, a.queries, 0, 0, *tokens)
     student, de, ce, large = (
-        SimpleNamespace(base=write_config(model, tmp_path), layers=None)
+        SimpleNamespace(base=write_config(model, tmp_path), layers=None, towers=model.towers)
         for model in (scaling.STUDENT, scaling.DE, scaling.CE, scaling.LARGE)
     )
 

@@ -53,6 +53,7 @@ CHANGES = [
     ("student.scale", 30.0, "rung-1"),
     ("warmup.epochs", 1, "start"),
     ("teachers.de.train.lr", 2e-3, "teacher.de"),
+    ("teachers.de.towers", 2, "teacher.de"),
     ("teachers.ce.train.candidates", 3, "teacher.ce"),
     ("teachers.ce.train.train_queries", 9, "candidates.ce"),
     ("mining.depth", 29, "bm25"),

@@ -159,13 +159,20 @@ def test_natural_questions_go_by_answers_no_negative_holds_one_and_refine_ranks_
     assert chosen and {(one.rule, one.ranks) for one in chosen} == {("better", "answers")}
 
 
+def towers(stage):
+    """Return the files with the weights of the towers of a stage's model."""
+    found = sorted((stage / "model").rglob("*_Transformer/model.safetensors"))
+    assert [file.parent.name for file in found] == ["document_0_Transformer", "query_0_Transformer"]
+    return found
+
+
 def test_a_paper_recipe_trains_what_the_paper_trains(climbed):
     stages = climbed.facts["stages"]
     trained = ("teacher.de12.first", "teacher.de12", "start.first", "start", "teacher.ce12", "teacher.ce24")
     for stage in (*trained, "rung-1", "rung-2", "rung-3"):
         assert 0 < climbed.training(stage)["steps"] <= 3
-    weights = {(climbed.run / stages[stage] / "model" / "model.safetensors").read_bytes() for stage in trained[:4]}
-    assert len(weights) == 4  # whoever goes on learns something
+    weights = {place.read_bytes() for stage in trained[:4] for place in towers(climbed.run / stages[stage])}
+    assert len(weights) == 8  # whoever goes on learns something, and each tower something else
     assert "keep" not in climbed.training("rung-1")["parts"] and "keep" in climbed.training("rung-2")["parts"]
 
 

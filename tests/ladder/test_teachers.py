@@ -24,7 +24,7 @@ from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare
 from stepwell.ladder.stage import Job, Settings
 from stepwell.ladder.trainings import build_dense
-from stepwell.models.build import build_student
+from stepwell.models.build import build_static, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.opening import save_model
@@ -130,6 +130,53 @@ def test_a_dual_encoder_with_two_towers_teaches_with_both(recipe, towers, tmp_pa
         expected = whole.encode(whole.tokenise(["the old river"], side), side)
         for made in (encoder, saved):
             assert np.array_equal(made.encode(made.tokenise(["the old river"], side), side), expected)
+
+
+def one_teacher(recipe, tmp_path, said):
+    """Write the recipe with another dual encoder."""
+    text = recipe.read_text().replace("scores.tsv", str(recipe.parent / "scores.tsv"))
+    old = text[text.index("de: {kind: dual-encoder") : text.index("\n  colbert:")]
+    (tmp_path / "recipe.yaml").write_text(text.replace(old, f"de: {{kind: dual-encoder, {said}}}"))
+    return tmp_path / "recipe.yaml"
+
+
+def test_a_teacher_that_is_trained_may_have_two_towers(recipe, tiny_model, tmp_path):
+    file = one_teacher(recipe, tmp_path, f"from: {tiny_model}, towers: 2, train: {{steps: 3, batch: 4, lr: 0.01}}")
+    ctx = prepare(load_recipe(file))
+    stage = next(stage for stage in stages_of(ctx) if stage.name == "teacher.de")
+    assert stage.settings["towers"] == 2
+    encoder = build_dense(ctx.recipe.teachers["de"], ctx.recipe.tokens.longest, tmp_path)
+    vectors = [encoder.encode(encoder.tokenise(["the old river"], side), side) for side in ("query", "document")]
+    assert np.array_equal(*vectors)  # they begin alike
+    weights = dict(encoder.model.named_parameters())
+    assert len({id(weight) for name, weight in weights.items() if name.endswith("word_embeddings.weight")}) == 2
+
+
+def test_two_towers_of_a_teacher_have_the_weights_of_two_in_the_plan(recipe, tiny_model, tmp_path):
+    plans = []
+    for towers in (1, 2):
+        said = f"from: {tiny_model}, towers: {towers}, train: {{steps: 3, batch: 4}}"
+        (tmp_path / str(towers)).mkdir()
+        plans.append(api.plan(one_teacher(recipe, tmp_path / str(towers), said), tmp_path / "run"))
+    works = [next(work for stage, work, *_ in plan.lines() if stage.name == "teacher.de") for plan in plans]
+    assert (works[1].disk, works[1].training) == (2 * works[0].disk, works[0].training)
+    assert plans[1].memory > plans[0].memory
+
+
+@pytest.mark.parametrize(
+    ("base", "train", "told"),
+    [
+        ("MODEL", "", r"'de': `towers: 2` .*add `train`, or leave `towers` out"),
+        ("TOWERS", ", train: {steps: 1}", r"'de': .*has two towers already.*leave `towers` out"),
+        ("STATIC", ", train: {steps: 1}", r"'de': .*is a static model.*leave `towers` out"),
+    ],
+)
+def test_two_towers_where_they_make_no_sense_are_refused(recipe, tiny_model, towers, tmp_path, base, train, told):
+    save_model(build_static(str(tiny_model), None), tmp_path / "static")
+    place = {"MODEL": tiny_model, "TOWERS": towers, "STATIC": tmp_path / "static"}[base]
+    file = one_teacher(recipe, tmp_path, f"from: {place}, towers: 2{train}")
+    with pytest.raises(StepwellError, match=told):
+        api.plan(file, tmp_path / "run")
 
 
 def test_a_student_from_two_towers_is_refused_by_the_plan(recipe, towers, tmp_path):

@@ -17,8 +17,9 @@ from stepwell.ladder.tracking import refuse_missing
 from stepwell.ladder.trainings import cut_and_widened, distil, start
 from stepwell.models.build import pick_layers
 from stepwell.models.engines import machine
+from stepwell.models.files import modules_of
 from stepwell.models.shape import depth_of, vector_width
-from stepwell.recipe import MORE, Rung
+from stepwell.recipe import MORE, DualEncoderTeacher, Rung
 from stepwell.systems.folder import SEARCHED
 from stepwell.systems.records import Training
 
@@ -99,6 +100,7 @@ def _check(b: Builder) -> None:
     _answers(b)
     _measures(b)
     _layers(b)
+    _towers(b)
     for number, rung in enumerate(b.recipe.ladder, start=1):
         _hold(b, number, rung)
     if b.recipe.refine.rounds and b.embeds(b.refine_teacher):
@@ -151,6 +153,24 @@ def _layers(b: Builder) -> None:
         kind = b.kind(name)
         if kind.model is not None and kind.section.layers is not None:
             pick_layers(depth_of(kind.section.base), kind.section.layers, "first")
+
+
+def _towers(b: Builder) -> None:
+    """Refuse two towers from a base that can't be one of them."""
+    for name, section in b.recipe.teachers.items():
+        if not isinstance(section, DualEncoderTeacher) or section.towers == 1:
+            continue
+        kinds = {kind for kind, _ in modules_of(section.base)}
+        if "Router" in kinds:
+            raise RecipeError(
+                f"teacher {name!r}: {section.base} has two towers already, and `towers: 2` makes two of one: leave "
+                "`towers` out to train both as they are, or name the directory of one tower in `from`."
+            )
+        if "StaticEmbedding" in kinds:
+            raise RecipeError(
+                f"teacher {name!r}: {section.base} is a static model, a table of words, and `towers: 2` is for models "
+                "with layers: leave `towers` out."
+            )
 
 
 def _hold(b: Builder, number: int, rung: Rung) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from stepwell import distributed
 from stepwell.display import Cell, Table, duration, warn
-from stepwell.ladder.prices import BACKWARD, Prices, Work, layers_of
+from stepwell.ladder.prices import BACKWARD, Prices, Work, layers_of, towers_of
 from stepwell.ladder.stage import Context, Stage
 from stepwell.ladder.workspace import Workspace, damage
 from stepwell.models.build import build_student
@@ -223,6 +223,7 @@ def memory_of(ctx: Context) -> float:
     for section in [recipe.student, *(kind.section for kind in kinds if kind.model is not None)]:
         config = config_of(section.base)
         weights = operations_a_token(section.base, layers_of(section)) / 2 + config.vocab_size * config.hidden_size
+        weights *= towers_of(section)
         depth = min(section.layers or config.num_hidden_layers, config.num_hidden_layers)
         most = max(most, 16.0 * weights + 40.0 * config.hidden_size * tokens * depth)
     texts = 300.0 * (ctx.collection.n_passages + ctx.collection.n_queries)

@@ -98,7 +98,7 @@ class Prices:
 
     def _training(self, model: Any, tokens: float) -> Work:
         operations, config = operations_a_token(model.base, layers_of(model)), config_of(model.base)
-        weights = 4.0 * (operations / 2 + int(config.vocab_size) * int(config.hidden_size))
+        weights = 4.0 * towers_of(model) * (operations / 2 + int(config.vocab_size) * int(config.hidden_size))
         return Work(training=BACKWARD * tokens * operations, disk=weights, seconds=2.0)
 
 
@@ -106,6 +106,11 @@ def layers_of(model: Any) -> int | None:
     """Return how many layers a section of the recipe keeps: none of them for a static student, None for all."""
     found: int | None = 0 if getattr(model, "static", False) else model.layers
     return found
+
+
+def towers_of(model: Any) -> int:
+    """Return how many towers a section of the recipe builds: a text goes through one of them, and all have weights."""
+    return int(getattr(model, "towers", 1))
 
 
 def refine_steps(settings: Refine, train: int) -> int:

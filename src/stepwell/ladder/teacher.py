@@ -12,7 +12,7 @@ from stepwell.distil.objectives import RerankObjective
 from stepwell.distil.training import total_steps
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.judging import searched
-from stepwell.ladder.prices import Prices, Work
+from stepwell.ladder.prices import Prices, Work, towers_of
 from stepwell.ladder.stage import Job, Stage, recorded
 from stepwell.ladder.trainings import build_dense, contrast, go_on, learn
 from stepwell.models.token_store import both_tokens
@@ -115,6 +115,8 @@ def _model(b: Builder, kind: Kind[Any], stage: str, inputs: dict[str, str], run:
     read = {key: getattr(b.recipe.tokens, key) for key in kind.cut_by}
     # Without what comes behind it, the first training is the same work whether or not the recipe goes on.
     settings = {**section.model_dump(exclude={"train": {"further"}}), "tokens": read, **b.content(section.base)}
+    if towers_of(section) == 1:  # as keys were before there was a choice
+        settings.pop("towers", None)
     title, says = f"{how} the teacher {kind.name}", recorded(Training)
     b.add(Stage(stage, f"{how}-{kind.model}", title, settings, inputs, run, says, cost))
 
@@ -129,7 +131,7 @@ def make_without_model(job: Job) -> None:
 
 def take_or_train_dense(job: Job) -> None:
     """Make a dual-encoder teacher: its base as it is, or trained contrastively."""
-    section = job.settings.read(DualEncoderTeacher)
+    section = job.settings.read(DualEncoderTeacher, towers=job.settings.get("towers", 1))
     encoder = build_dense(section, job.settings["tokens"]["longest"], job.folder)
     if section.train is not None:
         contrast(job, encoder, section.train)

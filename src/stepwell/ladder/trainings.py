@@ -95,8 +95,8 @@ def train_further(job: Job) -> None:
 
 def build_dense(section: DenseSection, max_tokens: int, folder: Path) -> Encoder:
     """Build a student, or the base of a dual-encoder teacher, and save it."""
-    pick, towers = (section.pick, section.towers) if isinstance(section, StudentSection) else ("first", 1)
-    shape = section.layers, pick, section.pooling, section.similarity, towers, max_tokens
+    pick = section.pick if isinstance(section, StudentSection) else "first"
+    shape = section.layers, pick, section.pooling, section.similarity, section.towers, max_tokens
     said = section.prompts, section.dimensions
     if isinstance(section, StudentSection) and section.static:
         encoder = Encoder(build_static(section.base, section.similarity, *said), section.scale)

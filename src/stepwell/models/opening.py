@@ -74,8 +74,8 @@ def open_one_tower(base: str, scorers: bool = False) -> SentenceTransformer:
         raise RecipeError(
             f"{base} has two towers, one for queries and one for passages, and what is cut or built here starts from "
             "one: the other would be lost. Name the directory of one tower in `from` (query_0_Transformer or "
-            "document_0_Transformer in it), or take the whole as a dual-encoder teacher without `layers`, `pooling` "
-            "and `similarity`."
+            "document_0_Transformer in it), or take the whole as a dual-encoder teacher without `layers`, `pooling`, "
+            "`similarity` and `towers`."
         )
     return model
 

@@ -258,6 +258,8 @@ class Recipe(Section):
     def _teacher_mistakes(self, teacher: AnyTeacher) -> Iterator[str]:
         for name in teacher.names:
             yield from self._missing(name)
+        if isinstance(teacher, DualEncoderTeacher) and teacher.towers == 2 and teacher.train is None:
+            yield ": `towers: 2` makes two towers that begin alike, and only a training tells them apart, which it has not; add `train`, or leave `towers` out"
         if isinstance(teacher, ListTeacher):
             if teacher.imitate is not None and not self.teachers[teacher.imitate].embeds:
                 yield f": `imitate` needs a dual-encoder teacher, and {teacher.imitate!r} is none"

@@ -73,6 +73,8 @@ class DualEncoderTeacher(ModelTeacher):
     dimensions: Count | None = None
     """Keep the first so many numbers of each vector (Matryoshka); as the model does when empty."""
     scale: Positive | None = Field(None, description="From similarity to logit; 20 for cos and 1 for dot when empty.")
+    towers: Literal[1, 2] = 1
+    """One shared tower for queries and passages, or two that begin alike and learn apart, so that only a teacher with `train` can have them. A base that has two keeps them with 1."""
 
 
 class ListTeacher(ModelTeacher):
