@@ -151,6 +151,11 @@ class TestEmbedding:
         student, teacher = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[10.0, 0.0], [-2.0, 0.0]])
         assert embedding_loss(student, teacher).item() == pytest.approx(((2 - 2 * 0.6) + 4) / 2)
 
+    def test_lengths_count_where_they_rank(self):
+        student, teacher = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[10.0, 0.0], [-2.0, 0.0]])
+        by_hand = ((49 + 16) + 9) / 2
+        assert embedding_loss(student, teacher, cosine=False).item() == pytest.approx(by_hand)
+
     @settings(max_examples=30)
     @given(tensors(1, st.floats(0.125, 8, width=32)), st.floats(0.1, 10))
     def test_zero_for_the_same_direction(self, drawn, factor):

@@ -265,6 +265,21 @@ class TestOtherTerms:
             _, parts = task.objective(Terms(hold=0.5), hold=held).loss(np.arange(5), 0)
             assert parts["hold"] == pytest.approx(0.5 * distance, abs=1e-5)
 
+    def test_hold_of_a_dot_product_holds_lengths_too(self, task):
+        # The teacher's vectors are the student's, twice as long: no distance by direction, their length as they are.
+        longer = Vectors(2 * task.own.passages, 2 * task.own.queries, task.own.query_rows, 1.0)
+        objective = task.objective(Terms(hold=0.5), hold=longer)
+        task.encoder.cosine, before = False, task.encoder.cosine
+        try:
+            found = objective.loss(np.arange(5), 0)[1]["hold"]
+            queries, passages = task.candidates.queries[:5], np.unique(task.candidates.passages[:5])[1:]
+            own = task.encoder.embed(task.queries, queries.astype(np.int64), "query").detach().numpy()
+            more = task.encoder.embed(task.passages, passages.astype(np.int64), "document").detach().numpy()
+            apart = [own - longer.of_queries(queries), more - longer.passages[passages]]
+        finally:
+            task.encoder.cosine = before
+        assert found == pytest.approx(0.5 * np.square(np.concatenate(apart)).sum(axis=1).mean(), rel=1e-4)
+
     def test_the_parts_add_up_to_the_loss(self, task):
         terms = Terms(alpha=0.1, beta=0.9, gamma=1, tau=2, beside=0.3, hold=0.2)
         vectors = dict.fromkeys(("teacher", "start", "beside"), task.teacher) | {"hold": task.own}

@@ -181,6 +181,11 @@ class TestEmbeddingDistillLoss:
             loss = EmbeddingDistillLoss(model)(features(model)[:1], torch.from_numpy(model.encode(COLUMNS[0])))
         assert loss.item() == pytest.approx(0, abs=1e-6)
 
+    def test_lengths_count_where_the_similarity_is_the_dot_product(self, model, dot):
+        column, labels = [torch.tensor([[2.0, 0.0], [0.0, 1.0]])], torch.tensor([[5.0, 0.0], [0.0, 3.0]])
+        assert EmbeddingDistillLoss(model).compute_loss_from_embeddings(column, labels).item() == pytest.approx(0)
+        assert EmbeddingDistillLoss(dot).compute_loss_from_embeddings(column, labels).item() == (3**2 + 2**2) / 2
+
     def test_another_width_gets_a_projection_that_learns(self, model):
         loss = EmbeddingDistillLoss(model, teacher_dimension=48)
         assert loss.projection.weight.shape == (48, 32)

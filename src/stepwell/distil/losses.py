@@ -200,18 +200,23 @@ def list_net_loss(scores: Tensor, grades: Tensor, mask: Tensor | None = None) ->
     return soft_cross_entropy(scores, grades.to(scores.dtype), 1.0, mask)
 
 
-def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the squared distance of normalised vectors, the mean over texts.
+def embedding_loss(student: Tensor, teacher: Tensor, cosine: bool = True) -> Tensor:
+    """Return the squared distance of vectors (B, D), the mean over texts.
 
-    It equals ``2 - 2 cos``: 0 for the same direction, 4 for the opposite one.
+    With ``cosine`` they are normalised first, and it equals ``2 - 2 cos``: 0 for the same direction, 4 for the opposite
+    one. Without, lengths are learned too: a student that is compared by the dot product ranks by them.
 
     Examples
     --------
     >>> embedding_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 7.0]])).item()
     2.0
+    >>> embedding_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 7.0]]), cosine=False).item()  # 4 + 49
+    53.0
     """
-    difference = functional.normalize(student, dim=1) - functional.normalize(teacher.detach(), dim=1)
-    return difference.square().sum(dim=1).mean()
+    teacher = teacher.detach()
+    if cosine:
+        student, teacher = functional.normalize(student, dim=1), functional.normalize(teacher, dim=1)
+    return (student - teacher).square().sum(dim=1).mean()
 
 
 SOFT: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, Any], Tensor]] = {

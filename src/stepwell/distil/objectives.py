@@ -124,7 +124,8 @@ class StudentObjective:
             parts["beside"] = terms.beside * losses.soft_loss(in_batch, scores_of(self.beside), terms.tau)
         if terms.hold and self.hold is not None:
             near = np.concatenate([self.hold.of_queries(queries), self.hold.passages[passages]])  # (B + U, D)
-            parts["hold"] = terms.hold * losses.embedding_loss(torch.cat([q, p]), torch.from_numpy(near).to(device))
+            held = torch.from_numpy(near).to(device)
+            parts["hold"] = terms.hold * losses.embedding_loss(torch.cat([q, p]), held, self.encoder.cosine)
         return torch.stack(list(parts.values())).sum(), {name: part.item() for name, part in parts.items()}
 
     def _given(self, examples: Rows, columns: Rows, scores: Tensor, positives: Tensor, mask: Tensor) -> Tensor:
@@ -194,6 +195,8 @@ class Imitated(NamedTuple):
 class EmbeddingObjective:
     """Pulls the student's vectors of all passages and training queries to a teacher's (the embedding rung; no labels).
 
+    Directions alone for a student that is compared by cosine, lengths too for one that is by the dot product.
+
     Examples are passages, then the queries ``rows`` (those of training, since dev and test must stay unseen), then
     ``more`` texts from elsewhere. ``seed`` initialises the projection, which exists only where the widths differ and is
     thrown away after.
@@ -241,5 +244,6 @@ class EmbeddingObjective:
                 vectors.append(self.encoder.embed(part.tokens, rows, part.side))
                 targets.append(part.targets(rows))
         student = self.projection(torch.cat(vectors))
-        loss = losses.embedding_loss(student, torch.from_numpy(np.concatenate(targets)).to(student.device))
+        target = torch.from_numpy(np.concatenate(targets)).to(student.device)
+        loss = losses.embedding_loss(student, target, self.encoder.cosine)
         return loss, {"distance": loss.item()}

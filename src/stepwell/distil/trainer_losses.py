@@ -178,7 +178,9 @@ def _in_batch(columns: Tensor, similarity: str) -> Tensor:
 
 
 class EmbeddingDistillLoss(_OfEmbeddings):
-    """Squared distance of the student's normalised vectors to a teacher's (the embedding rung).
+    """Squared distance of the student's vectors to a teacher's (the embedding rung).
+
+    Where the student's similarity is the dot product, of the vectors as they are; else of both normalised.
 
     One text column; labels are the teacher's vectors, shape (B, D_teacher). ``projection`` maps student
     vectors to the teacher's width where the two differ; it is not part of the saved model.
@@ -193,4 +195,4 @@ class EmbeddingDistillLoss(_OfEmbeddings):
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
         """Return the loss of one column of vectors, shape (B, D)."""
-        return embedding_loss(self.projection(embeddings[0]), labels)
+        return embedding_loss(self.projection(embeddings[0]), labels, self.similarity != "dot")
