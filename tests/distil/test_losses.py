@@ -16,10 +16,12 @@ from stepwell.distil.losses import (
     decoupled_loss,
     embedding_loss,
     hard_loss,
+    larger_batch_target,
     larger_loss_target,
     list_net_loss,
     logit_loss,
     margin_loss,
+    mean_softmax_target,
     soft_cross_entropy,
     soft_loss,
 )
@@ -342,6 +344,40 @@ class TestSeveralTeachers:
         each = [[of(q, table[q : q + 1]).item() for q in range(len(student))] for table in (one, other)]
         larger = np.max(each, axis=0)
         assert soft_loss(student, target, 2.0).item() == pytest.approx(larger.mean(), rel=1e-4, abs=1e-5)
+
+    @given(tensors(3))
+    def test_of_a_batch_it_is_the_larger_of_the_means(self, scores):
+        student, one, other = scores
+        target = larger_batch_target(torch.stack([one, other]), lambda theirs: soft_loss(student, theirs, 2.0))
+        each = [soft_loss(student, table, 2.0).item() for table in (one, other)]
+        assert soft_loss(student, target, 2.0).item() == max(each)
+
+    def test_batch_and_query_choose_differently(self):
+        # Losses of the two queries by logits: 2 and 0 from one teacher, 1/2 and 1/2 from the other.
+        student = torch.zeros(2, 1)
+        teachers = torch.tensor([[[2.0], [0.0]], [[1.0], [1.0]]])
+        of_query = larger_loss_target(teachers, lambda q, t: logit_loss(student[q : q + 1], t))
+        of_batch = larger_batch_target(teachers, lambda t: logit_loss(student, t))
+        assert of_query.tolist() == [[2.0], [1.0]]
+        assert of_batch.tolist() == [[2.0], [0.0]]
+
+    def test_the_mean_of_softmaxes_by_hand(self):
+        # At tau 2: 3/4, 1/4 and 1/10, 9/10, of which the mean is 17/40, 23/40. The mean of the scores says otherwise.
+        teachers = 2 * torch.tensor([[[math.log(3), 0.0]], [[0.0, math.log(9)]]])
+        target = mean_softmax_target(teachers, 2.0)
+        assert torch.softmax(target / 2.0, dim=1).tolist()[0] == pytest.approx([17 / 40, 23 / 40])
+        by_hand = 4 * (17 / 40 * math.log(17 / 20) + 23 / 40 * math.log(23 / 20))  # against an even student
+        assert soft_loss(torch.zeros(1, 2), target, 2.0).item() == pytest.approx(by_hand, rel=1e-5)
+        assert torch.softmax(teachers.mean(dim=0) / 2.0, dim=1).tolist()[0] == pytest.approx([0.366, 0.634], abs=1e-3)
+
+    @given(tensors(2), st.floats(0.5, 5), st.data())
+    def test_the_mean_of_softmaxes_is_over_what_is_there(self, pair, tau, data):
+        mask = torch.from_numpy(data.draw(arrays(np.bool_, tuple(pair[0].shape))))
+        mask[:, 0] = True
+        target = mean_softmax_target(torch.stack(pair), tau, mask)
+        own = [torch.softmax((one / tau).masked_fill(~mask, -math.inf), dim=1) for one in pair]
+        found = torch.softmax((target / tau).masked_fill(~mask, -math.inf), dim=1)
+        assert torch.allclose(found, (own[0] + own[1]) / 2, atol=1e-5)
 
     def test_a_teacher_that_agrees_with_the_student_gives_way(self):
         student = torch.tensor([[1.0, 0.0], [0.0, 3.0]])

@@ -418,3 +418,38 @@ class TestSeveralTeachers:
         both = soft(np.stack([task.logits, other]))
         assert both == pytest.approx(np.max(each, axis=0).mean(), rel=1e-4)
         assert soft(np.stack([task.logits, task.logits])) == pytest.approx(soft(task.logits), rel=1e-5)
+
+    @pytest.mark.parametrize(("teacher_tau", "soft"), [(None, "kl"), (3.0, "kl"), (3.0, "cross-entropy")])
+    def test_the_mean_of_softmaxes_is_over_the_candidates_that_were_drawn(self, task, teacher_tau, soft):
+        terms = Terms(alpha=0, beta=1, over="candidates", tau=2.0, teacher_tau=teacher_tau, soft=soft)
+        examples, both = np.arange(6), np.stack([task.logits, -2 * task.logits])
+        objective = task.objective(terms, teacher_scores=both, together="mean of softmaxes")
+        objective.draw = Draw(3, 0)
+        with torch.no_grad():
+            found = objective.loss(examples, 0)[1]["soft"]
+        columns = objective.draw.columns(task.candidates, examples, 0)
+        rows, own = task.candidates.queries[examples], task.candidates.passages[examples]
+        there = np.take_along_axis(own, columns, axis=1) >= 0
+        each = 0.0
+        tau = teacher_tau or 2.0
+        for i in range(6):
+            ours = task.own.score(rows, own)[i, columns[i]][there[i]].astype(float)
+            soft_ones = [np.exp(table[i, columns[i]][there[i]].astype(float) / tau) for table in both]
+            p = np.mean([one / one.sum() for one in soft_ones], axis=0)
+            scaled = ours / 2.0 if soft == "kl" else ours
+            q = scaled - np.log(np.exp(scaled).sum())
+            each += 2.0 * tau * (p * (np.log(p) - q)).sum() if soft == "kl" else -(p * q).sum()
+        assert found == pytest.approx(each / 6, rel=1e-4)
+
+    def test_the_larger_loss_of_the_batch_counts_for_all_its_queries(self, task):
+        terms, examples = Terms(alpha=0, beta=1, over="candidates", tau=2.0), np.arange(6)
+
+        def soft(scores, **how):
+            with torch.no_grad():
+                return task.objective(terms, teacher_scores=scores, **how).loss(examples, 0)[1]["soft"]
+
+        other = -task.logits
+        each = [soft(scores) for scores in (task.logits, other)]
+        both = np.stack([task.logits, other])
+        assert soft(both, together="larger of a batch") == pytest.approx(max(each), rel=1e-6)
+        assert soft(both, together="larger of a query") > max(each)

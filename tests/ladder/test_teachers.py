@@ -28,8 +28,10 @@ from stepwell.models.build import build_static, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.opening import save_model
+from stepwell.recipe import Recipe
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.teachers.from_file import content_fingerprint
+from stepwell.teachers.opening import kind_of
 from stepwell.teachers.protocol import Several
 
 RECIPE = """\
@@ -48,7 +50,7 @@ teachers:
   ce: {kind: cross-encoder, from: MODEL, layers: 1, train: {steps: 2, batch: 4, candidates: 4}}
   file: {kind: scores, file: scores.tsv, missing: floor}
   all: {kind: mean, of: [de, colbert, file]}
-  pick: {kind: best, of: [de, colbert]}
+  pick: {kind: best, of: [de, colbert], by: batch}
   hosted: {kind: http, url: URL, batch: 4, logit: true}
 mining: {depth: 20, last: 10, near_duplicate: null}
 ladder:
@@ -216,6 +218,31 @@ def test_every_kind_of_teacher_teaches(run):
     assert read_json(run.place("select-8") / "decision.json")["asked"] > 0  # late interaction reranks for refine
 
 
+def test_the_training_is_told_how_several_teachers_go_together(run):
+    assert read_json(run.place("scores-5") / "spread.json")["together"] is None
+    assert read_json(run.place("scores-6") / "spread.json")["together"] == "larger of a batch"
+    assert np.load(run.place("scores-6") / "scores.npy").ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "together"),
+    [
+        ({"kind": "mean"}, None),
+        ({"kind": "mean", "average": "softmaxes"}, "mean of softmaxes"),
+        ({"kind": "best"}, "larger of a query"),
+        ({"kind": "best", "by": "batch"}, "larger of a batch"),
+    ],
+)
+def test_all_scores_are_given_where_the_loss_puts_them_together(said, together):
+    parts = {name: {"kind": "dual-encoder", "from": "m"} for name in ("a", "b")}
+    recipe = load_recipe_of({**parts, "both": {**said, "of": ["a", "b"]}}, "both")
+    kind = kind_of("both", recipe.teachers)
+    tables = [SimpleNamespace(score=lambda q, c, progress, x=x: np.float32([[x, 0]])) for x in (1, 3)]
+    found = kind.targets(Several(tables, False), np.int32([0]), np.int32([[5, 6]]))
+    assert kind.together == together
+    assert found.tolist() == ([[2, 0]] if together is None else [[[1, 0]], [[3, 0]]])
+
+
 def test_late_interaction_imitates_and_is_trained_on_labels(run):
     folder = run.place("teacher.colbert")
     assert list(read_json(folder / "imitation" / "training.json")["parts"]) == ["imitate"]
@@ -313,8 +340,6 @@ def ask(tiny_collection, tmp_path, monkeypatch):
 
 
 def load_recipe_of(made, teacher):
-    from stepwell.recipe import Recipe
-
     ladder = [{"teacher": teacher, "loss": "candidates"}]
     return Recipe(collection={"path": "demo"}, student={"from": "demo"}, teachers=made, ladder=ladder)
 
@@ -382,3 +407,13 @@ def test_evaluations_of_reranking_teachers_are_in_the_table(run, tiny_collection
     stage = run.facts["comparison"]["systems"]["colbert reranks its top 4"]
     evaluation = Evaluation.load(run.place(stage) / "evaluation.parquet", tiny_collection)
     assert len(evaluation.queries) == len(tiny_collection.qrels("test").query_rows)
+
+
+@pytest.mark.parametrize("where", ["rung 1 of the ladder", "refine"])
+def test_a_loss_of_logits_cant_learn_the_mean_of_softmaxes(where):
+    parts = {name: {"kind": "cross-encoder", "from": "m"} for name in ("a", "b")}
+    made = {**parts, "both": {"kind": "mean", "average": "softmaxes", "of": ["a", "b"]}}
+    rung = {"teacher": "both", "loss": "candidates", "soft": "mse" if where != "refine" else "kl"}
+    content = {"collection": {"path": "demo"}, "student": {"from": "demo"}, "teachers": made, "ladder": [rung]}
+    with pytest.raises(ValueError, match=rf"{where}: `soft: mse` compares logits, and 'both' .*average: scores"):
+        Recipe.model_validate({**content, "refine": {"soft": "mse"} if where == "refine" else {"rounds": 0}})

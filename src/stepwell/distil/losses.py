@@ -10,6 +10,7 @@ Source: PROD (arXiv 2209.13335), equations 3 to 8 of its method section; the emb
 (arXiv 2301.12005) and LEAF's (arXiv 2509.12539).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -170,8 +171,8 @@ def larger_loss_target(teachers: Tensor, loss: Callable[[int, Tensor], Tensor]) 
     """Return the scores of the teacher whose loss on the query is larger, query by query: (Q, K).
 
     ``teachers`` (T, Q, K); ``loss`` gives that of one query, by its number, against scores (1, K). The loss against the
-    result is the mean over queries of the larger of the teachers' losses, with its gradient. Source: an option of
-    PROD's code for several teachers at once.
+    result is the mean over queries of the larger of the teachers' losses, with its gradient. PROD's code chooses for a
+    whole batch (:func:`larger_batch_target`).
 
     Examples
     --------
@@ -184,6 +185,38 @@ def larger_loss_target(teachers: Tensor, loss: Callable[[int, Tensor], Tensor]) 
         rows = range(teachers.shape[1])
         each = torch.stack([torch.stack([loss(q, table[q : q + 1]) for q in rows]) for table in teachers])  # (T, Q)
         return teachers[each.argmax(dim=0), torch.arange(teachers.shape[1], device=teachers.device)]
+
+
+def larger_batch_target(teachers: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the scores (Q, K) of the teacher whose loss on the whole batch is larger; of equal ones the first's.
+
+    ``teachers`` (T, Q, K); ``loss`` gives that of the batch against scores (Q, K). Whatever else a batch's loss is made
+    of is the same for all teachers, so the larger soft loss is the larger of all. Source: an option of PROD's code for
+    several teachers at once.
+
+    Examples
+    --------
+    >>> student, far, near = torch.zeros(2, 2), torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.ones(2, 2)
+    >>> larger_batch_target(torch.stack([near, far]), lambda theirs: soft_loss(student, theirs)).tolist()
+    [[9.0, 0.0], [0.0, 0.0]]
+    """
+    with torch.no_grad():
+        return teachers[torch.stack([loss(table) for table in teachers]).argmax()]
+
+
+def mean_softmax_target(teachers: Tensor, tau: float = 1.0, mask: Tensor | None = None) -> Tensor:
+    """Return scores (Q, K) whose softmax at ``tau`` is the mean of the teachers' softmaxes at ``tau``.
+
+    ``teachers`` (T, Q, K). Source: the multi-teacher baseline of PROD's code.
+
+    Examples
+    --------
+    >>> teachers = torch.tensor([[[1.0986123, 0.0]], [[0.0, 0.0]]])  # 3/4, 1/4 and 1/2, 1/2
+    >>> torch.softmax(mean_softmax_target(teachers), dim=1).tolist()
+    [[0.625, 0.375]]
+    """
+    each = torch.stack([_log_softmax(table / tau, mask) for table in teachers.detach()])
+    return tau * (torch.logsumexp(each, dim=0) - math.log(len(teachers)))
 
 
 def list_net_loss(scores: Tensor, grades: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -5,6 +5,7 @@ B examples a step, K candidates a query, U different passages in the batch, D di
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from stepwell.models.encoder import Encoder
 from stepwell.models.late_interaction import LateInteraction
 from stepwell.models.reranker import Reranker
 from stepwell.models.tokens import Rows, Side, Tokens
-from stepwell.recipe import Soft
+from stepwell.recipe import Soft, Together
 from stepwell.retrieval.vectors import Vectors
 
 
@@ -40,6 +41,11 @@ class Terms:
     teacher_tau: float | None = None
     target: float = 1.0
     rest: float = 1.0
+
+    @property
+    def softening(self) -> float:
+        """The temperature of the teacher's side of the soft loss."""
+        return self.tau if self.teacher_tau is None or self.soft == "decoupled" else self.teacher_tau
 
     def soft_loss(self, student: Tensor, teacher: Tensor, positives: Tensor, mask: Tensor | None) -> Tensor:
         """Return how far the student's scores (Q, K) are from the teacher's, by the loss that ``soft`` names."""
@@ -61,9 +67,9 @@ class StudentObjective:
     qrels: Qrels  # a passage that answers another query of the batch is no negative of that query
     terms: Terms
     draw: Draw  # K of the M candidates, epoch by epoch
-    # Logits of the candidates (Q, M), for beta over candidates. Of several teachers (T, Q, M): for each query the one
-    # counts whose loss is larger.
+    # Logits of the candidates (Q, M), for beta over candidates; of several teachers (T, Q, M), put together as said.
     teacher_scores: NDArray[np.float32] | None = None
+    together: Together | None = None
     teacher: Vectors | None = None  # for beta over the batch
     start: Vectors | None = None  # of the student at the start of the rung, for gamma
     beside: Vectors | None = None
@@ -129,7 +135,7 @@ class StudentObjective:
         return torch.stack(list(parts.values())).sum(), {name: part.item() for name, part in parts.items()}
 
     def _given(self, examples: Rows, columns: Rows, scores: Tensor, positives: Tensor, mask: Tensor) -> Tensor:
-        """Return the teacher's scores of the drawn candidates (B, K); of several, of the one that is farther away."""
+        """Return the teacher's scores of the drawn candidates (B, K); of several, put together."""
         assert self.teacher_scores is not None
         theirs = self.teacher_scores[..., examples, :]  # (B, M) or (T, B, M)
         columns = np.broadcast_to(columns, (*theirs.shape[:-1], columns.shape[1]))
@@ -141,6 +147,12 @@ class StudentObjective:
             own = slice(query, query + 1)
             return self.terms.soft_loss(scores[own], one, positives[own], mask[own])
 
+        match self.together:
+            case "mean of softmaxes":
+                return losses.mean_softmax_target(target, self.terms.softening, mask)
+            case "larger of a batch":
+                whole = partial(self.terms.soft_loss, scores, positives=positives, mask=mask)
+                return losses.larger_batch_target(target, lambda theirs: whole(teacher=theirs))
         return losses.larger_loss_target(target, loss)
 
 

@@ -13,7 +13,7 @@ from stepwell.errors import RunError, StepwellError
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.stage import Job, Stage, recorded
-from stepwell.recipe import Refine, Rung, teacher_temperature
+from stepwell.recipe import Refine, Rung, Together, teacher_temperature
 from stepwell.systems.records import ScoreFacts
 from stepwell.teachers.spread import check_scores, spread
 
@@ -44,9 +44,10 @@ class Scores(NamedTuple):
     """What a training learns from a teacher: candidates and their scores."""
 
     candidates: Candidates
-    scores: NDArray[np.float32]  # (Q, M), or (T, Q, M) of several teachers of which one counts for each query
+    scores: NDArray[np.float32]  # (Q, M), or (T, Q, M) of several teachers
     missing: int = 0  # candidates that had to go
     left_out: int = 0  # queries that had to go
+    together: Together | None = None  # what becomes of several teachers' scores
 
     @property
     def tables(self) -> NDArray[np.float32]:
@@ -57,7 +58,9 @@ class Scores(NamedTuple):
     @classmethod
     def of(cls, job: Job) -> Self:
         """Read what :func:`score` wrote."""
-        return cls(job.candidates("scores"), np.load(job.inputs["scores"] / "scores.npy", allow_pickle=False))
+        folder = job.inputs["scores"]
+        scores, facts = np.load(folder / "scores.npy", allow_pickle=False), ScoreFacts.load(folder)
+        return cls(job.candidates("scores"), scores, facts.missing, facts.left_out, facts.together)
 
 
 def score(job: Job) -> None:
@@ -76,7 +79,8 @@ def score(job: Job) -> None:
     found.candidates.save(job.folder / "candidates.parquet", job.surroundings.collection)
     np.save(job.folder / "scores.npy", found.scores)
     warnings = warn_of(teacher, found.tables, tau)
-    job.leave(ScoreFacts(warnings, spread(found.tables[0], tau or 1.0), found.missing, found.left_out))
+    seen, together = spread(found.tables[0], tau or 1.0), job.kind().together
+    job.leave(ScoreFacts(warnings, seen, found.missing, found.left_out, together))
 
 
 def warn_of(teacher: str, scores: NDArray[np.float32], tau: float | None) -> list[str]:

@@ -200,6 +200,7 @@ def _distil(job: Job, rung: Rung | Refine) -> None:
         terms,
         draw,
         teacher_scores=None if given is None else given.scores,
+        together=None if given is None else given.together,
         teacher=teacher,
         start=job.vectors("start"),
         beside=job.vectors("beside"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stepwell.recipe.ladder import Mining, Refine, Rung, WarmUp
+from stepwell.recipe.ladder import Mining, Refine, Rung, WarmUp, teacher_temperature
 from stepwell.recipe.teachers import AnyTeacher, DualEncoderTeacher, ListTeacher, SeveralTeachers, VectorsTeacher
 from stepwell.recipe.training import Count, Fraction, Pooling, Positive, Prompts, Section, Similarity
 
@@ -214,6 +214,11 @@ class Recipe(Section):
             yield "refine: alpha and beta are 0: nothing is left to learn from; set `beta`, or `rounds: 0`"
         if self.refine.teacher is not None:
             yield from (f"refine{mistake}" for mistake in self._missing(self.refine.teacher))
+        if self.refine.rounds:
+            yield from (
+                f"refine{mistake}"
+                for mistake in self._without_softmax(self.refine, self.refine.teacher or self.ladder[-1].teacher)
+            )
         judges = [*(rung.teacher for rung in self.ladder), self.refine.teacher or self.ladder[-1].teacher]
         for name in judges if self.mining.denoise is not None else []:
             if isinstance(self.teachers[name], SeveralTeachers):
@@ -234,11 +239,21 @@ class Recipe(Section):
             yield ": alpha and beta are 0, and there is no `beside` and no `hold`: nothing is left to learn from; set `beta`"
         if rung.hold and self.embedding_teacher is None:
             yield ": `hold` stays near the vectors of an embedding rung, and the ladder has none"
+        yield from self._without_softmax(rung, rung.teacher)
         yield from self._silent_on_queries(rung)
         if beside is not None and not beside.embeds:
             yield f": `beside` needs a dual-encoder teacher, and {rung.beside!r} is none"
         if miner is not None and not miner.embeds:
             yield f": only bm25, the student or a dual encoder can mine, and {rung.negatives!r} is none"
+
+    def _without_softmax(self, rung: Rung | Refine, name: str) -> Iterator[str]:
+        """Yield that a loss of logits can't learn the mean of softmaxes."""
+        if (
+            rung.beta
+            and teacher_temperature(rung) is None
+            and getattr(self.teachers[name], "average", None) == "softmaxes"
+        ):
+            yield f": `soft: {rung.soft}` compares logits, and {name!r} gives the mean of softmaxes (`average: softmaxes`); take `soft: kl`, or `average: scores`"
 
     def _silent_on_queries(self, rung: Rung) -> Iterator[str]:
         """Yield what a rung asks of a teacher that has vectors of passages alone."""

@@ -20,6 +20,9 @@ from stepwell.recipe.training import (
 
 Missing = Literal["error", "drop", "floor"]
 
+Together = Literal["larger of a query", "larger of a batch", "mean of softmaxes"]
+"""What becomes of several teachers' scores in a training that is given all of them."""
+
 
 class Teacher(Section):
     """What every teacher answers before anything runs."""
@@ -124,6 +127,11 @@ class SeveralTeachers(Teacher):
     of: list[str] = Field(min_length=2, description="The names of the teachers, two or more.")
 
     @property
+    def together(self) -> Together | None:
+        """What a training that is given all of them makes of their scores; None where it is given one score a pair."""
+        return None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The teachers that it is made of."""
         return tuple(self.of)
@@ -133,17 +141,31 @@ class MeanTeacher(SeveralTeachers):
     """The mean of several teachers' scores: the multi-teacher baseline."""
 
     kind: Literal["mean"]
+    average: Literal["scores", "softmaxes"] = "scores"
+    """What the student learns the mean of: the teachers' `scores`; or their `softmaxes` over the candidates, each at the rung's temperature, as in the paper's code. Where a list has to be ordered, it is the mean of the scores."""
     standardise: bool = True
-    """First bring each teacher's scores of a query's list to mean 0 and deviation 1, so that no teacher counts more for its scale."""
+    """Before the mean of scores, bring each teacher's of a query's list to mean 0 and deviation 1, so that no teacher counts more for its scale."""
+
+    @property
+    def together(self) -> Together | None:
+        """The mean of softmaxes, which only the loss can take."""
+        return "mean of softmaxes" if self.average == "softmaxes" else None
 
 
 class BestTeacher(SeveralTeachers):
-    """Several teachers of which, for each query of a step, the one counts that the student is farther from.
+    """Several teachers of which the one counts that the student is farther from.
 
     The soft loss is the larger of the teachers' losses. Where a list has to be ordered, their standardised mean does it.
     """
 
     kind: Literal["best"]
+    by: Literal["query", "batch"] = "query"
+    """What one of them is chosen for: each `query` of a step, or the whole `batch`, as in the paper's code."""
+
+    @property
+    def together(self) -> Together:
+        """The larger loss."""
+        return "larger of a query" if self.by == "query" else "larger of a batch"
 
 
 def _web(url: str) -> str:

@@ -16,6 +16,7 @@ from stepwell.distil.training import TrainingLog
 from stepwell.evaluation import Comparison
 from stepwell.evaluation.comparison import Interval, bounded
 from stepwell.files import read_json, write_json, write_text
+from stepwell.recipe import Together
 from stepwell.teachers.spread import Histogram, Spread
 
 
@@ -224,6 +225,7 @@ class ScoreFacts(Record):
     spread: Spread
     missing: int  # candidates without a score
     left_out: int  # queries that train on nothing for it
+    together: Together | None = None  # what a training makes of several teachers' scores, where it is given all
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,11 @@ class Kind(Generic[Section]):
         """Return a teacher's logits where the recipe says that it gives probabilities, and the teacher itself else."""
         return LogOdds(teacher, self.name) if getattr(self.section, "logit", False) else teacher
 
+    @property
+    def together(self) -> sections.Together | None:
+        """What a training makes of several teachers' scores where :meth:`targets` gives all of them."""
+        return getattr(self.section, "together", None)
+
     def targets(self, teacher: Teacher, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return what a student learns from the open teacher: (Q, K), or (T, Q, K) where one of T counts a query."""
         return teacher.score(queries, candidates, progress)

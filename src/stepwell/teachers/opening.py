@@ -169,7 +169,7 @@ class Hosted(Kind[sections.HostedTeacher]):
 
 
 class SeveralKind(Kind[sections.MeanTeacher | sections.BestTeacher]):
-    """Teachers at once."""
+    """Teachers at once; a list is ordered by the mean of their scores."""
 
     titled = "{} is made of {}"
 
@@ -184,12 +184,10 @@ class SeveralKind(Kind[sections.MeanTeacher | sections.BestTeacher]):
             return super().open(texts)
         return Several([part.open(texts, folders) for part in self.parts], getattr(self.section, "standardise", True))
 
-
-class Best(SeveralKind):
-    """Several teachers of which one counts for each query; their standardised mean orders lists."""
-
     def targets(self, teacher: Teacher, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
-        """Return every teacher's own scores: (T, Q, K)."""
+        """Return the mean (Q, K), or every teacher's own scores (T, Q, K) where the loss puts them together."""
+        if self.together is None:
+            return super().targets(teacher, queries, candidates, progress)
         assert isinstance(teacher, Several)  # as `open` gives it
         return teacher.each(queries, candidates, progress)
 
@@ -201,7 +199,7 @@ KINDS: dict[str, type[Kind[Any]]] = {
     "scores": ScoresFile,
     "http": Hosted,
     "mean": SeveralKind,
-    "best": Best,
+    "best": SeveralKind,
     "vectors": VectorsFile,
     "embeddings-api": Api,
 }
