@@ -356,6 +356,13 @@ class TestLearning:
         )
         assert checkpoint.load().steps == 2
 
+    def test_a_gradient_that_is_no_number_stops_and_spoils_nothing(self, tmp_path):
+        # The root of 0 is 0 and its slope infinite; after the last step no loss would tell.
+        toy = Toy(lambda step, loss: loss + (0 * loss).sqrt())
+        with pytest.raises(StepwellError, match=r"gradient became nan at step 1 of 1 .*Lower `lr`"):
+            train(toy, Optimiser(steps=1, batch=4), tmp_path, 1)
+        assert torch.isfinite(toy.module.weight).all()
+
     def test_the_model_is_left_ready_to_serve(self, student, tmp_path):
         objective = student()
         train(objective, Optimiser(steps=1), tmp_path, 1)

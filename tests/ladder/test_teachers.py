@@ -372,6 +372,24 @@ def test_nothing_left_is_no_training(ask):
         ask(np.full((3, 3), NAN), "drop")
 
 
+@pytest.mark.parametrize("kind", ["scores", "several"])
+def test_an_infinite_score_is_refused_and_never_taken_for_an_unknown_one(ask, kind, tiny_collection):
+    pair = tiny_collection.query_ids[1], tiny_collection.passage_ids[6]
+    told = rf"no finite number for 1 of 8 pairs, such as -inf for the query '{pair[0]}' with the passage '{pair[1]}'"
+    with pytest.raises(StepwellError, match=told):
+        ask([[1, NAN, 2], [4, -np.inf, 0], [1, 2, 3]], "drop", kind)
+
+
+def test_a_model_has_no_unknown_scores(tiny_collection, tmp_path, monkeypatch):
+    recipe = load_recipe_of({"ce": {"kind": "cross-encoder", "from": "m"}}, "ce")
+    broken = SimpleNamespace(score=lambda q, c, progress: np.full(c.shape, np.nan, np.float32))
+    monkeypatch.setattr(Job, "teacher", lambda self: broken)
+    around = SimpleNamespace(collection=tiny_collection, teachers=recipe.teachers)
+    job = Job("scores-1", Settings("scores-1", {}), {}, tmp_path, around, {"teacher": "teacher.ce"})
+    with pytest.raises(StepwellError, match=r"'ce' gives no finite number for 8 of 8 pairs, such as nan.*fp32"):
+        scoring.scores_of(job, CANDIDATES)
+
+
 def test_complete_scores_are_left_as_they_are(ask):
     found = ask([[1, 2, 3], [4, 5, 0], [6, 7, 8]])
     assert found.candidates is CANDIDATES and found.missing == 0

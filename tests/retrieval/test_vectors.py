@@ -119,6 +119,20 @@ def test_finished_vectors_are_left_alone(whole, encoder, tiny_collection, tmp_pa
     assert counting.texts == 0
 
 
+@pytest.mark.parametrize(("rows", "what"), [(ROWS[:0], "passages"), (ROWS, "queries")])
+def test_vectors_that_are_no_numbers_are_refused(encoder, tiny_collection, tmp_path, rows, what):
+    class Broken(Counting):
+        def encode(self, tokens, side, some=None, progress=None):
+            found = super().encode(tokens, side, some)
+            if side == ("document" if what == "passages" else "query"):
+                found[1, 3], found[2] = np.inf, np.nan
+            return found
+
+    with pytest.raises(StepwellError, match=rf"vectors of 2 of \d+ {what} .*no numbers.*STEPWELL_PRECISION=fp32"):
+        write_vectors(Broken(encoder), tiny_collection, rows, tmp_path)
+    assert not (tmp_path / "vectors.json").exists()
+
+
 def test_no_queries_are_no_vectors(encoder, tiny_collection, tmp_path):
     write_vectors(encoder, tiny_collection, np.zeros(0, np.int32), tmp_path)
     assert Vectors.open(tmp_path).queries.shape == (0, 32)

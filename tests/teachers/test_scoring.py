@@ -12,12 +12,13 @@ from common import Killed
 from processes import finish, together
 from stepwell import distributed
 from stepwell.display import Progress
+from stepwell.errors import StepwellError
 from stepwell.models.build import build_cross_encoder
 from stepwell.models.reranker import Reranker
 from stepwell.retrieval import vectors
 from stepwell.retrieval.vectors import Vectors
 from stepwell.teachers import scoring
-from stepwell.teachers.scoring import block_scorer, blocks, missing, score_into
+from stepwell.teachers.scoring import Named, block_scorer, blocks, missing, score_into
 from stepwell.teachers.store import ScoreStore
 
 
@@ -77,6 +78,22 @@ def test_what_was_scored_before_a_kill_stays(store):
         score_into(store, killed, *asked)
     todo = missing(store, *asked)
     assert todo[0].tolist() == list(range(32, 40))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_numbers_are_refused_by_name_and_what_was_scored_before_stays(store, tiny_collection, bad):
+    def broken(queries, passages, progress):
+        scores = product(queries, passages, progress)
+        scores[np.isin(queries, (33, 35))] = bad
+        return scores
+
+    named = Named("ce", tiny_collection)
+    asked = np.arange(36, dtype=np.int32), rows(*[1] * 36)
+    query, passage = tiny_collection.query_ids[33], tiny_collection.passage_ids[1]
+    told = rf"'ce' gives no finite number for 2 of 4 pairs, such as {bad} for the query '{query}' with .* '{passage}'"
+    with pytest.raises(StepwellError, match=told):
+        score_into(store, broken, *asked, named=named)
+    assert missing(store, *asked)[0].tolist() == list(range(32, 36))
 
 
 def test_each_process_scores_every_so_manieth_block(store, monkeypatch):

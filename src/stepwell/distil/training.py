@@ -167,13 +167,9 @@ def train(
             before = replace(work)
             with enough_memory(f"a step of {counted(len(examples), 'example')}", LESS):
                 value, parts = _backward(objective, examples, epoch)
-            if not math.isfinite(value):
-                raise StepwellError(
-                    f"the loss became {value} at step {step + 1} of {total} (lr {settings.lr}): training has diverged. "
-                    "Lower `lr`, raise `tau`, or check the teacher's scores (stepwell prints their spread)."
-                )
+            _refuse_diverged("loss", value, step, total, settings)
             distributed.sum_gradients(parameters)
-            nn.utils.clip_grad_norm_(parameters, settings.clip)
+            _refuse_diverged("gradient", nn.utils.clip_grad_norm_(parameters, settings.clip), step, total, settings)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             log.add(value, parts, work.since(before))
@@ -201,6 +197,15 @@ def _backward(objective: Objective, examples: Rows, epoch: int) -> tuple[float, 
         for name, part in its.items():
             parts[name] = parts.get(name, 0.0) + share * part
     return value, parts
+
+
+def _refuse_diverged(what: str, value: float | Tensor, step: int, total: int, settings: Optimiser) -> None:
+    """Stop before a step that would make the weights no numbers."""
+    if not math.isfinite(value):
+        raise StepwellError(
+            f"the {what} became {float(value)} at step {step + 1} of {total} (lr {settings.lr}): training has "
+            "diverged. Lower `lr`, raise `tau`, or check the teacher's scores (stepwell prints their spread)."
+        )
 
 
 def _optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:

@@ -28,7 +28,7 @@ from stepwell.models.encoder import Encoder
 from stepwell.models.reranker import Reranker
 from stepwell.models.tokens import Side
 from stepwell.retrieval.vectors import Block, Draft, encode_block
-from stepwell.teachers.scoring import block_scorer, blocks
+from stepwell.teachers.scoring import Named, block_scorer, blocks
 from stepwell.teachers.store import ScoreStore
 
 PATIENCE = 6 * 3600
@@ -138,6 +138,7 @@ def score_on(
     items = [{"queries": q, "passages": p} for q, p in blocks(queries, passages)]
     with contextlib.closing(_stream(cluster, source, items)) as stream:
         for found in stream:
+            Named(teacher, collection).refuse(found["queries"], found["passages"], found["scores"])
             store.add(found["queries"], found["passages"], found["scores"])
             progress.advance(len(found["scores"]))
 

@@ -18,7 +18,7 @@ from stepwell.files import cache, check_free, whole
 from stepwell.models.reranker import Reranker
 from stepwell.recipe import Mining
 from stepwell.systems.opening import retrieve_with
-from stepwell.teachers.scoring import Stored
+from stepwell.teachers.scoring import Named, Stored
 
 
 class Mined(NamedTuple):
@@ -62,7 +62,7 @@ def mine(
         )
     ask = None
     if teacher is not None:
-        judge = Stored.of(cache() / "scores", Reranker.open(str(teacher), tokens), opened)
+        judge = Stored.of(cache() / "scores", Reranker.open(str(teacher), tokens), Named(str(teacher), opened))
 
         def ask(queries: NDArray[np.int32], passages: NDArray[np.int32]) -> NDArray[np.float32]:
             return judge.score(queries, passages[:, None])[:, 0]

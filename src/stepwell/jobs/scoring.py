@@ -21,7 +21,7 @@ from stepwell.recipe.yaml_file import load_recipe
 from stepwell.teachers.kinds import Texts
 from stepwell.teachers.opening import kind_of
 from stepwell.teachers.protocol import Teacher
-from stepwell.teachers.scoring import Stored, missing, open_model
+from stepwell.teachers.scoring import Named, Stored, missing, open_model
 
 Rows = NDArray[np.int32]
 
@@ -84,7 +84,7 @@ def _opened(
     root = cache() / "scores"
     if recipe is None:
         model = open_model(teacher, tokens)
-        stored = Stored.of(root, model, collection)
+        stored = Stored.of(root, model, Named(teacher, collection))
         return model.kind, stored, stored
     described = load_recipe(recipe)
     if teacher not in described.teachers:

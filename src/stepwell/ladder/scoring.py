@@ -15,6 +15,7 @@ from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.stage import Job, Stage, recorded
 from stepwell.recipe import Refine, Rung, Together, teacher_temperature
 from stepwell.systems.records import ScoreFacts
+from stepwell.teachers.scoring import Named
 from stepwell.teachers.spread import check_scores, spread
 
 MISSING = "missing.jsonl"
@@ -91,6 +92,17 @@ def warn_of(teacher: str, scores: NDArray[np.float32], tau: float | None) -> lis
     return warnings
 
 
+def refuse_no_numbers(job: Job, candidates: Candidates, scores: NDArray[np.float32], unknown: bool = False) -> None:
+    """Refuse scores (..., Q, M) of which one is infinite or NaN; ``unknown``: NaN says that a file has no score."""
+    checked = np.where(np.isnan(scores), 0, scores) if unknown else scores
+    # (Q, M), no number where one of several teachers' is none
+    worst = checked.reshape(-1, *candidates.passages.shape).sum(axis=0, dtype=np.float64)
+    filled = candidates.passages >= 0
+    queries = np.broadcast_to(candidates.queries[:, None], filled.shape)
+    around = job.surroundings
+    Named(job.kind().name, around.collection).refuse(queries[filled], candidates.passages[filled], worst[filled])
+
+
 def scores_of(job: Job, candidates: Candidates) -> Scores:
     """Return a teacher's logits of candidates, without what it has no scores of.
 
@@ -99,6 +111,7 @@ def scores_of(job: Job, candidates: Candidates) -> Scores:
     """
     kind = job.kind()
     scores = kind.targets(job.teacher(), candidates.queries, candidates.passages, job.progress)
+    refuse_no_numbers(job, candidates, scores, unknown=bool(kind.missing))
     lacking = np.asarray(np.isnan(scores).reshape(-1, *candidates.passages.shape).any(axis=0))  # (Q, M)
     if not lacking.any():
         return Scores(candidates, scores)

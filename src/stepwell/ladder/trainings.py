@@ -18,7 +18,7 @@ from stepwell.distil.training import Objective, TrainingLog, train
 from stepwell.errors import CollectionError, RecipeError
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work
-from stepwell.ladder.scoring import Scores, warn_of
+from stepwell.ladder.scoring import Scores, refuse_no_numbers, warn_of
 from stepwell.ladder.stage import Job, Stage, recorded
 from stepwell.models.build import build_static, build_student
 from stepwell.models.encoder import Encoder
@@ -175,6 +175,7 @@ def _distil(job: Job, rung: Rung | Refine) -> None:
         vectors = job.vectors("teacher")
         assert vectors is not None
         given = Scores(candidates, vectors.score(candidates.queries, candidates.passages))
+        refuse_no_numbers(job, candidates, given.scores)
         if distributed.is_main():
             warn_of(job.kind().name, given.tables, teacher_temperature(rung))
     if given is not None:

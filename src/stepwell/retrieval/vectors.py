@@ -146,9 +146,22 @@ def _encode_missing(
         mine = number % distributed.world_size() == distributed.rank()  # its owner alone looks whether it is there
         if mine and not shards.has(number):
             vectors = encoder.encode(tokens, side, np.asarray(rows[start:stop], dtype=np.int64))
+            _refuse_no_numbers(vectors, side)
             with writing(shards.target.parent):
                 shards.write(number, vectors)
         progress.advance(stop - start)
+
+
+def _refuse_no_numbers(vectors: Floats, side: Side) -> None:
+    """Refuse vectors (B, D) of which one holds NaN or infinity: it would be found nowhere, and teach NaN."""
+    wrong = int((~np.isfinite(vectors).all(axis=1)).sum())
+    if wrong:
+        what = "passages" if side == "document" else "queries"
+        raise RunError(
+            f"the vectors of {wrong:,} of {len(vectors):,} {what} hold values that are no numbers: the model that "
+            "makes them is damaged or its training has diverged, or it runs in a number type with too small a range. "
+            "Encode again with STEPWELL_PRECISION=fp32, or take another model."
+        )
 
 
 def _finish(finish: Callable[[], None], place: Path) -> None:

@@ -24,7 +24,7 @@ from stepwell.teachers.given import Api, VectorsFile
 from stepwell.teachers.hosted import HostedReranker
 from stepwell.teachers.kinds import Cost, Folders, Kind, Making, Reads, Texts
 from stepwell.teachers.protocol import Rows, Scores, Several, Teacher
-from stepwell.teachers.scoring import Scorer, Stored
+from stepwell.teachers.scoring import Named, Scorer, Stored
 from stepwell.teachers.store import ScoreStore
 
 ListSection = TypeVar("ListSection", bound=sections.CrossEncoderTeacher | sections.LateInteractionTeacher)
@@ -52,7 +52,7 @@ class DualEncoder(Kind[sections.DualEncoderTeacher]):
         section = self.taken()
         shape = section.layers, "first", section.pooling, section.similarity, 1, texts.tokens.longest
         encoder = Encoder(build_student(section.base, *shape, section.prompts, section.dimensions), section.scale)
-        return Stored.of(texts.store_root, encoder, texts.collection)
+        return Stored.of(texts.store_root, encoder, Named(self.name, texts.collection))
 
     def open(self, texts: Texts, folders: Folders | None = None) -> Teacher:
         """Open its vectors, or outside of a ladder its model."""
@@ -76,7 +76,8 @@ class ListModel(Kind[ListSection]):
     def stored(self, texts: Texts, folders: Folders | None = None) -> Stored:
         """Open its model; in a ladder it reads tokens of the whole collection, which are kept."""
         own = self.taken().base if folders is None else folders[f"teacher.{self.name}"] / "model"
-        return Stored.of(texts.store_root, self.opened(own, texts.tokens), texts.collection, mapped=folders is not None)
+        model, named = self.opened(own, texts.tokens), Named(self.name, texts.collection)
+        return Stored.of(texts.store_root, model, named, mapped=folders is not None)
 
 
 class CrossEncoder(ListModel[sections.CrossEncoderTeacher]):

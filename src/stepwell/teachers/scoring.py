@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -122,13 +122,40 @@ def missing(store: ScoreStore, queries: Rows, passages: Rows) -> tuple[Rows, Row
             return todo
 
 
+class Named(NamedTuple):
+    """What a teacher and its pairs are called where something is wrong with its scores."""
+
+    teacher: str
+    collection: Collection
+
+    def refuse(self, queries: Rows, passages: Rows, scores: Scores) -> None:
+        """Refuse scores (B,) of pairs (B,) of which one is no finite number."""
+        wrong = np.flatnonzero(~np.isfinite(scores))
+        if not len(wrong):
+            return
+        first = wrong[0]
+        pair = self.collection.query_ids[int(queries[first])], self.collection.passage_ids[int(passages[first])]
+        raise RunError(
+            f"the teacher {self.teacher!r} gives no finite number for {len(wrong):,} of {len(scores):,} pairs, such as "
+            f"{scores[first]} for the query {pair[0]!r} with the passage {pair[1]!r}, and what learns from that "
+            "becomes NaN. Its weights are damaged or its training has diverged, or numbers overflow: score again with "
+            "STEPWELL_PRECISION=fp32, or take another teacher. No such score is kept."
+        )
+
+
 def score_into(
-    store: ScoreStore, scorer: Scorer, queries: Rows, passages: Rows, progress: Progress = SILENT, block: int = 0
+    store: ScoreStore,
+    scorer: Scorer,
+    queries: Rows,
+    passages: Rows,
+    progress: Progress = SILENT,
+    block: int = 0,
+    named: Named | None = None,
 ) -> None:
     """Score pairs (B,), the same on every process, and add them to the store, ``block`` at a time.
 
     Each process scores every so-manieth block and the main one writes, so the scores are those of one process; another
-    process sees them when it opens the store again.
+    process sees them when it opens the store again. Scores that are no finite numbers are refused, by the names given.
     """
     block, world, rank = block or BLOCK, distributed.world_size(), distributed.rank()
     work = list(blocks(queries, passages, block))
@@ -140,6 +167,8 @@ def score_into(
             scores[:own] = scorer(*now[rank], progress)
         everyone = distributed.gather_rows(torch.from_numpy(scores).to(distributed.state().device)).cpu().numpy()
         q, p = (np.concatenate(rows) for rows in zip(*now, strict=True))
+        if named is not None:
+            named.refuse(q, p, everyone[: len(q)])
         if distributed.is_main():
             store.add(q, p, everyone[: len(q)])
         progress.advance(len(q) - own)
@@ -156,12 +185,13 @@ class Stored:
     scorer: Callable[[], Scorer]  # called when there is something to score
     block: int = 0  # pairs that are scored before they are kept: an interrupted job pays for these again; 0: BLOCK
     model: Model | None = None  # where it is one
+    named: Named | None = None  # what it and its pairs are called
 
     @classmethod
-    def of(cls, root: Path, model: Model, collection: Collection, mapped: bool = False) -> Self:
+    def of(cls, root: Path, model: Model, named: Named, mapped: bool = False) -> Self:
         """Return a model as such a teacher; see :func:`block_scorer`."""
-        texts, scorer = collection.texts_fingerprint, partial(block_scorer, model, collection, mapped)
-        return cls(root, model.fingerprint, texts, scorer, model=model)
+        texts, scorer = named.collection.texts_fingerprint, partial(block_scorer, model, named.collection, mapped)
+        return cls(root, model.fingerprint, texts, scorer, model=model, named=named)
 
     def store(self) -> ScoreStore:
         """Open the store."""
@@ -170,7 +200,7 @@ class Stored:
     def fill(self, queries: Rows, passages: Rows, progress: Progress = SILENT) -> None:
         """Score pairs (B,) that the store has not (:func:`missing`) and keep them."""
         if len(queries):
-            score_into(self.store(), self.scorer(), queries, passages, progress, self.block)
+            score_into(self.store(), self.scorer(), queries, passages, progress, self.block, self.named)
 
     def score(self, queries: Rows, candidates: Rows, progress: Progress = SILENT) -> Scores:
         """Return the logits of candidates (Q, K); see :meth:`stepwell.teachers.protocol.Teacher.score`."""
