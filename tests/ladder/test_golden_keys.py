@@ -17,6 +17,7 @@ from conftest import write_model, write_tiny
 from stepwell.ladder import workspace as stages_kept
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare
+from stepwell.ladder.stage import PARTS
 from stepwell.ladder.workspace import Workspace
 from stepwell.recipe.yaml_file import DEMO, load_recipe
 
@@ -74,7 +75,7 @@ def keys_of(name, tiny, model, folder):
             bases |= {f"teachers.{teacher}.{side}": str(given(folder, side, home)) for side in ("passages", "queries")}
     fits = {"student.from": str(model), "student.layers": 2, "collection.path": str(home), **bases, **layers}
     ctx = prepare(load_recipe(RECIPES[name], fits))
-    kept = Workspace(folder / "nowhere", {"collection": "fixed"})
+    kept = Workspace(folder / "nowhere", {name: name for name in ("collection", "seed", *PARTS)})
     for stage in stages_of(ctx, to_search=True):
         fixed = replace(stage, settings=plain(stage.settings, {str(model): "MODEL", str(home): "COLLECTION"}))
         kept.keys[kept.resolve(stage.name)] = kept.key(fixed)

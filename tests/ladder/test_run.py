@@ -20,14 +20,15 @@ from stepwell.distil.candidates import Candidates
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
 from stepwell.files import read_json
-from stepwell.ladder import trainings
+from stepwell.ladder import builder, trainings
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare, shared_facts
 from stepwell.ladder.workspace import Workspace, damage
 from stepwell.models import shape
-from stepwell.models.build import build_student
+from stepwell.models.build import build_cross_encoder, build_student
 from stepwell.models.encoder import Encoder
 from stepwell.models.opening import open_sentence_transformer, save_model
+from stepwell.models.reranker import Reranker
 from stepwell.models.shape import vector_width
 from stepwell.models.token_store import both_tokens
 from stepwell.recipe import Rung, StudentSection
@@ -37,6 +38,7 @@ from stepwell.retrieval.run import Run
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.records import Rate, Strongest, Updates
 from stepwell.systems.searcher import Searcher
+from stepwell.teachers.scoring import Stored
 
 pytestmark = pytest.mark.usefixtures("without_report")
 
@@ -265,6 +267,43 @@ def test_a_changed_setting_does_again_what_it_is_in_and_no_more(tiny_run, tiny_r
     plan = api.plan(load_recipe(tiny_recipe, {key: value}), tiny_run)
     done = {stage.name for stage, done in zip(plan.stages, plan.done, strict=True) if done}
     assert again.isdisjoint(done) and kept <= done
+
+
+def test_a_second_seed_in_the_folder_shares_what_nothing_is_drawn_for(variant, tiny_model, tmp_path, monkeypatch):
+    """Teachers that are taken as they are embed once and score a pair once, whatever the number of seeds."""
+    Reranker(build_cross_encoder(str(tiny_model), 2, 56, seed=1), 56).save(tmp_path / "ce")
+    trained = "layers: 2\n    imitate: de\n    train: {epochs: 1, batch: 4, candidates: 4, imitate_epochs: 1}\n"
+    recipe = load_recipe(
+        variant(
+            (", train: {epochs: 1, lr: 1.0e-3, batch: 8}}", "}"),
+            (f"from: MODEL\n    {trained}", f"from: {tmp_path / 'ce'}\n"),
+            ("mining: {", "mining: {sampling: hardest, "),
+            ("refine: {", "refine: {rounds: 0, "),
+            ("proof: quick", "proof: none"),
+        )
+    )
+    encoded, scored, write, fill = list[str](), list[tuple[object, ...]](), builder.write_vectors, Stored.fill
+
+    def note(encoder, collection, rows, folder, progress):
+        encoded.append(f"stages/{folder.name.removesuffix('.partial')}")
+        write(encoder, collection, rows, folder, progress)
+
+    def count(self, queries, passages, progress):
+        scored.extend((self.fingerprint, *pair) for pair in zip(queries.tolist(), passages.tolist(), strict=True))
+        fill(self, queries, passages, progress)
+
+    monkeypatch.setenv("STEPWELL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(builder, "write_vectors", note)
+    monkeypatch.setattr(Stored, "fill", count)
+    one = api.run(recipe, tmp_path / "run").stages
+    encoded.clear()
+    two = api.run(recipe.model_copy(update={"seed": 2}), tmp_path / "run").stages
+    again = {name for name, folder in two.items() if one.get(name) != folder}
+    students = {f"{rung}{part}" for rung in ("rung-1", "rung-2") for part in ("", ".vectors", ".dev")}
+    final = {"rung-2.test", "fused.test", "reranked.test", "asymmetric.test", "overlap", "same-width", "search.vectors"}
+    assert students <= again <= students | final | {"headroom-2", "promote-1", "promote-2", "table", "updates"}
+    assert set(encoded) == {two[name] for name in again if name.endswith(".vectors")}
+    assert scored and len(scored) == len(set(scored))
 
 
 def test_a_rung_without_headroom_is_left_out_and_the_student_before_it_goes_on(variant, tmp_path, capsys):
@@ -567,7 +606,8 @@ def test_the_results_are_json_that_names_versions_and_the_collection(tiny_run, t
     assert facts["collection"]["fingerprint"] == tiny_collection.fingerprint
     assert Path(facts["collection"]["path"]) == tiny_collection.path
     assert {"stepwell", "torch", "python"} <= set(facts["versions"])
-    assert all(manifest["shared"]["seed"] == 13 for manifest in manifests(tiny_run).values())
+    assert manifests(tiny_run)["rung-1"]["shared"].keys() == {"collection", "seed", "train_rows", "unlabelled"}
+    assert manifests(tiny_run)["rung-1"]["shared"]["seed"] == 13
 
 
 def test_every_score_of_a_model_is_on_its_own_scale(variant, tmp_path):

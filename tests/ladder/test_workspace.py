@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,12 +92,20 @@ def test_going_back_to_old_settings_finds_the_old_work(recorder, tmp_path):
     assert recorder.ran == []
 
 
-@pytest.mark.parametrize("shared", [{**SHARED, "seed": 14}, {**SHARED, "collection": "decaf"}])
-def test_a_changed_shared_fact_redoes_everything(recorder, tmp_path, shared):
+def test_another_collection_redoes_everything(recorder, tmp_path):
     do(tmp_path, chain(recorder))
     recorder.ran.clear()
-    do(tmp_path, chain(recorder), shared)
+    do(tmp_path, chain(recorder), {**SHARED, "collection": "decaf"})
     assert len(recorder.ran) == 4
+
+
+def test_another_seed_redoes_what_reads_it_and_what_follows(recorder, tmp_path):
+    first, middle, *others = chain(recorder)
+    stages = [first, replace(middle, reads=("seed",)), *others]
+    do(tmp_path, stages)
+    recorder.ran.clear()
+    do(tmp_path, stages, {**SHARED, "seed": 14})
+    assert recorder.ran == ["middle", "last"]
 
 
 def test_a_key_depends_on_content_and_not_on_names_or_the_order_of_settings(recorder, tmp_path):
@@ -171,7 +180,7 @@ def test_checkpoints_are_not_part_of_what_is_kept(recorder, tmp_path):
 def test_the_manifest_traces_a_stage(recorder, tmp_path):
     workspace = do(tmp_path, chain(recorder))
     manifest = read_json(workspace.folders["middle"] / "manifest.json")
-    assert manifest["settings"] == {"lr": 1} and manifest["shared"] == SHARED
+    assert manifest["settings"] == {"lr": 1} and manifest["shared"] == {"collection": "c0ffee"}
     assert manifest["inputs"] == {"first": workspace.keys["first"]}
     assert manifest["key"] == workspace.keys["middle"] and "torch" in manifest["versions"]
     assert manifest["machine"] == {
@@ -203,6 +212,31 @@ def test_a_stage_can_read_nothing_but_its_settings(tmp_path):
 
     with Workspace(tmp_path, SHARED) as workspace, pytest.raises(KeyError, match=r"greedy reads 'lr'.*not in its key"):
         workspace.do(Stage("greedy", "greedy", "greedy", {"batch": 8}, {}, run), None)
+
+
+@pytest.mark.parametrize(
+    ("reads", "greed", "named"),
+    [
+        (("train",), lambda around: around.seed, "seed"),
+        (("seed", "train_rows"), lambda around: around.splits.train, "train"),
+        (("train",), lambda around: around.splits.notes, "notes"),
+        (("train",), lambda around: around.query_rows, "query_rows"),
+    ],
+)
+def test_a_stage_can_read_nothing_of_seed_and_splits_but_what_it_says(tmp_path, reads, greed, named):
+    facts = {**SHARED, "train": "abc", "train_rows": "def"}
+    around = SimpleNamespace(seed=13, query_rows=[0], splits=SimpleNamespace(train=[0], train_rows=[0], notes=[]))
+    read = []
+
+    def run(job):
+        read.extend(reads)
+        assert all(getattr(job.surroundings if name == "seed" else job.surroundings.splits, name) for name in reads)
+        greed(job.surroundings)
+
+    refused = pytest.raises(KeyError, match=rf"greedy reads '{named}'.*not in its key")
+    with Workspace(tmp_path, facts) as workspace, refused:
+        workspace.do(Stage("greedy", "greedy", "greedy", {}, {}, run, reads=reads), around)
+    assert read
 
 
 def test_a_section_that_a_stage_reads_has_what_is_in_its_settings_and_no_defaults():

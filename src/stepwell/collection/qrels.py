@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,6 +67,13 @@ class Qrels:
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of all that is judged, and of how it counts; over the rows of one collection."""
+        arrays = self.queries, self.passages, self.grades, self.asked
+        told = [len(self.asked), self.relevant_from, self.answers is not None]
+        return sha256(b"".join([repr(told).encode(), *(array.tobytes() for array in arrays)])).hexdigest()
 
     @cached_property
     def query_rows(self) -> NDArray[np.int32]:

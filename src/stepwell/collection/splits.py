@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,11 @@ class Splits:
     held_out: Rows = field(default_factory=lambda: np.zeros(0, np.int32))  # that lists are compared on
 
     @property
+    def train_rows(self) -> Rows:
+        """The training queries, sorted: without what is judged."""
+        return self.train.query_rows
+
+    @property
     def query_rows(self) -> Rows:
         """All queries that are used, sorted."""
         parts = (self.train.query_rows, self.dev.query_rows, self.test.query_rows, self.unlabelled, self.held_out)
@@ -50,6 +56,13 @@ class Splits:
         if not np.isin(self.held_out, self.test.query_rows).all():
             return "unlabelled"
         return "test" if self.tested else "dev"
+
+    def content(self, part: str) -> Any:
+        """Return what the part of a name holds, as a plain value: of judgements and of rows their sha256."""
+        found = getattr(self, part)
+        if isinstance(found, Qrels):
+            return found.fingerprint
+        return hashlib.sha256(found.tobytes()).hexdigest() if isinstance(found, np.ndarray) else found
 
 
 def hash_order(collection: Collection, rows: Rows) -> Rows:

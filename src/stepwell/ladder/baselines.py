@@ -6,6 +6,7 @@ behind the first rung where there is no warm-up (whose updates count). Labels ar
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.rungs import learned
 from stepwell.ladder.stage import Job, Stage, recorded
 from stepwell.ladder.teacher import last_miner
-from stepwell.ladder.trainings import contrast, distil, open_student, updates
+from stepwell.ladder.trainings import contrast, distil, open_student, reads_of, updates
 from stepwell.recipe import MORE, DenseTraining, Optimiser, Rung
 from stepwell.systems.records import Rate, Strongest, Training, Updates
 
@@ -80,7 +81,8 @@ def _contrastive(b: Builder, lists: str) -> Baseline:
 
     def stage(name: str, training: DenseTraining) -> Stage:
         settings = {"training": training.model_dump(exclude={"epochs", "steps", "further"}), **b.student}
-        return Stage(name, "contrastive", title, settings, inputs, train_contrastive, recorded(Training), cost)
+        run, says, reads = train_contrastive, recorded(Training), ("seed", "train")
+        return Stage(name, "contrastive", title, settings, inputs, run, says, cost, reads=reads)
 
     test, training = _at_the_best_rate(b, "contrastive", own, stage, "contrastive training only")
     return Baseline(test, training, "start", "labels")
@@ -98,7 +100,8 @@ def _taught(b: Builder, name: str, rung: Rung, found: str, start: str, label: st
     def stage(part: str, training: Rung) -> Stage:
         own = training.model_dump(exclude={"epochs", "steps", "force", "negatives", *MORE.values()})
         settings = {**own, **b.student, "behind": start != "start"}
-        return Stage(part, "straight", f"baseline: {label}", settings, inputs, distil, recorded(Training), cost)
+        title, says, reads = f"baseline: {label}", recorded(Training), reads_of(training)
+        return Stage(part, "straight", title, settings, inputs, distil, says, cost, reads=reads)
 
     test, training = _at_the_best_rate(b, name, rung, stage, label)
     labels = ", labels" if rung.loss != "embedding" and rung.alpha else ""
@@ -169,10 +172,10 @@ def _strongest(b: Builder, names: list[str]) -> None:
             known[name] = f"teacher.{name}.dev"
     inputs = {f"of-{name}": stage for name, stage in known.items()}
     for number, name in enumerate(names):
-        settings = {**b.judging, "teacher": name, "of": names}
+        settings = {"measure": b.recipe.judging.measure, "teacher": name, "of": names}
         title, says = f"is {name} the strongest teacher on dev?", recorded(Strongest)
         stage = Stage(f"strongest-{name}", "strongest", title, settings, inputs, decide_strongest, collective=False)
-        b.add(stage if number else Stage(**{**vars(stage), "says": says}))
+        b.add(stage if number else replace(stage, says=says))
 
 
 def _strength(b: Builder, name: str) -> str:
@@ -184,7 +187,9 @@ def _strength(b: Builder, name: str) -> str:
         return b.scoring(name, prices, min(prices.dev, judging.headroom_queries), judging.rerank)
 
     title = f"dev: {name} reranks the final student's list"
-    return b.add(Stage(f"strength.{name}", "strength", title, b.judging, inputs, measure_strength, cost=cost))
+    settings = {what: getattr(judging, what) for what in ("measure", "rerank", "headroom_queries")}
+    stage = Stage(f"strength.{name}", "strength", title, settings, inputs, measure_strength, cost=cost)
+    return b.add(replace(stage, reads=("seed", "dev")))
 
 
 def measure_strength(job: Job) -> None:
@@ -252,7 +257,10 @@ def _at_the_best_rate(b: Builder, name: str, own: T, stage: Callable[[str, T], S
         part = b.add(stage(f"{name}@{number}", own.model_copy(update={"lr": rate})))
         judged(b, part, f"{title}, lr {rate:.2g}")
         found[part] = f"{part}.dev"
-    settings, says = {**b.judging, "rates": dict(zip(found, rates, strict=True))}, recorded(Rate)
+    settings, says = (
+        {"measure": b.recipe.judging.measure, "rates": dict(zip(found, rates, strict=True))},
+        recorded(Rate),
+    )
     asks = f"{title}: which rate is the best on dev?"
     b.add(Stage(f"rate-{name}", "rate", asks, settings, found, choose_rate, says, collective=False, named=True))
     return searched(b, "test", f"best@{name}", title), f"best@{name}"

@@ -14,7 +14,7 @@ from stepwell.ladder.rungs import learned
 from stepwell.ladder.stage import Context, Stage, recorded
 from stepwell.ladder.teacher import miner_lists, teacher, teacher_lists
 from stepwell.ladder.tracking import refuse_missing
-from stepwell.ladder.trainings import cut_and_widened, distil, start
+from stepwell.ladder.trainings import cut_and_widened, distil, reads_of, start
 from stepwell.models.build import pick_layers
 from stepwell.models.engines import machine
 from stepwell.models.files import modules_of
@@ -71,7 +71,7 @@ def _climb(b: Builder, number: int, rung: Rung) -> None:
         settings = {**rung.model_dump(exclude={"force", "negatives", *MORE.values()}), **b.student}
         title = f"rung {number}: {rung.teacher} teaches ({rung.loss})"
         cost = partial(Prices.distil, model=b.recipe.student, rung=rung, more=b.more(rung))
-        b.add(Stage(after, "distil", title, settings, inputs, distil, recorded(Training), cost))
+        b.add(Stage(after, "distil", title, settings, inputs, distil, recorded(Training), cost, reads=reads_of(rung)))
         judged(b, after, f"the student after rung {number}")
     b.add(promotion(b, number))
 

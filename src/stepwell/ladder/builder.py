@@ -63,9 +63,9 @@ class Builder:
 
     @property
     def judging(self) -> dict[str, Any]:
-        """The settings of every comparison."""
-        own = self.recipe.judging.measures
-        return self.recipe.judging.model_dump(exclude=set() if own else {"measures"})
+        """The settings that all figures depend on."""
+        own = {"measures"} if self.recipe.judging.measures else set[str]()
+        return self.recipe.judging.model_dump(include={"measure", "depth"} | own)
 
     @property
     def ranks(self) -> dict[str, str]:
@@ -115,19 +115,20 @@ class Builder:
     def bm25(self) -> str:
         """Add BM25's lists of the training queries, to mine from."""
         settings = {"depth": self.recipe.mining.depth}
-        return self.add(Stage("bm25", "bm25", "BM25 retrieves", settings, {}, run=search_bm25, only_if=()))
+        reads = ("train_rows",)
+        return self.add(Stage("bm25", "bm25", "BM25 retrieves", settings, {}, search_bm25, reads=reads, only_if=()))
 
     def vectors(self, model: str, title: str, section: Any, scale: float | None = None) -> str:
         """Add the vectors of all texts under a model, whose logits are similarities times ``scale``."""
         name, title, settings, inputs = f"{model}.vectors", f"encode with {title}", {"scale": scale}, {"model": model}
         cost = partial(Prices.encode, model=section)
-        return self.add(Stage(name, "vectors", title, settings, inputs, run=encode, cost=cost))
+        return self.add(Stage(name, "vectors", title, settings, inputs, encode, reads=("query_rows",), cost=cost))
 
     def training_run(self, model: str, title: str) -> str:
         """Add the lists of the training queries by a model's vectors."""
         settings = {"depth": self.recipe.mining.depth}
-        inputs = {"vectors": f"{model}.vectors"}
-        return self.add(Stage(f"{model}.train", "search-train", f"{title} retrieves", settings, inputs, search_train))
+        name, title, inputs = f"{model}.train", f"{title} retrieves", {"vectors": f"{model}.vectors"}
+        return self.add(Stage(name, "search-train", title, settings, inputs, search_train, reads=("train_rows",)))
 
     def candidates(self, name: str, source: str, k: int, teacher: str | None = None, limit: int | None = None) -> str:
         """Add K candidates a query from the lists of the stage ``source``; of ``limit`` queries only, where given."""
@@ -137,7 +138,8 @@ class Builder:
         title = f"mine {k} candidates a query from {source.removesuffix('.train')}{without}"
         settings = {**self.mining(set() if denoises else {"denoise"}), "k": k, "limit": limit}
         inputs = {"run": source, **(self.opens(teacher) if denoises and teacher else {})}
-        return self.add(Stage(name, "mine", title, settings, inputs, mine_candidates, say_mining))
+        reads: tuple[str, ...] = ("train",) if limit is None and mining.sampling == "hardest" else ("train", "seed")
+        return self.add(Stage(name, "mine", title, settings, inputs, mine_candidates, say_mining, reads=reads))
 
     def more(self, rung: Rung) -> tuple[int, int]:
         """Return how many texts from elsewhere a rung learns from: passages and queries."""
@@ -147,7 +149,7 @@ class Builder:
 
 def search_bm25(job: Job) -> None:
     """Retrieve for the training queries with BM25. Each process takes a share of the queries."""
-    collection, queries = job.surroundings.collection, job.surroundings.splits.train.query_rows
+    collection, queries = job.surroundings.collection, job.surroundings.splits.train_rows
     run = bm25_of(collection).run(collection, queries, job.settings["depth"])
     if distributed.is_main():
         run.save(job.folder / "train.parquet", collection)
@@ -155,11 +157,12 @@ def search_bm25(job: Job) -> None:
 
 def encode(job: Job) -> None:
     """Encode all passages, and the queries of all splits."""
-    collection, rows = job.surroundings.collection, job.surroundings.query_rows
-    encoder = job.encoder("model", job.settings["scale"])
+    collection, encoder = job.surroundings.collection, job.encoder("model", job.settings["scale"])
     if job.settings.get("exact"):  # to search in a finished run: in fp32, and passages alone
         encoder.inference.be_exact()
-        rows = rows[:0]
+        rows = np.zeros(0, np.int32)
+    else:
+        rows = job.surroundings.query_rows
     job.progress.start(collection.n_passages + len(rows), "texts")
     write_vectors(encoder, collection, rows, job.folder, job.progress)
 
@@ -168,7 +171,7 @@ def search_train(job: Job) -> None:
     """Retrieve passages for every training query with vectors. Each process takes a share of the queries."""
     vectors = job.vectors("vectors")
     assert vectors is not None
-    run = retrieve(vectors, job.surroundings.splits.train.query_rows, job.settings["depth"])
+    run = retrieve(vectors, job.surroundings.splits.train_rows, job.settings["depth"])
     if distributed.is_main():
         run.save(job.folder / "train.parquet", job.surroundings.collection)
 
@@ -188,7 +191,10 @@ def mining_of(settings: Settings) -> Mining:
 
 
 def mine_from(job: Job, run: Run, settings: Mining, k: int) -> None:
-    """Mine K candidates of each query of a run; write them and the report of what was dropped."""
+    """Mine K candidates of each query of a run; write them and the report of what was dropped.
+
+    The hardest are the same for every seed, also where equals or what fills a short list are drawn.
+    """
     denoiser = None
     if settings.denoise is not None:  # the job's teacher says what is no negative
         judge = job.teacher()
@@ -198,7 +204,8 @@ def mine_from(job: Job, run: Run, settings: Mining, k: int) -> None:
 
     around = job.surroundings
     progress = job.progress if denoiser is None else SILENT
-    found, report = mine(run, around.splits.train, around.collection, settings, k, around.seed, denoiser, progress)
+    seed = 0 if settings.sampling == "hardest" else around.seed
+    found, report = mine(run, around.splits.train, around.collection, settings, k, seed, denoiser, progress)
     if distributed.is_main():
         found.save(job.folder / "candidates.parquet", around.collection)
         job.leave(records.Mining(report))

@@ -27,7 +27,7 @@ def searched(b: Builder, split: str, model: str, title: str) -> str:
     """Add the search of dev or test with a model's vectors; return the stage."""
     name, kind, inputs = f"{model}.{split}", f"search-{split}", {"queries": f"{model}.vectors"}
     says = say_figures if split == "dev" else say_nothing
-    return b.add(Stage(name, kind, f"{split}: {title}", b.judging, inputs, search, says))
+    return b.add(Stage(name, kind, f"{split}: {title}", b.judging, inputs, search, says, reads=(split,)))
 
 
 def judged(b: Builder, model: str, title: str) -> None:
@@ -86,7 +86,7 @@ def say_figures(folder: Path, surroundings: Surroundings) -> Iterable[str]:
     """Say the dev figures of a model."""
     evaluation = Evaluation.load(folder / "evaluation.parquet", surroundings.collection)
     figures = ", ".join(f"{measure} {evaluation.mean(measure):.3f}" for measure in evaluation.values)
-    yield f"{surroundings.dev} {figures}"
+    yield f"{surroundings.dev_name} {figures}"
 
 
 def reranked(job: Job, run: Run, depth: int) -> tuple[Run, NDArray[np.bool_]]:
@@ -126,14 +126,18 @@ def headroom(b: Builder, number: int, name: str, force: bool) -> Stage:
     judging = b.recipe.judging
     embeds, compared = b.embeds(name), b.embeds(name, queries=True)
     theirs = {"teacher": f"teacher.{name}.dev"} if compared else {} if embeds else b.opens(name)
-    settings = {**b.judging, "teacher": name, "force": force}
+    settings = {"measure": judging.measure, "teacher": name, "force": force}
+    reads: tuple[str, ...] = ()
+    if not embeds:
+        settings |= {"rerank": judging.rerank, "headroom_queries": judging.headroom_queries}
+        reads = ("seed", "dev")
     inputs, title = {"student": f"student@{number - 1}.dev", **theirs}, f"headroom of {name} over the student"
 
     def cost(prices: Prices) -> Work:
         return b.scoring(name, prices, min(prices.dev, judging.headroom_queries), judging.rerank)
 
     says = recorded(Headroom)
-    return Stage(f"headroom-{number}", "headroom", title, settings, inputs, decide_headroom, says, cost)
+    return Stage(f"headroom-{number}", "headroom", title, settings, inputs, decide_headroom, says, cost, reads=reads)
 
 
 def decide_headroom(job: Job) -> None:
@@ -181,7 +185,8 @@ def _paired(one: Evaluation, other: Evaluation, measure: str) -> tuple[NDArray[n
 def promotion(b: Builder, number: int) -> Stage:
     """Return the decision which student goes on after rung ``number``."""
     name, title, says = f"promote-{number}", f"promote the student of rung {number}?", recorded(Promotion)
-    settings, before = {**b.judging, "number": number}, {"before": f"student@{number - 1}.dev"}
+    judging, before = b.recipe.judging, {"before": f"student@{number - 1}.dev"}
+    settings = {"measure": judging.measure, "level": judging.level, "number": number}
     after, run = {"after": f"rung-{number}.dev"}, decide_promotion
     return Stage(name, "promote", title, settings, before, run, says, optional=after, collective=False, named=True)
 

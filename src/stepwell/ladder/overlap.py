@@ -25,7 +25,8 @@ def overlap(b: Builder, name: str, label: str, top: str, gates: tuple[str, ...] 
     inputs = {"student": f"student@{b.last}.vectors", "teacher": f"teacher.{name}.vectors"}
     settings = {"teacher": name, "asymmetric": label, "student": top}
     title = f"compare the student's lists with those of {name}"
-    b.add(Stage("overlap", "overlap", title, settings, inputs, compare_lists, say_overlap, only_if=gates))
+    reads = ("held_out", "held_out_of")
+    b.add(Stage("overlap", "overlap", title, settings, inputs, compare_lists, say_overlap, reads=reads, only_if=gates))
 
 
 def compare_lists(job: Job) -> None:

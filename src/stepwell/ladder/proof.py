@@ -43,9 +43,9 @@ def proof(b: Builder) -> None:
     title, optional = "compare all systems on the test queries", {stage: stage for stage in may_lack}
     optional |= {row.training: row.training for row in trained.values()}
     optional |= {name: name for number in range(1, b.last + 1) for name in (f"rung-{number}", f"promote-{number}")}
-    b.add(
-        Stage("table", "table", title, settings, inputs, compare_all, collective=False, named=True, optional=optional)
-    )
+    facts = ("synthetic", "tested")
+    table = Stage("table", "table", title, settings, inputs, compare_all, reads=facts, collective=False, named=True)
+    b.add(replace(table, optional=optional))
 
 
 def _steps(b: Builder) -> list[str]:
@@ -70,7 +70,8 @@ def _as_they_are(b: Builder) -> dict[str, str]:
 
 
 def _test(b: Builder, name: str, kind: str, title: str, inputs: dict[str, str], run: Any, **more: Any) -> str:
-    return b.add(Stage(name, kind, f"test: {title}", b.judging | more.pop("settings", {}), inputs, run, **more))
+    settings = b.judging | more.pop("settings", {})
+    return b.add(Stage(name, kind, f"test: {title}", settings, inputs, run, reads=("test",), **more))
 
 
 def _base(b: Builder) -> str:
@@ -96,7 +97,8 @@ def _with_others(b: Builder, top: str) -> dict[str, str]:
     def cost(prices: Prices) -> Work:
         return b.scoring(strongest, prices, prices.test, depth)
 
-    stage = _test(b, "reranked.test", "rerank", title, inputs, rerank, cost=cost)
+    settings = {"rerank": depth}
+    stage = _test(b, "reranked.test", "rerank", title, inputs, rerank, settings=settings, cost=cost)
     return systems | {f"{strongest} reranks its top {depth}": stage}
 
 

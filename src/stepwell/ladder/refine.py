@@ -14,7 +14,7 @@ from stepwell.ladder.prices import Prices, Work, refine_steps
 from stepwell.ladder.scoring import lessons
 from stepwell.ladder.stage import Job, Stage, Surroundings, recorded
 from stepwell.ladder.teacher import last_miner, teacher
-from stepwell.ladder.trainings import distil
+from stepwell.ladder.trainings import distil, reads_of
 from stepwell.recipe import Refine
 from stepwell.retrieval.run import Run
 from stepwell.systems.records import Outcome, Selection, Training
@@ -40,7 +40,10 @@ def refinement(b: Builder) -> None:
             b.training_run(after, "the student")
             name, title, says = f"outcome-{number}", f"refine, round {round_}: fixed and broken", recorded(Outcome)
             inputs = {"before": f"{before}.train", "after": f"{after}.train", "selection": gate}
-            b.add(Stage(name, "outcome", title, b.ranks, inputs, count_outcome, says, collective=False))
+            count = Stage(
+                name, "outcome", title, b.ranks, inputs, count_outcome, says, reads=("train",), collective=False
+            )
+            b.add(count)
         b.add(promotion(b, number))
 
 
@@ -52,7 +55,8 @@ def selection(b: Builder, round_: int, before: str) -> Stage:
     def cost(prices: Prices) -> Work:
         return b.scoring(name, prices, ASKED * prices.train, depth)
 
-    return Stage(f"select-{b.rungs + round_}", "select", title, _settings(b), inputs, select, say_selection, cost)
+    stage, says, reads = f"select-{b.rungs + round_}", say_selection, ("train",)
+    return Stage(stage, "select", title, _settings(b), inputs, select, says, cost, reads=reads)
 
 
 def _distillation(b: Builder, round_: int, before: str, gate: str) -> None:
@@ -65,7 +69,8 @@ def _distillation(b: Builder, round_: int, before: str, gate: str) -> None:
 
     inputs |= {"start": f"{before}.vectors"} if settings.gamma else {}
     title, own = f"refine, round {round_}: {name} teaches", {**_settings(b), **b.student}
-    b.add(Stage(f"rung-{number}", "distil", title, own, inputs, distil, recorded(Training), cost))
+    says, reads = recorded(Training), reads_of(settings)
+    b.add(Stage(f"rung-{number}", "distil", title, own, inputs, distil, says, cost, reads=reads))
 
 
 def _settings(b: Builder) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from stepwell.errors import RunError, StepwellError
 from stepwell.files import cache, whole, write_text
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.plan import Plan, make_plan
-from stepwell.ladder.stage import Context
+from stepwell.ladder.stage import PARTS, Context
 from stepwell.ladder.tracking import Tracking
 from stepwell.ladder.workspace import Workspace, versions
 from stepwell.models.engines.machine import machine
@@ -37,10 +37,9 @@ def prepare(recipe: Recipe) -> Context:
 
 
 def shared_facts(ctx: Context) -> dict[str, Any]:
-    """Return what every stage of a run depends on."""
-    facts: dict[str, Any] = {"collection": ctx.collection.fingerprint, "splits": ctx.recipe.collection.choice()}
-    synthetic = {"synthetic": dict(ctx.splits.synthetic)} if ctx.splits.synthetic else {}
-    return facts | {"seed": ctx.recipe.seed, **synthetic}
+    """Return what keys are made of beside settings and inputs: of seed and splits, a key has what its stage reads."""
+    facts: dict[str, Any] = {"collection": ctx.collection.fingerprint, "seed": ctx.recipe.seed}
+    return facts | {part: ctx.splits.content(part) for part in PARTS}
 
 
 def plan(recipe: Recipe, out: Path) -> Plan:

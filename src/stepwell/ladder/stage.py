@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,16 @@ from stepwell.teachers.protocol import Teacher
 
 S = TypeVar("S", bound=BaseModel)
 
+PARTS = (
+    *("train", "train_rows", "dev", "test", "query_rows"),
+    *("unlabelled", "held_out", "held_out_of", "synthetic", "tested"),
+)
+"""Parts of the splits that a running stage may read where it says so, so that its key holds them."""
+
 
 @dataclass
 class Surroundings:
-    """What every running stage may read beside its settings and inputs: the facts that are in every stage's key.
+    """What stages may read beside their settings and inputs; of seed and splits what they say, see :class:`Seen`.
 
     Texts from elsewhere are found by what is in them, which is what keys hold. The teachers' sections are here for how
     a teacher is opened (where its file lies, how many requests at a time); what its scores depend on is in the key of
@@ -54,9 +60,31 @@ class Surroundings:
         return self.splits.query_rows
 
     @property
-    def dev(self) -> str:
+    def dev_name(self) -> str:
         """What dev is called where its figures are shown."""
         return "synthetic dev" if self.splits.synthetic.get("dev") else "dev"
+
+
+FREE = frozenset({"collection", "splits", "store_root", "teachers", "tokens", "texts", "tracking"})
+"""What any stage may read of its surroundings: it is in all keys, or in other stages', or changes nothing."""
+
+
+class Seen:
+    """The surroundings as one stage sees them: seed and parts of the splits that it does not say it reads raise."""
+
+    def __init__(self, whole: Any, stage: str, free: frozenset[str]) -> None:
+        self._whole, self._stage, self._free = whole, stage, free
+
+    @classmethod
+    def by(cls, stage: "Stage", surroundings: Surroundings) -> Surroundings:
+        """Return the surroundings as a stage sees them."""
+        return cast(Surroundings, cls(surroundings, stage.name, FREE.union(stage.reads)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._free:
+            raise KeyError(f"the stage {self._stage} reads {name!r}, which is not in its `reads`, so not in its key")
+        found = getattr(self._whole, name)
+        return Seen(found, self._stage, self._free - FREE) if name == "splits" else found
 
 
 @dataclass
@@ -170,7 +198,7 @@ def recorded(kind: type[Record]) -> Says:
     """Return what prints the line of a record that a stage leaves, where there is one."""
 
     def says(folder: Path, surroundings: Surroundings) -> Iterable[str]:
-        line = kind.load(folder).line(surroundings.dev) if (folder / kind.file).is_file() else None
+        line = kind.load(folder).line(surroundings.dev_name) if (folder / kind.file).is_file() else None
         return () if line is None else (line,)
 
     return says
@@ -186,6 +214,7 @@ class Stage:
     settings: Mapping[str, Any]  # all of the recipe that it depends on, as plain JSON values
     inputs: Mapping[str, str]  # the stages whose folders it reads, by role; `student@2` is whichever rung 2 promoted
     run: Callable[[Job], None]  # a plain function of a module, so that it can't hold a recipe
+    reads: tuple[str, ...] = field(default=(), kw_only=True)  # `seed` and PARTS of the splits; no others are given
     says: Says = say_nothing  # what it found, from its folder
     cost: Callable[[Prices], Work] = lambda prices: Work()
     bill: Callable[[], Bill | None] = lambda: None  # what it sends elsewhere and what that costs, as things are now

@@ -24,6 +24,9 @@ from stepwell.teachers.opening import kind_of
 TAKEN: dict[str, type[Record]] = {"vectors": TakenVectors, "embeddings-api": SentTexts}
 """What a stage leaves that makes a teacher without a model, by the teacher's kind; scores where it is not said."""
 
+VECTORS_OF: tuple[str, ...] = ("query_rows", "unlabelled", "held_out")
+"""Which queries a teacher without a model has vectors of."""
+
 
 def teacher(b: Builder, name: str, miner: str = "bm25") -> str:
     """Add a teacher unless it is there: what makes it, and where it embeds its vectors, lists and dev figures.
@@ -43,7 +46,8 @@ def teacher(b: Builder, name: str, miner: str = "bm25") -> str:
         lots = kind.lots(b.ctx.collection, b.ctx.surroundings.query_rows)
         cost, bill = partial(Prices.asking, kind=kind, texts=sum(lot.size for lot in lots)), partial(kind.bill, lots)
         settings, run = kind.settings(), make_without_model
-        b.add(Stage(made, kind.stage, title, settings, inputs, run, says, cost, bill, collective=False))
+        reads = VECTORS_OF if kind.section.embeds else ()
+        b.add(Stage(made, kind.stage, title, settings, inputs, run, says, cost, bill, reads=reads, collective=False))
         if kind.section.embeds_queries:
             searched(b, "dev", stage, name)
     elif kind.section.embeds:
@@ -118,15 +122,19 @@ def _model(b: Builder, kind: Kind[Any], stage: str, inputs: dict[str, str], run:
     if towers_of(section) == 1:  # as keys were before there was a choice
         settings.pop("towers", None)
     title, says = f"{how} the teacher {kind.name}", recorded(Training)
-    b.add(Stage(stage, f"{how}-{kind.model}", title, settings, inputs, run, says, cost))
+    reads: tuple[str, ...] = ()
+    if section.train is not None:  # lists come with their grades; in a batch, others' passages are judged too
+        reads = ("seed", "train") if section.embeds else ("seed",)
+    b.add(Stage(stage, f"{how}-{kind.model}", title, settings, inputs, run, says, cost, reads=reads))
 
 
 def make_without_model(job: Job) -> None:
     """Read what a teacher left in files, or write down one that has nothing to make: behind HTTP, or made of others."""
     around, name = job.surroundings, job.stage.removeprefix("teacher.").removesuffix(".vectors")
-    without_labels = np.union1d(around.splits.unlabelled, around.splits.held_out)
-    making = Making(job.folder, around.collection, job.settings, around.query_rows, job.progress, without_labels)
-    kind_of(name, around.teachers).make(making)
+    kind, rows, without_labels = kind_of(name, around.teachers), np.zeros(0, np.int32), np.zeros(0, np.int32)
+    if kind.section.embeds:
+        rows, without_labels = around.query_rows, np.union1d(around.splits.unlabelled, around.splits.held_out)
+    kind.make(Making(job.folder, around.collection, job.settings, rows, job.progress, without_labels))
 
 
 def take_or_train_dense(job: Job) -> None:

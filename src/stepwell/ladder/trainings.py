@@ -56,7 +56,8 @@ def start(b: Builder, miner: str) -> None:
 
     title = "build and warm up the student" if inputs else "build the student"
     first = "start" if warmup.further is None else "start.first"
-    b.add(Stage(first, "start", title, settings, inputs, start_student, recorded(Training), cost))
+    reads: tuple[str, ...] = ("seed", "train") if inputs else ()
+    b.add(Stage(first, "start", title, settings, inputs, start_student, recorded(Training), cost, reads=reads))
     if warmup.further is not None:
         go_on(b, "start", miner, f"warm up the student on what {miner.removesuffix('.train')} finds", warmup, student)
 
@@ -69,7 +70,8 @@ def go_on(b: Builder, name: str, miner: str, title: str, training: DenseTraining
     scale = section.loss_scale if isinstance(section, StudentSection) else section.scale
     settings = {"train": training.model_dump(), "scale": scale}
     cost = partial(Prices.dense, model=section, settings=further, k=k)
-    b.add(Stage(name, "train-dense", title, settings, inputs, train_further, recorded(Training), cost))
+    says, reads = recorded(Training), ("seed", "train")
+    b.add(Stage(name, "train-dense", title, settings, inputs, train_further, says, cost, reads=reads))
 
 
 def open_student(job: Job) -> Encoder:
@@ -138,6 +140,12 @@ def _share_of_peak(model: Encoder | Reranker | LateInteraction, log: TrainingLog
 
 
 # -- distillation -------------------------------------------------------------------------------------------
+
+
+def reads_of(rung: Rung | Refine) -> tuple[str, ...]:
+    """Return what distillation reads: the texts of an embedding rung, or which passages are right."""
+    texts = isinstance(rung, Rung) and rung.loss == "embedding"
+    return ("seed", "train_rows", "unlabelled") if texts else ("seed", "train")
 
 
 def distil(job: Job) -> None:
@@ -240,7 +248,7 @@ def _imitate(job: Job, rung: Rung) -> None:
     """Pull the student's vectors to its teacher's."""
     around, encoder, teacher = job.surroundings, open_student(job), job.vectors("teacher")
     assert teacher is not None
-    learned = np.union1d(around.splits.train.query_rows, around.splits.unlabelled)
+    learned = np.union1d(around.splits.train_rows, around.splits.unlabelled)
     # a file may have vectors of few queries, or of none
     rows: NDArray[np.int64] = np.intersect1d(learned, teacher.query_rows).astype(np.int64)
     more = []

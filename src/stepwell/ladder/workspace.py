@@ -1,7 +1,7 @@
 """Folders that cannot be lost: one a stage, named by what it was made from, finished by one rename.
 
-A stage's key is the hash of its kind, its settings, the facts that all stages share (collection, splits, seed) and
-its inputs' keys. The same work has the same key, in whichever recipe it stands: it is found again, never redone; and
+A stage's key is the hash of its kind, its settings, the collection, what it reads of seed and splits, and its inputs'
+keys. The same work has the same key, in whichever recipe it stands: it is found again, never redone; and
 a changed setting changes the keys of that stage and of what follows, of nothing before.
 """
 
@@ -9,6 +9,7 @@ import hashlib
 import json
 import platform
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from stepwell import distributed
 from stepwell.display import SILENT, Progress, warn
 from stepwell.errors import RunError
 from stepwell.files import remove, sha256, writing
-from stepwell.ladder.stage import Job, Settings, Stage, Surroundings
+from stepwell.ladder.stage import Job, Seen, Settings, Stage, Surroundings
 from stepwell.models.engines.machine import machine
 from stepwell.systems.folder import real_name
 from stepwell.systems.records import Choice, Decision, Manifest
@@ -30,12 +31,15 @@ from stepwell.teachers.scoring import counting
 LAYOUT = 7
 """Raised when what a stage writes changes its meaning, so that old folders are not taken for new ones."""
 
+NOT_KEYED = frozenset({"gradient_cache"})
+"""Settings that no key holds: with them or without them a training comes to the same weights, to rounding."""
+
 WRITTEN = ("recipe.yaml", "model", "runs", "results.json", "results.txt", "variants", "ablation.json")
 """What a run or an ablation writes beside its stages, and replaces without asking."""
 
 
 class Workspace:
-    """The folder of a run, locked while it is open; ``shared`` are the facts that every stage's key includes."""
+    """The folder of a run, locked while it is open; ``shared`` are the facts that keys are made of, by name."""
 
     def __init__(self, folder: Path, shared: dict[str, Any], checked: set[Path] | None = None) -> None:
         self.folder, self.shared = folder, shared
@@ -122,12 +126,16 @@ class Workspace:
         made_from = {
             "layout": LAYOUT,
             "kind": stage.kind,
-            "settings": stage.settings,
-            "shared": self.shared,
+            "settings": _keyed(stage.settings),
+            "shared": self._read_by(stage),
             "inputs": [self.keys[real] for real in self._given(stage).values()],
             "names": list(self._given(stage).items()) if stage.named else [],
         }
         return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+    def _read_by(self, stage: Stage) -> dict[str, Any]:
+        """Return the collection's fingerprint, and the facts that the stage says it reads."""
+        return {name: self.shared[name] for name in ("collection", *stage.reads)}
 
     def identity(self, stage: Stage) -> str:
         """Return what the keys of the stages behind a finished stage are made of: its key, or its files' checksums."""
@@ -161,11 +169,11 @@ class Workspace:
         if not distributed.any_says(done):
             partial = place.with_name(f"{place.name}.partial")
             names, settings = self.inputs(stage), Settings(stage.name, stage.settings)
-            inputs = {role: self.folders[real] for role, real in names.items()}
+            inputs, seen = {role: self.folders[real] for role, real in names.items()}, Seen.by(stage, surroundings)
             if stage.collective or distributed.is_main():
                 partial.mkdir(exist_ok=True)
                 with writing(partial), counting(partial):
-                    stage.run(Job(stage.name, settings, inputs, partial, surroundings, names, progress))
+                    stage.run(Job(stage.name, settings, inputs, partial, seen, names, progress))
             distributed.barrier()
             if distributed.is_main():
                 with writing(partial):
@@ -186,7 +194,7 @@ class Workspace:
             key=self.key(stage),
             layout=LAYOUT,
             settings=stage.settings,
-            shared=self.shared,
+            shared=self._read_by(stage),
             inputs={name: self.keys[real] for name, real in self._given(stage).items()},
             seconds=round(seconds, 2),
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -197,6 +205,13 @@ class Workspace:
         remove(place)
         partial.rename(place)
         self.checked.add(place)
+
+
+def _keyed(settings: Any) -> Any:
+    """Return settings without those that change how a result is come by, and not the result."""
+    if isinstance(settings, Mapping):
+        return {name: _keyed(value) for name, value in settings.items() if name not in NOT_KEYED}
+    return settings
 
 
 def damage(place: Path) -> str | None:

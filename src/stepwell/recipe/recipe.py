@@ -78,12 +78,6 @@ class CollectionSection(Section):
         ids = {role: name for role in ("train", "dev", "test") if "/" in (name := getattr(self, role))}
         return named | (ids if self.path.startswith("irds:") else {})
 
-    def choice(self) -> dict[str, Any]:
-        """Return what decides which queries train, steer and test, and how the test is judged."""
-        roles = {"train", "dev", "test", "train_queries", "dev_queries", "test_queries"}
-        others = {"relevant_from", "unlabelled_queries"}
-        return self.model_dump(include=roles) | self.model_dump(include=others, exclude_defaults=True)
-
 
 class TokensSection(Section):
     """Where texts are cut, in tokens."""

@@ -12,6 +12,12 @@ from stepwell.reports.costs import Cost, costs
 from stepwell.systems.folder import RunFolder
 from stepwell.systems.records import Overlap, SystemTable
 
+CHOICE = (
+    *("train", "dev", "test", "train_queries", "dev_queries", "test_queries"),
+    *("relevant_from", "unlabelled_queries"),
+)
+"""What a recipe says of its splits."""
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -71,6 +77,7 @@ def facts_of(place: str | Path) -> RunFacts:
     shared = last.shared if last else {}
     section = run.recipe_values.get("collection")
     path = str(section.get("path", "")) if isinstance(section, dict) else str(section or "")
+    chosen = {name: value for name in CHOICE if (value := section.get(name))} if isinstance(section, dict) else {}
     collection = {"fingerprint": str(shared.get("collection", "")), "path": path}
     return RunFacts(
         name=str((results and results.name) or run.recipe_values.get("name") or run.place.name),
@@ -79,8 +86,8 @@ def facts_of(place: str | Path) -> RunFacts:
         finished=results.finished if results else None,
         final=results.final if results else None,
         collection=collection | (dict(results.collection) if results else {}),
-        seed=shared.get("seed"),
-        splits=dict(shared.get("splits", {})),
+        seed=run.recipe_values.get("seed"),
+        splits=chosen,
         versions=dict((results and results.versions) or (last and last.versions) or {}),
         machine=dict((results and results.machine) or (last and last.machine) or {}),
         comparison=comparison or None,

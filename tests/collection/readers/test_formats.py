@@ -166,9 +166,6 @@ def test_other_readings_of_a_directory_have_caches_of_their_own(tiny_path, tmp_p
     assert meta["stamp"]["format"] == 3 and short.fingerprint != whole.fingerprint
 
 
-def test_what_is_new_in_a_section_leaves_runs_of_before_as_they_are():
-    """Stages are keyed by the choice of queries: a key more in it would do every run again."""
+def test_what_decides_how_files_are_read_is_what_is_not_as_always():
     section = CollectionSection(path="x", template="{text}", columns={"query.id": "n"})
-    assert list(section.choice()) == ["train", "dev", "test", "train_queries", "dev_queries", "test_queries"]
-    assert section.model_copy(update={"relevant_from": 2}).choice()["relevant_from"] == 2
     assert section.reading() == {"template": "{text}", "columns": {"query.id": "n"}}
