@@ -78,9 +78,7 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield draft
-            for file in draft.rglob("*") if draft.is_dir() else [draft]:
-                if file.is_file():
-                    sync(file)
+            sync_all(draft)
             if draft.is_dir() and path.is_dir():
                 remove(path)
             draft.replace(path)
@@ -181,6 +179,13 @@ def claimed(folder: Path, source: Mapping[str, Any], what: str, anew: bool = Fal
         raise RunError(
             f"another stepwell is at work in {folder}: wait for it, stop it, or choose another folder."
         ) from None
+
+
+def sync_all(path: Path) -> None:
+    """Wait until a file, or all files in a folder, are on the disk."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            sync(file)
 
 
 def sync(path: Path) -> None:

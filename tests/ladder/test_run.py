@@ -20,7 +20,7 @@ from stepwell.distil.candidates import Candidates
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
 from stepwell.files import read_json
-from stepwell.ladder import builder, trainings
+from stepwell.ladder import builder, trainings, workspace
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare, shared_facts
 from stepwell.ladder.workspace import Workspace, damage
@@ -472,6 +472,64 @@ def test_a_teacher_that_was_killed_behind_its_imitation_goes_on_from_it(
     stop_at(2)  # 1: ce on labels, 2: the rung behind it
     whole, ours = (root / facts["stages"]["teacher.ce"] for root in (tiny_run, tmp_path / "run"))
     assert (ours / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+
+
+INSTANTS = {  # what is called when model and log lie in the folder; whether before or behind it
+    "before the manifest": (Workspace, "_seal", False),
+    "behind the manifest": (Workspace, "_seal", True),
+    "before the rename": (workspace, "remove", False),
+}
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
+@pytest.mark.parametrize("stage", ["teacher.de", "teacher.ce", "rung-2"])
+def test_a_training_that_was_killed_behind_its_last_step_takes_no_step_again(
+    tiny_run, facts, tiny_recipe, tmp_path, monkeypatch, stage, instant
+):
+    monkeypatch.setenv("STEPWELL_CHECKPOINT_SECONDS", "0")
+    out, steps, backward = shutil.copytree(tiny_run, tmp_path / "run"), [], training._backward
+    place = out / facts["stages"][stage]
+    shutil.rmtree(place)
+
+    def counted(*given):
+        steps.append(1)
+        return backward(*given)
+
+    owner, name, behind = INSTANTS[instant]
+    original = getattr(owner, name)
+
+    def killed(*given):
+        if behind:
+            original(*given)
+        raise Killed
+
+    monkeypatch.setattr(training, "_backward", counted)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, killed)
+        api.run(tiny_recipe, out)
+    half, taken = place.with_name(f"{place.name}.partial"), len(steps)
+    assert taken > 0 and (half / "checkpoint.safetensors").is_file() == (instant != "before the rename")
+    api.run(tiny_recipe, out)
+    assert len(steps) == taken and damage(place) is None and not half.exists()
+    assert not (place / "checkpoint.safetensors").exists()
+    own, whole = (
+        {str(path.relative_to(root)): path.read_bytes() for path in root.glob("model/**/*.safetensors")}
+        for root in (place, tiny_run / facts["stages"][stage])
+    )
+    assert own == whole
+
+
+def test_a_training_whose_files_were_damaged_when_it_was_killed_is_done_again(
+    tiny_run, facts, tiny_recipe, tmp_path, monkeypatch
+):
+    out = shutil.copytree(tiny_run, tmp_path / "run")
+    place = out / facts["stages"]["rung-2"]
+    place.rename(half := place.with_name(f"{place.name}.partial"))
+    (half / "model" / "model.safetensors").write_bytes(b"cut off")
+    api.run(tiny_recipe, out)
+    assert damage(place) is None
+    own, whole = (root / facts["stages"]["rung-2"] / "model/model.safetensors" for root in (out, tiny_run))
+    assert own.read_bytes() == whole.read_bytes()
 
 
 def test_a_rung_that_lives_on_what_a_baseline_has_not_is_climbed_alone_by_its_own_loss(variant):

@@ -16,6 +16,7 @@ from stepwell.distil.head import with_head
 from stepwell.distil.objectives import EmbeddingObjective, Imitated, StudentObjective, Terms
 from stepwell.distil.training import Objective, TrainingLog, train
 from stepwell.errors import CollectionError, RecipeError
+from stepwell.files import sync_all
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.prices import Prices, Work
 from stepwell.ladder.scoring import Scores, refuse_no_numbers, warn_of
@@ -126,7 +127,8 @@ def learn(job: Job, objective: Objective, settings: Optimiser, model: Encoder | 
     if distributed.is_main():
         log.peak = _share_of_peak(model, log)
         model.save(job.folder / "model")
-        job.leave(Training(log))
+        sync_all(job.folder / "model")
+        job.leave(Training(log))  # the last: where it is, all is, see `Workspace`
     distributed.barrier()
 
 

@@ -25,7 +25,7 @@ from stepwell.files import remove, sha256, writing
 from stepwell.ladder.stage import Job, Seen, Settings, Stage, Surroundings
 from stepwell.models.engines.machine import machine
 from stepwell.systems.folder import real_name
-from stepwell.systems.records import Choice, Decision, Manifest
+from stepwell.systems.records import Choice, Decision, Manifest, Training
 from stepwell.teachers.scoring import counting
 
 LAYOUT = 7
@@ -33,6 +33,9 @@ LAYOUT = 7
 
 NOT_KEYED = frozenset({"gradient_cache"})
 """Settings that no key holds: with them or without them a training comes to the same weights, to rounding."""
+
+LEFTOVERS = ("checkpoint.safetensors", "draft-checkpoint.safetensors")
+"""What a training needs until its stage is whole."""
 
 WRITTEN = ("recipe.yaml", "model", "runs", "results.json", "results.txt", "variants", "ablation.json")
 """What a run or an ablation writes beside its stages, and replaces without asking."""
@@ -167,26 +170,29 @@ class Workspace:
         began, place = time.monotonic(), self.place(stage)
         done = distributed.is_main() and self.finished(stage)
         if not distributed.any_says(done):
-            partial = place.with_name(f"{place.name}.partial")
+            main, partial = distributed.is_main(), place.with_name(f"{place.name}.partial")
             names, settings = self.inputs(stage), Settings(stage.name, stage.settings)
             inputs, seen = {role: self.folders[real] for role, real in names.items()}, Seen.by(stage, surroundings)
-            if stage.collective or distributed.is_main():
+            sealed = main and (partial / Manifest.file).is_file()
+            # A run may have been killed behind the last file that a training writes, or before the rename alone.
+            made = damage(partial) is None if sealed else main and (partial / Training.file).is_file()
+            if not distributed.any_says(made) and (stage.collective or main):
                 partial.mkdir(exist_ok=True)
                 with writing(partial), counting(partial):
                     stage.run(Job(stage.name, settings, inputs, partial, seen, names, progress))
             distributed.barrier()
-            if distributed.is_main():
+            if main:
                 with writing(partial):
-                    self._finish(stage, partial, place, time.monotonic() - began)
+                    self._finish(stage, partial, place, None if sealed and made else time.monotonic() - began)
             distributed.barrier()
         name = self.resolve(stage.name)
         self.keys[name], self.folders[name] = self.identity(stage), place
         return time.monotonic() - began
 
-    def _finish(self, stage: Stage, partial: Path, place: Path, seconds: float) -> None:
-        for leftover in ("checkpoint.safetensors", "draft-checkpoint.safetensors"):
-            (partial / leftover).unlink(missing_ok=True)
-        files = [path for path in sorted(partial.rglob("*")) if path.is_file() and path.name != Manifest.file]
+    def _seal(self, stage: Stage, partial: Path, seconds: float) -> None:
+        """Write the manifest: all that the stage leaves is there."""
+        besides = {partial / name for name in (Manifest.file, *LEFTOVERS)}
+        files = [path for path in sorted(partial.rglob("*")) if path.is_file() and path not in besides]
         Manifest(
             name=stage.name,
             kind=stage.kind,
@@ -202,6 +208,13 @@ class Workspace:
             machine=machine(),
             files={str(path.relative_to(partial)): sha256(path) for path in files},
         ).save(partial)
+
+    def _finish(self, stage: Stage, partial: Path, place: Path, seconds: float | None) -> None:
+        """Seal what a stage left (unless ``seconds`` is None: it is), and give it its name; checkpoints go last."""
+        if seconds is not None:
+            self._seal(stage, partial, seconds)
+        for leftover in LEFTOVERS:
+            (partial / leftover).unlink(missing_ok=True)
         remove(place)
         partial.rename(place)
         self.checked.add(place)
