@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import re
 import runpy
+import signal
 import socket
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from processes import together
 from stepwell import distributed
 
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
@@ -105,6 +111,45 @@ def test_vectors_written_in_turn_are_those_of_one_process(one_and_two):
     one, two = one_and_two
     assert len(one["vectors"]) == 100
     assert two["vectors"] == pytest.approx(one["vectors"], abs=1e-5)
+
+
+def wait_for_each_other(late, seconds, fate):
+    """Meet, and meet again when process ``late`` has worked alone, or is dead; more than torch waits for."""
+    distributed.PATIENCE, distributed.BEAT, distributed.SILENCE = timedelta(seconds=2), 0.2, 3.0
+    distributed.barrier()
+    if distributed.rank() == late:
+        time.sleep(seconds)
+        if fate == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif fate == "ended":
+            atexit._run_exitfuncs()  # as a program's end does, and that of a process of these tests does not
+            sys.exit(3)
+    distributed.barrier()
+    assert distributed.any_says(distributed.rank() == 1)
+    sys.stdout.write("met\n")
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_who_works_alone_for_longer_than_torch_waits_is_waited_for(late):
+    for program in together(2, wait_for_each_other, late, 5, "works"):
+        done = program.wait(60)
+        assert (done.returncode, done.stdout) == (0, "met\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("late", "fate", "said"),
+    [
+        (0, "killed", "the first process has ended"),
+        (0, "ended", "process has ended|process 0 of 2 has ended"),
+        (1, "killed", "process 1 of 2 has given no sign of life for 3 seconds"),
+        (1, "ended", "process 1 of 2 has ended"),
+    ],
+)
+def test_who_is_dead_is_not_waited_for(late, fate, said):
+    ended = [program.wait(60) for program in together(2, wait_for_each_other, late, 0.5, fate)]
+    assert ended[late].returncode == {"killed": -signal.SIGKILL, "ended": 3}[fate]
+    other = ended[1 - late]
+    assert other.returncode == 1 and re.search(f"RunError: .*({said}).* goes on from what is finished", other.stderr)
 
 
 def test_one_process_does_nothing_special():

@@ -41,7 +41,7 @@ OF_RUNG_ELSEWHERE = {"teacher", "loss", "negatives", "more_passages", "more_quer
 REFINE = {**TRAINING, **LOSS}
 SAME_RESULT = {"gradient_cache"}  # another way to the same weights: in no key
 SELECTION = {"depth": 9, "rule": "top", "worst": 29}
-OF_REFINE_ELSEWHERE = {"rounds", "teacher"}  # stages of their own
+OF_REFINE_ELSEWHERE = {"rounds", "teacher", "force"}  # stages of their own
 OF_ANSWERS = {"ranks"}  # where queries have answers
 
 CHANGES = [
@@ -75,6 +75,7 @@ CHANGES = [
     ("judging.headroom_queries", 3, "headroom-2"),
     ("judging.level", 0.5, "promote-1"),
     ("ladder.2.force", False, "headroom-2"),
+    ("refine.force", False, "headroom-3"),
     *((f"ladder.2.{key}", value, "rung-2") for key, value in RUNG.items()),
     *((f"refine.{key}", value, "rung-3") for key, value in REFINE.items()),
     *((f"refine.{key}", value, "select-3") for key, value in SELECTION.items()),

@@ -257,10 +257,8 @@ def _at_the_best_rate(b: Builder, name: str, own: T, stage: Callable[[str, T], S
         part = b.add(stage(f"{name}@{number}", own.model_copy(update={"lr": rate})))
         judged(b, part, f"{title}, lr {rate:.2g}")
         found[part] = f"{part}.dev"
-    settings, says = (
-        {"measure": b.recipe.judging.measure, "rates": dict(zip(found, rates, strict=True))},
-        recorded(Rate),
-    )
+    by_rate, says = dict(zip(found, rates, strict=True)), recorded(Rate)
+    settings = {"measure": b.recipe.judging.measure, "rates": by_rate}
     asks = f"{title}: which rate is the best on dev?"
     b.add(Stage(f"rate-{name}", "rate", asks, settings, found, choose_rate, says, collective=False, named=True))
     return searched(b, "test", f"best@{name}", title), f"best@{name}"
