@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import numpy as np
 import pytest
@@ -114,6 +115,20 @@ def test_a_finished_store_that_was_cut_off_is_made_again(tmp_path, tokenizer, na
     path = next(tmp_path.rglob(name))
     path.write_bytes(path.read_bytes()[:-3])
     assert_same(stored(tmp_path, tokenizer), tokenizer)
+
+
+@pytest.mark.parametrize("before", [None, "false"])
+def test_a_store_is_made_with_all_cores(tmp_path, tokenizer, monkeypatch, before):
+    """tokenizers reads the variable at each call."""
+    name, during = "TOKENIZERS_PARALLELISM", set()
+    monkeypatch.delenv(name, raising=False) if before is None else monkeypatch.setenv(name, before)
+
+    def texts(start, stop):
+        during.add(os.environ.get(name))
+        return TEXTS[start:stop]
+
+    assert_same(stored(tmp_path, tokenizer, texts), tokenizer)
+    assert during == {"true"} and os.environ.get(name) == before
 
 
 def test_models_with_other_limits_share_a_store(tmp_path, tokenizer):

@@ -8,7 +8,8 @@ grows beside it block by block, and a killed run goes on after the last block th
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def open_tokens(root: Path, name: str, tokenizer: Any, texts: Texts, size: int, 
     folder = root / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     tokens = _map(folder, tokenizer, size, kept)
     if tokens is None and distributed.is_main():
-        with locked(folder), writing(folder):
+        with locked(folder), writing(folder), _all_cores():
             if _map(folder, tokenizer, size, kept) is None:
                 _make(folder, tokenizer, texts, size, kept, prompt)
     distributed.barrier()
@@ -93,6 +94,24 @@ def _map(folder: Path, tokenizer: Any, size: int, limit: int) -> Tokens | None:
         return Tokens(ids, offsets, limit)
     except (OSError, ValueError, EOFError):
         return None
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Let tokenizers use all cores (or RAYON_NUM_THREADS) meanwhile: else the command line keeps them to one.
+
+    They read this at each call. One core is right for the few texts of a query or a batch, and safe where processes
+    are forked; other processes wait for this one alone.
+    """
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _make(folder: Path, tokenizer: Any, texts: Texts, size: int, limit: int, prompt: str) -> None:
