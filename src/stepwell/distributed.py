@@ -8,7 +8,7 @@ passage is embedded once over all of them, and N processes give the loss and the
 import atexit
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any

@@ -5,7 +5,7 @@ import json
 import shutil
 from importlib import import_module
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from stepwell.files import read_json
 from stepwell.ladder import builder, trainings, workspace
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare, shared_facts
+from stepwell.ladder.stage import Job, Settings
 from stepwell.ladder.workspace import Workspace, damage
 from stepwell.models import shape
 from stepwell.models.build import build_cross_encoder, build_student
@@ -36,7 +37,7 @@ from stepwell.recipe.teachers import DualEncoderTeacher
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.run import Run
 from stepwell.systems.folder import RunFolder
-from stepwell.systems.records import Rate, Strongest, Updates
+from stepwell.systems.records import Rate, Strongest, Training, Updates
 from stepwell.systems.searcher import Searcher
 from stepwell.teachers.scoring import Stored
 
@@ -207,6 +208,33 @@ def test_a_baseline_gets_the_ladders_number_of_updates(tiny_run, facts):
     assert rows["rung 1, then ce candidates"]["updates"] == behind and all(row["texts"] > 0 for row in rows.values())
     assert rows["ladder + refine"]["learned"] == "de (embedding), ce (candidates), ce (refine)"
     assert "The student learned from de (embedding)" in facts["comparison"]["notes"][0]
+
+
+def test_no_two_trainings_of_a_model_draw_in_one_order(tiny_run, facts):
+    def turn(stage, *inner):
+        return read_json(tiny_run.joinpath(facts["stages"][stage], *inner, "training.json"))["turn"]
+
+    rungs = [turn(stage) for stage in ("rung-1", "rung-2", "rung-3")]
+    assert rungs == [0, 1, 2] and [turn("teacher.ce", "imitation"), turn("teacher.ce")] == [0, 1]
+    assert [turn(stage) for stage in ("contrastive", "straight-ce-candidates", "teacher.de")] == [0, 0, 0]
+
+
+def test_the_order_follows_from_seed_and_turn_and_from_no_name(tmp_path):
+    for turn in (0, 1):
+        (tmp_path / str(turn)).mkdir()
+        Training(training.TrainingLog(turn=turn)).save(tmp_path / str(turn))
+    (tmp_path / "untrained").mkdir()
+
+    def order(seed, name="rung-1", **inputs):
+        folders = {role: tmp_path / place for role, place in inputs.items()}
+        job = Job(name, Settings(name, {}), folders, tmp_path, SimpleNamespace(seed=seed))
+        ((_, examples),) = training.batches(40, 40, trainings.stream(job), 0, 1)
+        return tuple(examples)
+
+    first = order(13)
+    assert order(13, student="untrained") == order(13, "straight", student="untrained") == first
+    assert order(13, student="0") == order(13, model="0")
+    assert len({first, order(13, student="0"), order(13, student="1"), order(14), order(14, student="0")}) == 5
 
 
 def test_refine_selected_some_queries(tiny_run, facts):

@@ -73,6 +73,7 @@ class TrainingLog:
     padded: int = 0  # tokens with the padding of their batches
     squares: int = 0  # sum of the squared lengths
     peak: float | None = None  # share of the machine's rate of matrix products, where it was measured
+    turn: int = 0  # how many trainings the model had behind it
 
     def add(self, loss: float, parts: dict[str, float], work: Work) -> None:
         """Append one step."""

@@ -14,7 +14,7 @@ from stepwell.ladder.builder import Builder
 from stepwell.ladder.judging import searched
 from stepwell.ladder.prices import Prices, Work, towers_of
 from stepwell.ladder.stage import Job, Stage, recorded
-from stepwell.ladder.trainings import build_dense, contrast, go_on, learn
+from stepwell.ladder.trainings import build_dense, contrast, go_on, learn, stream
 from stepwell.models.token_store import both_tokens
 from stepwell.recipe import DualEncoderTeacher, Rung, TokensSection
 from stepwell.systems.records import Record, SentTexts, TakenScores, TakenVectors, Training
@@ -158,11 +158,10 @@ def take_or_train_lists(job: Job) -> None:
         return
     settings, candidates = section.train, job.candidates()
     model = kind.built(tokens, around.seed)
-    texts, draw = both_tokens(around.collection, model), Draw(settings.candidates, around.seed)
-    imitated = job.vectors("imitated")
+    texts, imitated = both_tokens(around.collection, model), job.vectors("imitated")
     if imitated is not None:
         target = imitated.score(candidates.queries, candidates.passages)
-        objective = RerankObjective(model, *texts, candidates, draw, target)
+        objective = RerankObjective(model, *texts, candidates, Draw(settings.candidates, stream(job)), target)
         first = settings.model_copy(update={"epochs": settings.imitate_epochs, "steps": None})
         steps, rest = total_steps(first, objective.size), total_steps(settings, objective.size)
         both, folder = job.progress.start(steps + rest, "steps"), job.folder / "imitation"
@@ -174,5 +173,7 @@ def take_or_train_lists(job: Job) -> None:
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         both.advance(steps)
         job = replace(job, progress=both.part(rest))
+    more = 0 if imitated is None else 1
+    draw = Draw(settings.candidates, stream(job, more))
     objective = RerankObjective(model, *texts, candidates, draw, graded=settings.labels == "grades")
-    learn(job, objective, settings, model)
+    learn(job, objective, settings, model, more)

@@ -113,19 +113,36 @@ def build_dense(section: DenseSection, max_tokens: int, folder: Path) -> Encoder
 
 def contrast(job: Job, encoder: Encoder, settings: DenseTraining) -> None:
     """Train a dual encoder contrastively on the job's candidates, and save it."""
-    around, draw = job.surroundings, Draw(1 + settings.negatives, job.surroundings.seed)
+    around, draw = job.surroundings, Draw(1 + settings.negatives, stream(job))
     texts, qrels = both_tokens(around.collection, encoder), around.splits.train
     learn(job, StudentObjective(encoder, *texts, job.candidates(), qrels, Terms(), draw), settings, encoder)
 
 
-def learn(job: Job, objective: Objective, settings: Optimiser, model: Encoder | Reranker | LateInteraction) -> None:
-    """Run a training to its end, save the model and the log."""
+def turn_of(job: Job) -> int:
+    """Return how many trainings are behind the model that a training goes on with."""
+    before = next((job.inputs[role] for role in ("student", "model") if role in job.inputs), None)
+    return 0 if before is None or not (before / Training.file).is_file() else Training.load(before).log.turn + 1
+
+
+def stream(job: Job, more: int = 0) -> int:
+    """Return the seed of a training's draws; ``more`` trainings of its own stage come before it.
+
+    It follows from the recipe's seed and from how many trainings the model has behind it, so no two of them see queries
+    and candidates in one order. Both are the same wherever a stage has the same key.
+    """
+    return int(np.random.SeedSequence([job.surroundings.seed, turn_of(job) + more]).generate_state(1, np.uint64)[0])
+
+
+def learn(
+    job: Job, objective: Objective, settings: Optimiser, model: Encoder | Reranker | LateInteraction, more: int = 0
+) -> None:
+    """Run a training to its end, save the model and the log; ``more`` trainings of the stage come before it."""
     model.gradient_cache = settings.gradient_cache
     around = job.surroundings
     follow = around.tracking.training(job.stage, job.folder)
-    log = train(objective, settings, job.folder, around.seed, job.progress, follow)
+    log = train(objective, settings, job.folder, stream(job, more), job.progress, follow)
     if distributed.is_main():
-        log.peak = _share_of_peak(model, log)
+        log.peak, log.turn = _share_of_peak(model, log), turn_of(job) + more
         model.save(job.folder / "model")
         sync_all(job.folder / "model")
         job.leave(Training(log))  # the last: where it is, all is, see `Workspace`
@@ -190,7 +207,7 @@ def _distil(job: Job, rung: Rung | Refine) -> None:
             warn_of(job.kind().name, given.tables, teacher_temperature(rung))
     if given is not None:
         job.leave(TeacherScores(histogram(given.tables)))
-    draw, teacher = Draw(rung.candidates, around.seed), job.vectors("teacher") if in_batch else None
+    draw, teacher = Draw(rung.candidates, stream(job)), job.vectors("teacher") if in_batch else None
     if teacher is not None and rung.beta and distributed.is_main():
         scores = _in_batch_scores(teacher, candidates, draw, rung.batch)
         warn_of(job.kind().name, scores, teacher_temperature(rung))
@@ -264,7 +281,7 @@ def _imitate(job: Job, rung: Rung) -> None:
         if job.settings["student"]["dimensions"] is not None:
             raise RecipeError(cut_and_widened(job.kind().name, width))
         encoder = with_head(encoder, texts, teacher, rows)
-    learn(job, EmbeddingObjective(encoder, *texts, teacher, rows, around.seed, more), rung, encoder)
+    learn(job, EmbeddingObjective(encoder, *texts, teacher, rows, stream(job), more), rung, encoder)
 
 
 def cut_and_widened(teacher: str, width: int) -> str:
