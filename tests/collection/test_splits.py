@@ -106,13 +106,23 @@ def test_limits_choose_by_hash_and_nest(collection):
     assert "dev: 5 of 20 queries, chosen by hash" in small[3]
 
 
-def test_queries_without_a_positive_are_left_out_with_a_note(tiny_directory):
-    rows = [("q0", "p0", 0)], [("q1", "p1", 1), ("q2", "p2", 1)]
+def test_queries_without_a_positive_count_in_the_test_and_do_not_train(tiny_directory):
+    rows = [("q0", "p0", 0)], [("q1", "p1", 1), ("q2", "p2", 1), ("q0", "p1", 0)]
     queries = [{"_id": f"q{n}", "text": f"question {n}"} for n in range(4)]
     directory = tiny_directory(queries=queries, test=[*rows[0], ("q3", "p1", 1)], train=rows[1])
     splits = resolve_splits(open_collection(directory), CollectionSection(path="x"))
-    assert splits.notes[0] == "test: 1 query of test left out, no passage is relevant to them"
-    assert len(splits.test) == 1
+    assert splits.notes[0] == "test: 1 query of test measured as 0, as by trec_eval -c, no passage is relevant to them"
+    assert splits.test.query_rows.tolist() == [0, 3]
+    assert "train: 1 query of train left out, no passage is relevant to them" in splits.notes
+    assert not np.isin(0, splits.train.query_rows) and not np.isin(0, splits.dev.query_rows)
+
+
+def test_a_test_without_any_positive_is_refused(tiny_directory):
+    queries = [{"_id": f"q{n}", "text": f"question {n}"} for n in range(3)]
+    rows = {"test": [("q0", "p0", 0)], "dev": [("q1", "p1", 1)], "train": [("q2", "p1", 1)]}
+    directory = tiny_directory(queries=queries, **rows)
+    with pytest.raises(StepwellError, match="no query with a relevant passage left for test"):
+        resolve_splits(open_collection(directory), CollectionSection(path="x"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import ir_measures
 import numpy as np
 import pytest
 import pytrec_eval
@@ -108,6 +109,23 @@ def test_a_query_that_the_run_lacks_counts_zero_and_one_without_positives_not_at
     assert found.queries.tolist() == [0, 2]
     assert found.of("RR@10").tolist() == [1, 0]
     assert found.mean("RR@10") == 0.5
+
+
+@settings(max_examples=50)
+@given(runs_and_qrels())
+def test_the_mean_over_all_judged_queries_is_that_of_trec_eval_c(drawn):
+    """ir-measures averages as trec_eval -c does: over every query of the qrels, 0 without a list or a positive."""
+    run, qrels = drawn
+    judged, lists = dict[str, dict[str, int]](), dict[str, dict[str, float]]()
+    for query, passage, grade in zip(qrels.queries, qrels.passages, qrels.grades, strict=True):
+        judged.setdefault(str(query), {})[str(passage)] = int(grade)
+    for query, row in zip(run.queries, run.passages, strict=True):
+        lists[str(query)] = {str(passage): float(-place) for place, passage in enumerate(row) if passage >= 0}
+    theirs = ir_measures.calc_aggregate([ir_measures.parse_measure(name) for name in DEFAULT_MEASURES], judged, lists)
+    ours = evaluate(run, qrels.complete())
+    assert len(ours.queries) == len(judged)
+    for measure, mean in theirs.items():
+        assert ours.mean(str(measure)) == pytest.approx(mean, abs=1e-12)
 
 
 def test_no_positives_at_all_give_no_queries_and_no_mean():

@@ -177,3 +177,8 @@ def test_a_run_that_is_not_finished_is_not_judged(tmp_path, tiny_path):
     (tmp_path / "run" / "stages").mkdir(parents=True)
     with pytest.raises(StepwellError, match="not finished: go on with `stepwell run`"):
         api.evaluate_system(tmp_path / "run", tiny_path)
+
+
+def test_a_split_is_judged_on_all_queries_that_it_judges(tiny_directory):
+    home = tiny_directory(test=[("q0", "p0", 1), ("q1", "p1", 0)])
+    assert judged_on(["bm25"], home, "test").qrels.query_rows.tolist() == [0, 1]

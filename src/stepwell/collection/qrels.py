@@ -44,7 +44,7 @@ class Qrels:
     queries: NDArray[np.int32]  # (E,)
     passages: NDArray[np.int32]  # (E,)
     grades: NDArray[np.int32]  # (E,); 0 is judged and not relevant
-    # Query rows that count though no passage is judged relevant to them: their answers decide what is.
+    # Query rows that count though no passage is judged relevant to them: their answers decide what is, or they count 0.
     asked: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     # From which grade binary measures count a passage as relevant; above 1 where grades say so (TREC DL).
     # Training and mining take every grade above 0 for relevant.
@@ -108,6 +108,15 @@ class Qrels:
             return np.zeros(wanted.shape, dtype=np.bool_)
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return np.asarray((keys[at] == wanted) & (passages >= 0) & (queries >= 0), dtype=np.bool_)
+
+    def complete(self) -> "Qrels":
+        """Return the same where every judged query counts, also one without a relevant passage, as in trec_eval -c.
+
+        >>> qrels = Qrels([3, 7], [5, 1], [0, 1])
+        >>> qrels.query_rows.tolist(), qrels.complete().query_rows.tolist()
+        ([7], [3, 7])
+        """
+        return replace(self, asked=np.union1d(self.queries, self.asked))
 
     def restrict(self, query_rows: ArrayLike) -> "Qrels":
         """Return the judgements of ``query_rows`` only."""

@@ -200,7 +200,7 @@ def _judgements(source: Source, name: str, queries: IdIndex, passages: IdIndex, 
         report(Problem("warning", source.splits[name], None, "empty", "holds no judgement that can be used."))
     for query in sorted(set(places).difference(qrels.query_rows.tolist())):
         message = f"the query {queries.ids[query]!r} has no passage with a grade above 0; it is left out of "
-        report(Problem("warning", *places[query], "no-positive", f"{message}training and of the measures."))
+        report(Problem("warning", *places[query], "no-positive", f"{message}training, and measured as 0 elsewhere."))
     return qrels, places
 
 

@@ -87,7 +87,7 @@ def resolve_splits(collection: Collection, section: CollectionSection) -> Splits
     queries, notes, tested = choice.queries, choice.notes, "test" in choice.queries
     counts = {role: int(collection.is_synthetic(queries[role]).sum()) for role in ("train", "dev")}
     synthetic = {role: count for role, count in counts.items() if count}
-    chosen = {role: collection.qrels(choice.names[role] or section.train).restrict(queries[role]) for role in queries}
+    chosen = {role: choice.judged(role).restrict(queries[role]) for role in queries}
     train, dev, test = chosen["train"], chosen["dev"], chosen.get("test", chosen["dev"])
     if section.relevant_from is not None:
         test = replace(test, relevant_from=section.relevant_from)
@@ -180,15 +180,22 @@ class _Choice:
         if count:
             self.notes.append(f"{role}: {count:,} {'query' if count == 1 else 'queries'} {what}")
 
+    def judged(self, role: str) -> Qrels:
+        """Return the judgements that a role's are taken from; what is measured on counts every judged query."""
+        qrels = self.collection.qrels(self.names[role] or self.section.train)
+        measured = role != "train" and self.names[role] is not None and len(qrels.query_rows)
+        return qrels.complete() if measured else qrels
+
     def take_named(self) -> None:
         """Take the queries of the splits that are there; for the test, those that somebody asked."""
         for role in ("test", "dev", "train"):
             name = self.names[role]
             if name is not None:
-                qrels = self.collection.qrels(name)
-                self.queries[role] = qrels.query_rows
+                qrels, self.queries[role] = self.collection.qrels(name), self.judged(role).query_rows
+                counted = len(self.queries[role]) > len(qrels.query_rows)
+                what = "measured as 0, as by trec_eval -c" if counted else "left out"
                 without = len(np.setdiff1d(qrels.queries, qrels.query_rows))
-                self.note(role, without, f"of {name} left out, no passage is relevant to them")
+                self.note(role, without, f"of {name} {what}, no passage is relevant to them")
         if "test" not in self.queries:
             return
         made = self.collection.is_synthetic(self.queries["test"])

@@ -212,7 +212,7 @@ def judged_on(systems: Sequence[str], collection: Place | None = None, split: st
 
 
 def _of_split(collection: Collection, split: str) -> Judged:
-    qrels = collection.qrels(split)
+    qrels = collection.qrels(split).complete()
     made = int(collection.is_synthetic(qrels.query_rows).sum())
     if made:
         warn(
