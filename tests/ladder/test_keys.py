@@ -125,13 +125,16 @@ def test_answers_are_in_keys_only_where_they_are_gone_by(tiny_recipe, tiny_path,
     assert {"select-3", "rung-3", "outcome-3"} <= changed and not changed & {"candidates-2", "rung-2"}
 
 
+ASKED = {"headroom-2", "headroom-3", "strength.ce", "strongest-de", "strongest-ce"}
+"""The stages that ask a teacher that reranks about dev queries."""
+
 CHANGED_BY = [
     ("ladder.2.gradient_cache", True, set()),
     ("refine.gradient_cache", True, set()),
     ("teachers.de.train.gradient_cache", True, set()),
-    ("judging.level", 0.5, {"promote-1", "promote-2", "promote-3"}),
-    ("judging.headroom_queries", 3, {"headroom-2"}),
-    ("judging.rerank", 9, {"headroom-2", "reranked.test", "table"}),  # whose row is called by that number
+    ("judging.level", 0.5, {"promote-1", "promote-2", "promote-3", "table"}),  # which says what was promoted
+    ("judging.headroom_queries", 3, ASKED),
+    ("judging.rerank", 9, {*ASKED, "reranked.test", "table"}),  # whose row is called by that number
 ]
 
 

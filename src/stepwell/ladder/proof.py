@@ -37,8 +37,8 @@ def proof(b: Builder) -> None:
     rates = b.recipe.proof_rates if trained else []
     how = {"trained": rows, "rates": rates, "steps": _steps(b), "rungs": b.rungs}
     settings = {"systems": systems, "reference": top, **how, **b.judging}
-    may_lack = {ASYMMETRIC} if SAME_WIDTH in b.stages else set[str]()
-    may_lack |= {row.test for row in trained.values() if b.stages[row.test].only_if}
+    may_lack = [ASYMMETRIC] if SAME_WIDTH in b.stages else []
+    may_lack += [row.test for row in trained.values() if b.stages[row.test].only_if]
     inputs = {stage: stage for stage in systems.values() if stage not in may_lack}
     title, optional = "compare all systems on the test queries", {stage: stage for stage in may_lack}
     optional |= {row.training: row.training for row in trained.values()}
