@@ -9,6 +9,7 @@ import atexit
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -30,6 +31,7 @@ BEAT, SILENCE = 5.0, 900.0
 """Seconds between two signs of life of a process, and without any until the others take it for dead."""
 
 ENDED = -(1 << 60)
+"""What is added to the signs of life of a process that ends."""
 
 
 def state() -> PartialState:
@@ -81,20 +83,17 @@ class Meeting:
         return int(self.store.add(f"stepwell/{what}/{process}", by))
 
     def _beat(self) -> None:
-        try:
+        with suppress(RuntimeError):  # as in `leave`
             while not self._leaving.wait(BEAT):
                 self._add("alive", self.own, 1)
-        except RuntimeError:  # the store is gone: all others have ended
-            return
 
     def leave(self) -> None:
         """Tell the others that this process has ended."""
         self._leaving.set()
-        self._beating.join()
-        try:
-            self._add("alive", self.own, ENDED)
-        except RuntimeError:
-            return
+        self._beating.join(BEAT)
+        with suppress(RuntimeError):  # the store is gone: all others have ended
+            if not self._beating.is_alive():  # else the store does not answer
+                self._add("alive", self.own, ENDED)
 
     def wait(self) -> None:
         """Wait for all, however long one of them works; refuse to wait for one that is dead."""
