@@ -61,9 +61,10 @@ ladder:
   - {teacher: all, loss: candidates, candidates: 4, steps: 2, batch: 8, force: true}
   - {teacher: pick, loss: candidates, candidates: 4, steps: 2, batch: 8, force: true}
   - {teacher: hosted, loss: candidates, candidates: 4, steps: 2, batch: 8, force: true}
-refine: {teacher: colbert, depth: 10, steps: 2, candidates: 4, batch: 4, rule: better, worst: 30}
+refine: {teacher: colbert, depth: 10, steps: 2, candidates: 4, batch: 4, rule: better, worst: 30, force: true}
 judging: {rerank: 4, depth: 20, level: 0, headroom_queries: 2}
 proof: quick
+proof_rates: [1]
 """
 
 

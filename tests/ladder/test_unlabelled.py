@@ -87,7 +87,9 @@ def test_their_content_and_not_their_name_counts_for_resume(done):
 
 
 def test_a_baseline_taught_in_the_same_way_gets_the_same_texts(tiny_path, tiny_model, tmp_path):
-    text = RECIPE.replace("proof: none", "proof: full").replace("refine:", "  - {teacher: de, loss: in-batch}\nrefine:")
+    text = RECIPE.replace("proof: none", "proof: full\nproof_rates: [1]").replace(
+        "refine:", "  - {teacher: de, loss: in-batch}\nrefine:"
+    )
     ctx = prepare(load_recipe(write(tmp_path, tiny_path, tiny_model, text)))
     stages = {stage.name: stage for stage in stages_of(ctx)}
     more = {"first-alone.more-document", "first-alone.more-query"}

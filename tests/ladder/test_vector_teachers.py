@@ -46,6 +46,7 @@ ladder:
 refine: {rounds: 0}
 judging: {depth: 20, level: 0}
 proof: full
+proof_rates: [1]
 """
 FILES = "{kind: vectors, passages: passages.parquet, queries: queries.parquet}"
 ALONE = "".join(line for line in RECIPE.splitlines(keepends=True) if "in-batch" not in line)
