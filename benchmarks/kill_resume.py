@@ -1,9 +1,11 @@
-"""Kill a run at random instants and go on: `python benchmarks/kill_resume.py [--kills 25] [--seed 0]`.
+"""Kill a run at random instants and go on: `python benchmarks/kill_resume.py [--kills 25] [--behind 5] [--seed 0]`.
 
 A tiny ladder with every kind of stage is run once to its end. Then, again and again in a folder and a cache of
 its own, it is started, stopped by SIGKILL at a random instant of its work, and started again to its end. The
 sha256 of all weights of all stages, and of the final student, must be those of the run that nobody killed.
-Checkpoints are written after every step, so that a kill in a training leaves one to go on from.
+Checkpoints are written after every step, so that a kill in a training leaves one to go on from. So many of the kills
+as ``--behind`` says come between the end of a training and the rename of its folder: its log must then be that of the
+killed run, to the second, or it was trained again.
 """
 
 from __future__ import annotations
@@ -70,9 +72,26 @@ def hit(out, titles):
     return titles.get(partial.stem, partial.stem) + (" (from a checkpoint)" if checkpoint else "")
 
 
+def kill_behind(process, out, number):
+    """Kill when the training of a number has left its log; return its folder and log, None when it was too late."""
+    seen = set()
+    while process.poll() is None:
+        new = set((out / "stages").glob("*.partial/training.json")) - seen
+        seen |= new
+        if new and len(seen) > number:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            left = next(iter(new))
+            return (left.parent.stem, left.read_bytes()) if left.exists() else None
+        time.sleep(0.0005)
+    finish(process)
+    return None
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--behind", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -95,6 +114,21 @@ def main():
             f"uninterrupted: {len(titles)} stages, {len(expected)} files of weights, {took:.1f} s of work", flush=True
         )
         equal = number = 0
+        trainings = len(list(reference.glob("stages/*/training.json")))
+        while number < options.behind:
+            out = root / f"behind-{number}"
+            process = start(recipe, out)
+            at_work(process, out)
+            found = kill_behind(process, out, chance.randrange(trainings))
+            if found is not None:
+                number += 1
+                finish(start(recipe, out))
+                kept = (out / "stages" / found[0] / "training.json").read_bytes() == found[1]
+                same = weights(out) == expected and kept
+                equal += same
+                print(f"{number:>3}  behind  {'equal' if same else 'DIFFERENT':<9}  {titles[found[0]]}", flush=True)
+            shutil.rmtree(out)
+            shutil.rmtree(out.with_suffix(".cache"))
         while number < options.kills:
             out, instant = root / f"killed-{number}", chance.uniform(0.0, took)
             process = start(recipe, out)
