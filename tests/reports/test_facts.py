@@ -107,6 +107,7 @@ def test_every_stage_is_there_after_its_inputs_with_its_part(facts, tiny_run):
     assert len(facts.stages) == len(list((tiny_run / "stages").iterdir()))
     parts = {stage.stage: stage.part for stage in facts.stages}
     assert parts["teacher.ce"] == "teachers" and parts["rung-1"] == parts["rung-1.dev"] == "ladder"
+    assert parts["scores-2"] == "ladder" and parts["scores-3"] == "refine"  # what a teacher scored for a rung
     assert parts["select-3"] == "refine" and parts["contrastive"] == parts["table"] == parts["bm25.test"] == "proof"
     order = [stage.stage for stage in facts.stages]
     assert order.index("start") < order.index("start.vectors") < order.index("start.dev")

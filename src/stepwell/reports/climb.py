@@ -231,7 +231,7 @@ def spent(run: RunFolder) -> list[Spent]:
 
 
 _PROOF = {"straight", "contrast", "contrastive", "base", "updates", "table"}
-_PROOF |= {"candidates.proof", "candidates.contrastive", "first", "rate", "strength", "strongest", "scores"}
+_PROOF |= {"candidates.proof", "candidates.contrastive", "first", "rate", "strength", "strongest"}
 """Names, first words of names, and kinds of the stages that compare."""
 
 
@@ -241,7 +241,7 @@ def part_of(stage: StageFolder, rungs: int) -> str:
     word, _, number = name.partition(".")[0].replace("@", "-").partition("-")
     if stage.kind in ("select", "outcome"):
         return "refine"
-    if name.endswith(".test") or _PROOF & {stage.kind, word, name}:
+    if name.endswith(".test") or name.startswith("scores.") or _PROOF & {stage.kind, word, name}:
         return "proof"
     if word == "teacher" or name.startswith("candidates."):
         return "teachers"
