@@ -37,7 +37,7 @@ from stepwell.recipe.teachers import DualEncoderTeacher
 from stepwell.recipe.yaml_file import load_recipe
 from stepwell.retrieval.run import Run
 from stepwell.systems.folder import RunFolder
-from stepwell.systems.records import Rate, Strongest, Training, Updates
+from stepwell.systems.records import Promotion, Rate, Strongest, Training, Updates
 from stepwell.systems.searcher import Searcher
 from stepwell.teachers.scoring import Stored
 
@@ -423,6 +423,46 @@ def test_a_ladder_of_which_only_the_first_rung_was_climbed_has_nothing_behind_it
     systems = run.results.table.systems
     assert "rung 1 alone, de embedding" in systems and "rung 1, then ce candidates" not in systems
     assert run.read("updates", Updates).go is False
+
+
+def test_a_first_rung_that_did_not_go_on_is_no_baselines_start(variant, tmp_path):
+    """What would go on behind it starts where the ladder did, and has all updates, also those that were taken back."""
+    api.run(variant((", batch: 16, force: true", ", batch: 16")), tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    assert run.read("promote-1", Promotion).student == "start"
+    rows = {row.system: row for row in run.results.table.trained}
+    begins = {row.start for row in rows.values()}
+    assert begins == {"start"} and rows["rung 1, then ce candidates"].updates == rows["ladder + refine"].updates > 0
+
+
+@pytest.mark.parametrize(("student", "steps"), [("start", 14), ("rung-1", 8)])
+def test_a_baseline_lacks_the_updates_of_a_first_rung_that_it_is_behind_alone(tmp_path, student, steps):
+    Updates(True, 14, {"rung-1": 6, "rung-2": 8}).save(tmp_path)
+    names = {"student": student, "updates": "updates"}
+    job = Job("straight", Settings("straight", {"behind": True}), {"updates": tmp_path}, tmp_path, None, names)
+    assert trainings.updates(job) == steps
+
+
+FIRST = "  - {teacher: de, loss: embedding, epochs: 1, lr: 1.0e-3, batch: 16, force: true}\n"
+SECOND = "  - {teacher: ce, loss: candidates, tau: 0.5, epochs: 1, lr: 1.0e-3, batch: 8, candidates: 4, force: true}\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"), [([(SECOND, "")], (5e-5, 16)), ([(FIRST + SECOND, SECOND + FIRST)], (1e-3, 8))]
+)
+def test_no_baseline_learns_scores_at_the_rate_of_vectors(variant, changes, expected):
+    recipe = load_recipe(variant(*changes, ("{depth: 10", "{rounds: 0, depth: 10")))
+    stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
+    settings = stages["straight-de-in-batch"].settings
+    assert (settings["lr"], settings["batch"]) == expected
+
+
+def test_the_teacher_of_refine_alone_has_a_baseline_too(variant):
+    recipe = load_recipe(variant((SECOND, ""), ("refine: {", "refine: {teacher: ce, ")))
+    stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
+    assert stages["strongest-ce"].settings["of"] == ["ce", "de"]  # where nothing is known: the last of the ladder
+    straight = stages["straight-ce-candidates"]
+    assert straight.only_if == ("updates", "strongest-ce") and straight.settings["teacher"] == "ce"
 
 
 def test_a_second_round_of_refine_waits_for_the_first(variant):

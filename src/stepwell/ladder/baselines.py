@@ -19,13 +19,17 @@ from stepwell.ladder.rungs import learned
 from stepwell.ladder.stage import Job, Stage, recorded
 from stepwell.ladder.teacher import last_miner
 from stepwell.ladder.trainings import contrast, distil, open_student, reads_of, updates
-from stepwell.recipe import MORE, DenseTraining, Optimiser, Rung
+from stepwell.recipe import MORE, DenseTraining, Optimiser, Recipe, Rung
 from stepwell.systems.records import Rate, Strongest, Training, Updates
 
 T = TypeVar("T", bound=Optimiser)
 
 EMBEDDING: dict[str, Any] = {"lr": 1e-3, "batch": 128}
 """How an embedding loss is trained where the ladder has no such rung: as in the recipes that come with stepwell."""
+
+
+BEHIND = "rung 1"
+"""What a baseline starts from that goes on behind the first rung, where the ladder did."""
 
 
 class Baseline(NamedTuple):
@@ -105,7 +109,7 @@ def _taught(b: Builder, name: str, rung: Rung, found: str, start: str, label: st
 
     test, training = _at_the_best_rate(b, name, rung, stage, label)
     labels = ", labels" if rung.loss != "embedding" and rung.alpha else ""
-    begin = "start" if start == "start" else "rung 1"
+    begin = "start" if start == "start" else BEHIND
     return Baseline(test, training, begin, f"{rung.teacher} ({rung.loss}){labels}")
 
 
@@ -118,14 +122,14 @@ def _straight(b: Builder, found: str) -> dict[str, Baseline]:
     behind = b.last > 1 and not b.recipe.warmup.trains
     start, gates, last = "student@1" if behind else "start", ["updates"] if behind else [], b.recipe.ladder[-1].teacher
     rungs = straight_rungs(b)
-    names = list(dict.fromkeys(rung.teacher for rung in rungs))
+    names = sorted(dict.fromkeys(rung.teacher for rung in rungs), key=lambda name: name == last)  # the last one is last
     choosing = len(names) > 1 and not full
     if len(names) > 1:
         _strongest(b, names)
     for rung in rungs:
         label = f"straight from {rung.teacher}, {rung.loss}"
         with b.only_if(*gates, *([f"strongest-{rung.teacher}"] if choosing else [])):
-            likely = not choosing or rung.teacher == last
+            likely = not choosing or rung.teacher == names[-1]
             name = f"straight-{rung.teacher}-{rung.loss}"
             systems[label] = _taught(b, name, rung, found, start, label, likely)
     return systems
@@ -134,20 +138,20 @@ def _straight(b: Builder, found: str) -> dict[str, Baseline]:
 def straight_rungs(b: Builder) -> list[Rung]:
     """Return the rungs that the straight baselines climb: each teacher by its usual loss, or (full) by every loss.
 
-    A baseline has the settings of the ladder's own rung with that teacher and loss where there is one, and of the last
-    rung else; what belongs to a ladder (keep, a teacher beside, hold) is off, and labels are on. What the first rung
-    alone does already is left out.
+    The teachers are those of the ladder and refine's. A baseline has the settings of the ladder's own rung with that
+    teacher and loss where there is one, and else those of :func:`_alike`; what belongs to a ladder (keep, a teacher
+    beside, hold) is off, and labels are on. What the first rung alone does already is left out.
     """
-    recipe, last = b.recipe, b.recipe.ladder[-1]
+    recipe, first, last = b.recipe, b.recipe.ladder[0], b.recipe.ladder[-1]
     wanted = list[tuple[str, Any]]()
-    for name in dict.fromkeys(rung.teacher for rung in recipe.ladder):
+    refining = [b.refine_teacher] if recipe.refine.rounds else []
+    for name in dict.fromkeys([*(rung.teacher for rung in recipe.ladder), *refining]):
         losses = {"in-batch": b.embeds(name, queries=True), "embedding": b.embeds(name)}
         can = [loss for loss, does in losses.items() if does] or ["candidates"]
         late = [rung.loss for rung in recipe.ladder[::-1] if rung.teacher == name and rung.loss != "embedding"]
         can = list(dict.fromkeys([*late, *can]))  # the ladder's own loss with this teacher first
         wanted += [(name, loss) for loss in (can if recipe.proof == "full" else can[:1])]
     own = {(rung.teacher, rung.loss): rung for rung in recipe.ladder}
-    first = recipe.ladder[0]
     alone: dict[str, Any] = {"gamma": 0.0, "beside": None, "hold": 0.0, "candidates": last.candidates}
     if recipe.student.dimensions is not None:  # a student that is cut is not widened
         alone["head"] = "none"
@@ -155,11 +159,23 @@ def straight_rungs(b: Builder) -> list[Rung]:
     for name, loss in wanted:
         if (name, loss) == (first.teacher, first.loss) and (b.last > 1 or loss == "embedding"):
             continue
-        rung = own.get((name, loss), last)
+        rung = own.get((name, loss)) or _alike(recipe, loss)
         usual = {weight: Rung.model_fields[weight].default for weight in ("alpha", "beta") if not getattr(rung, weight)}
-        foreign = EMBEDDING if loss == "embedding" and rung.loss != "embedding" else {}
-        rungs.append(rung.model_copy(update={"teacher": name, "loss": loss, **alone, **usual, **foreign}))
+        rungs.append(rung.model_copy(update={"teacher": name, "loss": loss, **alone, **usual}))
     return rungs
+
+
+def _alike(recipe: Recipe, loss: str) -> Rung:
+    """Return the settings of a loss that the ladder has not with a teacher: those of the last rung that is like it.
+
+    A rate for vectors is ten times what labels and scores are learned at, so neither is taken for the other.
+    """
+    vectors = loss == "embedding"
+    like = [rung for rung in recipe.ladder if (rung.loss == "embedding") == vectors]
+    if like:
+        return like[-1].model_copy(update=dict.fromkeys(MORE.values()))  # texts from elsewhere are the rung's own
+    usual = EMBEDDING if vectors else {name: Rung.model_fields[name].default for name in EMBEDDING}
+    return recipe.ladder[-1].model_copy(update={**usual, **dict.fromkeys(MORE.values())})
 
 
 def _strongest(b: Builder, names: list[str]) -> None:

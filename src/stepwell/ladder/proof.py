@@ -7,7 +7,7 @@ from stepwell import distributed
 from stepwell.collection.splits import NO_TEST, Splits
 from stepwell.evaluation import compare
 from stepwell.files import write_text
-from stepwell.ladder.baselines import baselines
+from stepwell.ladder.baselines import BEHIND, baselines
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.judging import fuse, measures_of, rerank, search, search_bm25, searched
 from stepwell.ladder.overlap import overlap
@@ -164,9 +164,10 @@ def compare_all(job: Job) -> None:
 
 def _trained(job: Job) -> list[Trained]:
     """Return how each baseline that was trained was trained."""
-    found = []
+    found, climbed = [], Promotion.load(job.inputs["promote-1"]).student == "rung-1"
     for label, (stage, start, learned) in job.settings["trained"].items():
         if stage in job.inputs:
+            start = "start" if start == BEHIND and not climbed else start
             folder = job.inputs[stage]
             log, made = Training.load(folder).log, Manifest.load(folder).settings
             rate = made["training"]["lr"] if "training" in made else made["lr"]

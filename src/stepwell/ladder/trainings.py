@@ -184,8 +184,9 @@ def distil(job: Job) -> None:
 
 
 def updates(job: Job) -> int:
-    """Return how many steps a baseline takes: as many as the ladder and refine took, or what the first rung left."""
-    counted, behind = Updates.load(job.inputs["updates"]), job.settings.get("behind", False)
+    """Return how many steps a baseline takes: all of ladder and refine, but those of a first rung that it is behind."""
+    counted = Updates.load(job.inputs["updates"])
+    behind = job.settings.get("behind", False) and job.names["student"] == "rung-1"  # which may not have gone on
     return max(1, counted.steps - (counted.of.get("rung-1", 0) if behind else 0))
 
 

@@ -156,7 +156,7 @@ class Strongest(Decision):
     def line(self, dev: str = "dev") -> str:
         """Return what is printed."""
         if not self.figures:
-            return f"no teacher has scores of {dev} queries: the last one of the ladder, {self.teacher}, is taken"
+            return f"no teacher has scores of {dev} queries: the last one, {self.teacher}, is taken"
         known = ", ".join(f"{name} {figure:.3f}" for name, figure in self.figures.items())
         return f"{self.measure} on {self.queries} {dev} queries: {known}; {self.teacher} is the strongest"
 
