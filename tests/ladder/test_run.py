@@ -206,7 +206,7 @@ def test_a_baseline_gets_the_ladders_number_of_updates(tiny_run, facts):
     rows = {row["system"]: row for row in facts["comparison"]["trained"]}
     assert rows["ladder + refine"]["updates"] == rows["contrastive only"]["updates"] == sum(steps.values())
     assert rows["rung 1, then ce candidates"]["updates"] == behind and all(row["texts"] > 0 for row in rows.values())
-    assert rows["ladder + refine"]["learned"] == "de (embedding), ce (candidates), ce (refine)"
+    assert rows["ladder + refine"]["learned"] == "de (embedding), ce (candidates), ce (refine), labels"
     assert "The student learned from de (embedding)" in facts["comparison"]["notes"][0]
 
 

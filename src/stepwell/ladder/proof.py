@@ -35,7 +35,7 @@ def proof(b: Builder) -> None:
     systems |= _asymmetric(b, top) | _with_others(b, top)
     rows = {label: [row.training, row.start, row.learned] for label, row in trained.items()}
     rates = b.recipe.proof_rates if trained else []
-    how = {"trained": rows, "rates": rates, "steps": _steps(b), "rungs": b.rungs}
+    how = {"trained": rows, "rates": rates, "steps": _steps(b), "labels": _labels(b), "rungs": b.rungs}
     settings = {"systems": systems, "reference": top, **how, **b.judging}
     may_lack = [ASYMMETRIC] if SAME_WIDTH in b.stages else []
     may_lack += [row.test for row in trained.values() if b.stages[row.test].only_if]
@@ -53,6 +53,12 @@ def _steps(b: Builder) -> list[str]:
     beside = [f", {rung.beside} beside" if rung.beside else "" for rung in b.recipe.ladder]
     rungs = [f"{rung.teacher} ({rung.loss}{more})" for rung, more in zip(b.recipe.ladder, beside, strict=True)]
     return rungs + [f"{b.refine_teacher} (refine)"] * b.recipe.refine.rounds
+
+
+def _labels(b: Builder) -> list[bool]:
+    """Return which rungs and rounds of refine learn from labels too."""
+    rungs = [bool(rung.alpha) and rung.loss != "embedding" for rung in b.recipe.ladder]
+    return rungs + [bool(b.recipe.refine.alpha)] * b.recipe.refine.rounds
 
 
 # -- systems that are not trained for it --------------------------------------------------------------------
@@ -178,7 +184,7 @@ def _trained(job: Job) -> list[Trained]:
 def _climbed(job: Job) -> tuple[list[Trained], str]:
     """Return how the ladder was climbed, without refine and with it; and what the student learned from, in words."""
     steps, top, rungs = job.settings["steps"], job.settings["reference"], job.settings["rungs"]
-    learned, others, updates, texts, rows = [], [], 0, 0, []
+    learned, others, labels, updates, texts, rows = [], [], [], 0, 0, []
     for number, what in enumerate(steps, start=1):
         if (folder := job.inputs.get(f"rung-{number}")) is not None:
             log = Training.load(folder).log
@@ -186,11 +192,12 @@ def _climbed(job: Job) -> tuple[list[Trained], str]:
         decision = Promotion.load(job.inputs[f"promote-{number}"])
         if decision.student == f"rung-{number}":
             learned.append(what)
+            labels = labels or ["labels"] * job.settings["labels"][number - 1]
         else:
             others.append(f"{what}: {'left out' if decision.after is None else 'worse on dev, taken back'}")
         if number in (rungs, len(steps)):
             label = "ladder" if number == rungs else top
-            rows.append(Trained(label, "start", ", ".join(learned) or "nothing", updates, texts))
+            rows.append(Trained(label, "start", ", ".join([*learned, *labels]) or "nothing", updates, texts))
     rest = f" Not from {'; '.join(others)}." if others else ""
     return rows, f"The student learned from {', '.join(learned) or 'nobody'}.{rest}"
 
@@ -200,7 +207,8 @@ def _of_rates(rates: list[float]) -> str:
     if not rates:
         return ""
     if len(rates) == 1:
-        return "Each baseline was trained at one learning rate, that of the recipe: others may do better."
+        own = "that of the recipe" if rates == [1] else f"{rates[0]:.2g} times that of the recipe"
+        return f"Each baseline was trained at one learning rate, {own}: others may do better."
     return (
         f"The learning rate of each baseline is the best on dev of {len(rates)}: the recipe's own times "
         f"{', '.join(f'{rate:.2g}' for rate in rates)}."
