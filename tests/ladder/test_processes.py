@@ -16,6 +16,7 @@ def test_two_processes_climb_the_ladder_of_one(tiny_run, tiny_recipe, tiny_colle
     finish(together(2, stepwell, "-q", "run", tiny_recipe, "--out", out, STEPWELL_CACHE=str(tmp_path / "cache")))
     one, two = (read_json(folder / "results.json") for folder in (tiny_run, out))
     assert two["stages"] == one["stages"]  # the same keys: what one process left another number of them goes on with
+    assert two["comparison"]["trained"] == one["comparison"]["trained"]  # updates and texts of all processes
     assert all(damage(out / place) is None for place in two["stages"].values())
     assert not list((out / "stages").glob("*.partial"))
     for name in ("start", "teacher.de", "rung-1"):

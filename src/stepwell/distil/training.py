@@ -72,6 +72,7 @@ class TrainingLog:
     tokens: int = 0
     padded: int = 0  # tokens with the padding of their batches
     squares: int = 0  # sum of the squared lengths
+    everywhere: int = 0  # texts of all processes together; 0 where that was not counted
     peak: float | None = None  # share of the machine's rate of matrix products, where it was measured
     turn: int = 0  # how many trainings the model had behind it
 

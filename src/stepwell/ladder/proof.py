@@ -177,7 +177,7 @@ def _trained(job: Job) -> list[Trained]:
             folder = job.inputs[stage]
             log, made = Training.load(folder).log, Manifest.load(folder).settings
             rate = made["training"]["lr"] if "training" in made else made["lr"]
-            found.append(Trained(label, start, learned, log.steps, log.texts, rate))
+            found.append(Trained(label, start, learned, log.steps, log.everywhere or log.texts, rate))
     return found
 
 
@@ -188,7 +188,7 @@ def _climbed(job: Job) -> tuple[list[Trained], str]:
     for number, what in enumerate(steps, start=1):
         if (folder := job.inputs.get(f"rung-{number}")) is not None:
             log = Training.load(folder).log
-            updates, texts = updates + log.steps, texts + log.texts
+            updates, texts = updates + log.steps, texts + (log.everywhere or log.texts)
         decision = Promotion.load(job.inputs[f"promote-{number}"])
         if decision.student == f"rung-{number}":
             learned.append(what)

@@ -25,6 +25,7 @@ class Work:
     tokens: int = 0
     padded: int = 0  # tokens with the padding of their batches
     squares: int = 0  # the sum of the squared lengths
+    everywhere: int = 0  # texts of all processes together
 
     def since(self, before: Self) -> "Work":
         """Return what came after ``before``."""
@@ -60,6 +61,7 @@ def forward_all(lengths: Rows, forward: Forward, gradient_cache: bool = False) -
         work.tokens += int(lengths[items].sum())
         work.squares += int(np.square(lengths[items]).sum())
         work.padded += len(items) * int(widths[batch].max())
+    work.everywhere += len(lengths)
     back = np.argsort(np.concatenate(places), kind="stable")
     local = torch.cat(outputs)[torch.from_numpy(back)]
     everything = distributed.gather_rows(local)  # rank r's j-th row is item padded[j * world + r]
