@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from stepwell import distributed
 from stepwell.errors import StepwellError
 from stepwell.evaluation import Evaluation
 from stepwell.files import read_json
-from stepwell.ladder import judging
+from stepwell.ladder import baselines, judging
 from stepwell.ladder.build import stages_of
 from stepwell.ladder.run import prepare
 from stepwell.ladder.stage import Job, Settings
@@ -89,6 +90,18 @@ def test_a_cross_encoders_headroom_is_that_of_reranking_on_the_same_queries(worl
     judging.decide_headroom(world.job(force=False, headroom_queries=3))
     decision = world.decision()
     assert decision["go"] and decision["queries"] == 3 and decision["teacher"] > decision["student"] > 0
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_the_strength_of_a_teacher_is_written_by_the_main_process_alone(world, monkeypatch, main):
+    qrels = world.splits.dev
+    rows = qrels.query_rows
+    lists = np.array([[int(qrels.positives(int(query))[0])] for query in rows], dtype=np.int32)
+    world.lay("student", [0.5] * len(rows), Run(rows, lists, np.ones(lists.shape, np.float32)))
+    answers(monkeypatch, lambda queries, passages: np.ones(passages.shape))
+    monkeypatch.setattr(distributed, "is_main", lambda: main)
+    baselines.measure_strength(job := world.job())
+    assert (job.folder / "evaluation.parquet").is_file() is main
 
 
 def test_headroom_is_counted_over_the_asked_queries_and_no_deeper_than_the_table_reranks(world, monkeypatch):

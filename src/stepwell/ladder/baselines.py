@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from stepwell import distributed
 from stepwell.evaluation import Evaluation, evaluate
 from stepwell.ladder.builder import Builder
 from stepwell.ladder.judging import dev_queries, judged, reranked, searched
@@ -214,7 +215,7 @@ def measure_strength(job: Job) -> None:
     rows = dev_queries(run.queries, job.settings["headroom_queries"], job.surroundings.seed)
     found, known = reranked(job, run.select(rows), job.settings["rerank"])
     rows = rows[known]
-    if len(rows):
+    if len(rows) and distributed.is_main():
         figures = evaluate(found.select(rows), job.surroundings.splits.dev.restrict(rows), (measure,))
         figures.save(job.folder / "evaluation.parquet", job.surroundings.collection)
 
