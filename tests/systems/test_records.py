@@ -49,7 +49,7 @@ ALL = (
     TeacherScores(histogram(SCORES)),
     TeacherScores(None),
     Mining(REPORT),
-    Training(TrainingLog(2, [2.0, 1.0], {"soft": [2.0, 1.0]}, 1.5, 8, 80, 90, 800, 0.5)),
+    Training(TrainingLog(2, [2.0, 1.0], {"soft": [2.0, 1.0]}, 1.5, 8, 80, 90, 800, 16, 0.5)),
     Updates(True, 7, {"rung-1": 7}),
     SystemTable.of({"a": "rung-1.test"}, Comparison("a", ("R@5",), 6, 0.95, (ROW,))),
     Rate(True, "contrastive@2", "R@5", {"contrastive@1": (0.001, 0.25), "contrastive@2": (0.003, 0.5)}),
@@ -117,7 +117,7 @@ def test_lines_say_what_was_decided():
     assert ALL[5].line() == "4 scores; 1 of them are of texts that the collection has not"
     assert ALL[12].line() == "R@5 on dev by learning rate: 0.001 0.250, 0.003 0.500; 0.003 is taken"
     assert ALL[13].line() == "R@5 on 8 dev queries: de 0.500, ce 0.250; de is the strongest"
-    assert Strongest(True, "ce", "R@5").line().endswith("the last one of the ladder, ce, is taken")
+    assert Strongest(True, "ce", "R@5").line().endswith("the last one, ce, is taken")
     assert ALL[-2].line() == "12 texts sent in 3 requests, 480 tokens by the server's count"
     assert ALL[-1].line() == "60 vectors; 2 of them are of texts that the collection has not"
     assert "2 steps" in Training(ALL[9].log).line() and Training(TrainingLog()).line() is None
