@@ -184,7 +184,8 @@ def _trained(job: Job) -> list[Trained]:
 def _climbed(job: Job) -> tuple[list[Trained], str]:
     """Return how the ladder was climbed, without refine and with it; and what the student learned from, in words."""
     steps, top, rungs = job.settings["steps"], job.settings["reference"], job.settings["rungs"]
-    learned, others, labels, updates, texts, rows = [], [], [], 0, 0, []
+    learned, others, updates, texts, rows = [], [], 0, 0, []
+    labels = list[str]()
     for number, what in enumerate(steps, start=1):
         if (folder := job.inputs.get(f"rung-{number}")) is not None:
             log = Training.load(folder).log

@@ -122,8 +122,8 @@ def steps(run: RunFolder) -> list[Step]:
     for number, words in enumerate(planned, start=1):
         step = Step(*words, "not there yet")
         if head := run.read(f"headroom-{number}", records.Headroom):
-            ahead = {"headroom": head.headroom, "headroom_interval": head.interval, "queries": head.queries}
-            step = replace(step, teacher_dev=head.teacher, forced=head.forced, **ahead)
+            step = replace(step, teacher_dev=head.teacher, forced=head.forced, queries=head.queries)
+            step = replace(step, headroom=head.headroom, headroom_interval=head.interval)
         if decision := run.read(f"promote-{number}", records.Promotion):
             before, after, on = decision.before, decision.after, decision.student == f"rung-{number}"
             state, level = "left out" if after is None else "climbed" if on else "taken back", after if on else before
