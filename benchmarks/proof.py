@@ -2,7 +2,8 @@
 
 Runs each recipe on each collection with each seed, and puts one table of each recipe and collection together: the
 mean of a query's values over the seeds, compared query by query with the final student (bootstrap intervals over the
-queries, paired tests, Holm). A test is looked at when all seeds are done. Started again, it goes on.
+queries, paired tests, Holm). Each run ends with its own table of the test: nothing is to be chosen by it. Started
+again, it goes on.
 """
 
 from __future__ import annotations

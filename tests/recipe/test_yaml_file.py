@@ -93,6 +93,7 @@ def test_what_is_written_is_read_and_the_rest_has_its_default(recipe):
         ("lr: 1e-4", "dropout: 1", "r.yaml:15: teachers.ce.train.dropout: must be true or false, not 1"),
         ("name: tiny", "name: 2024", "r.yaml:1: name: must be text, not 2024; put it in quotes"),
         ("name: tiny", "proof: fast", "r.yaml:1: proof: must be 'none', 'quick' or 'full', not 'fast'"),
+        ("name: tiny", "name: tiny\nproof_rates: [1, 1]", "names a rate twice"),
         ("name: tiny", "tokens:", "r.yaml:1: tokens: must hold keys with values, and it is empty"),
         ("name: tiny", "tokens: [1]", "r.yaml:1: tokens: must hold keys with values, not a list"),
         ("loss: embedding", "loss: embeding", "r.yaml:18: ladder.1.loss: must be 'embedding', 'in-batch' or"),

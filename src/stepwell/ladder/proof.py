@@ -68,7 +68,8 @@ def _as_they_are(b: Builder) -> dict[str, str]:
     """Add what no rung has touched: BM25, the base model, the start, the teachers that embed."""
     systems = {"BM25": _test(b, "bm25.test", "search-bm25", "BM25", {}, search_bm25)}
     systems["base model, untuned"] = _base(b)
-    systems["student, untrained"] = searched(b, "test", "start", "the student at the start")
+    begins = "student, warmed up" if b.recipe.warmup.trains else "student, untrained"
+    systems[begins] = searched(b, "test", "start", "the student at the start")
     for name in b.recipe.teachers:
         if b.embeds(name, queries=True) and f"teacher.{name}.vectors" in b.stages:
             systems[f"teacher {name}"] = searched(b, "test", f"teacher.{name}", name)

@@ -182,6 +182,13 @@ class Recipe(Section):
         seen = [other.teacher for other in self.ladder[:number] if self.teachers[other.teacher].embeds_queries]
         return seen[-1] if seen else "bm25"
 
+    @field_validator("proof_rates")
+    @classmethod
+    def _each_once(cls, rates: list[float]) -> list[float]:
+        if len(set(rates)) < len(rates):
+            raise ValueError("names a rate twice, which would be trained once and chosen between: name each once")
+        return rates
+
     @field_validator("teachers")
     @classmethod
     def _names(cls, teachers: dict[str, AnyTeacher]) -> dict[str, AnyTeacher]:
