@@ -99,7 +99,7 @@ def test_work_counts_texts_tokens_and_padding(monkeypatch):
     monkeypatch.setattr(engine, "token_budget", lambda: 3)
     before = replace(forward.work)
     forward.forward_all(np.array([9, 2, 4, 9, 3]), lambda items: torch.from_numpy(items).float())
-    assert forward.work.since(before) == forward.Work(5, 27, 3 * 4 + 9 + 9, 81 + 4 + 16 + 81 + 9)
+    assert forward.work.since(before) == forward.Work(5, 27, 3 * 4 + 9 + 9, 81 + 4 + 16 + 81 + 9, 5)
 
 
 def test_micro_batches_hold_texts_of_similar_length(tiny_model, monkeypatch):
