@@ -24,6 +24,7 @@ def test_typing_searches_and_keys_walk_through_the_passages(page_at):
     assert page.locator("#examples button").count() >= 1
     page.keyboard.type("castle", delay=5)  # the box has the focus
     page.wait_for_selector("li.passage")
+    page.wait_for_load_state("networkidle")  # what a part of the word finds may come before, and is drawn over
     assert page.locator("li.passage").count() == 10
     assert page.locator("#summary").get_attribute("aria-live") == "polite"
     assert "10 passages in" in page.inner_text("#summary") and "ms" in page.inner_text(".head p")
