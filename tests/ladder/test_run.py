@@ -415,6 +415,16 @@ def test_dev_says_which_teacher_is_the_strongest_and_which_rate_is_taken(variant
     assert {row.system: row.lr for row in found.trained}["contrastive only"] == rate.rates[rate.student][0]
 
 
+def test_a_first_rung_s_own_teacher_may_be_the_strongest_too(variant):
+    """Where a ladder begins with the usual loss of its teacher, that has no straight row of its own, and is judged."""
+    recipe = load_recipe(variant(("loss: embedding, epochs: 1", "loss: in-batch, epochs: 1")))
+    stages = {stage.name: stage for stage in stages_of(prepare(recipe))}
+    assert "straight-de-in-batch" not in stages and "first-alone" in stages
+    assert stages["strongest-ce"].settings["of"] == ["de", "ce"]
+    assert "teacher.de.dev" in stages["strongest-ce"].inputs.values()
+    assert "strongest-ce" in stages["straight-ce-candidates"].only_if
+
+
 def test_a_ladder_of_which_only_the_first_rung_was_climbed_has_nothing_behind_it(variant, tmp_path):
     second = "epochs: 1, lr: 1.0e-3, batch: 8, candidates: 4, force: true}"
     changes = (second, second.replace("1", "0", 1)), ("{depth: 10", "{rounds: 0, depth: 10")

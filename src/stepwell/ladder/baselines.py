@@ -46,21 +46,8 @@ def baselines(b: Builder) -> dict[str, Baseline]:
     """Add the baselines; return them by their labels."""
     rungs = {name: name for name in (f"rung-{number}" for number in range(1, b.last + 1))}
     title, settings = "count the ladder's updates", {"first": "rung-1"}
-    says = recorded(Updates)
-    b.add(
-        Stage(
-            "updates",
-            "updates",
-            title,
-            settings,
-            {},
-            count_updates,
-            says,
-            optional=rungs,
-            collective=False,
-            by_content=True,
-        )
-    )
+    count = Stage("updates", "updates", title, settings, {}, count_updates, recorded(Updates), optional=rungs)
+    b.add(replace(count, collective=False, by_content=True))
     lists, last = last_miner(b), b.recipe.ladder[-1]
     found = b.candidates("candidates.proof", lists, last.candidates, last.teacher)  # as good as the last rung's
     systems = {"contrastive only": _contrastive(b, lists)}
@@ -122,8 +109,8 @@ def _straight(b: Builder, found: str) -> dict[str, Baseline]:
     systems, full = dict[str, Baseline](), b.recipe.proof == "full"
     behind = b.last > 1 and not b.recipe.warmup.trains
     start, gates, last = "student@1" if behind else "start", ["updates"] if behind else [], b.recipe.ladder[-1].teacher
-    rungs = straight_rungs(b)
-    names = sorted(dict.fromkeys(rung.teacher for rung in rungs), key=lambda name: name == last)  # the last one is last
+    # A first rung's own teacher is among them too: where that is the strongest, the row is that of the rung alone.
+    rungs, names = straight_rungs(b), sorted(_teachers(b), key=lambda name: name == last)  # the last one is last
     choosing = len(names) > 1 and not full
     if len(names) > 1:
         _strongest(b, names)
@@ -145,8 +132,7 @@ def straight_rungs(b: Builder) -> list[Rung]:
     """
     recipe, first, last = b.recipe, b.recipe.ladder[0], b.recipe.ladder[-1]
     wanted = list[tuple[str, Any]]()
-    refining = [b.refine_teacher] if recipe.refine.rounds else []
-    for name in dict.fromkeys([*(rung.teacher for rung in recipe.ladder), *refining]):
+    for name in _teachers(b):
         losses = {"in-batch": b.embeds(name, queries=True), "embedding": b.embeds(name)}
         can = [loss for loss, does in losses.items() if does] or ["candidates"]
         late = [rung.loss for rung in recipe.ladder[::-1] if rung.teacher == name and rung.loss != "embedding"]
@@ -164,6 +150,12 @@ def straight_rungs(b: Builder) -> list[Rung]:
         usual = {weight: Rung.model_fields[weight].default for weight in ("alpha", "beta") if not getattr(rung, weight)}
         rungs.append(rung.model_copy(update={"teacher": name, "loss": loss, **alone, **usual}))
     return rungs
+
+
+def _teachers(b: Builder) -> list[str]:
+    """Return the teachers of the ladder and refine's, each once."""
+    refining = [b.refine_teacher] if b.recipe.refine.rounds else []
+    return list(dict.fromkeys([*(rung.teacher for rung in b.recipe.ladder), *refining]))
 
 
 def _alike(recipe: Recipe, loss: str) -> Rung:
